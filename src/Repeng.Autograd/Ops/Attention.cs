@@ -1,0 +1,29 @@
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Autograd;
+
+public sealed partial class Tape
+{
+    /// <summary>
+    /// Grouped-query attention with causal, left-padding and window masks; shapes as in <see cref="AttentionArgs"/>.
+    /// Saves q, k, v, o and the log-sum-exp; the T×T matrix never exists. firstKey: I32 [batch].
+    /// </summary>
+    public Tensor Attention(Tensor q, Tensor k, Tensor v, Tensor firstKey, in AttentionArgs args)
+    {
+        AttentionArgs a = args;
+        Tensor o = New(q.Shape);
+        Tensor lse = New(a.Batch, a.QueryLength, a.Heads);
+        Backend.AttentionForward(o.Data, lse.Data, q.Data, k.Data, v.Data, firstKey.Data, a);
+        if (!Tracks(q, k, v))
+            return o;
+        return Record(o, [q, k, v, o, lse, firstKey], () =>
+        {
+            using Scope scope = BeginScope();
+            Tensor delta = New(lse.Shape);
+            Backend.AttentionBackward(
+                q.RequiresGrad ? q.GradToAdd() : default, k.RequiresGrad ? k.GradToAdd() : default, v.RequiresGrad ? v.GradToAdd() : default,
+                o.Grad, o.Data, lse.Data, delta.Data, q.Data, k.Data, v.Data, firstKey.Data, a);
+        });
+    }
+}

@@ -1,0 +1,53 @@
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Autograd;
+
+public sealed partial class Tape
+{
+    /// <summary>RMSNorm over the last <paramref name="weight"/>.Length elements of each row; x [..., cols] may hold several heads a row.</summary>
+    public Tensor RmsNorm(Tensor x, Tensor weight, float eps, float weightOffset = 0)
+    {
+        int cols = checked((int)weight.Length);
+        int rows = checked((int)(x.Length / cols));
+        Tensor y = New(x.Shape);
+        Tensor rstd = New(rows);
+        Backend.RmsNormForward(y.Data, rstd.Data, x.Data, weight.Data, rows, cols, eps, weightOffset);
+        if (!Tracks(x, weight))
+            return y;
+        return Record(y, [x, weight, rstd], () => Backend.RmsNormBackward(
+            x.RequiresGrad ? x.GradToAdd() : default, weight.RequiresGrad ? weight.GradToAdd() : default,
+            y.Grad, x.Data, weight.Data, rstd.Data, rows, cols, weightOffset));
+    }
+
+    /// <summary>LayerNorm over the last dimension.</summary>
+    public Tensor LayerNorm(Tensor x, Tensor weight, Tensor bias, float eps)
+    {
+        int rows = x.Rows, cols = x.Cols;
+        Tensor y = New(x.Shape);
+        Tensor mean = New(rows), rstd = New(rows);
+        Backend.LayerNormForward(y.Data, mean.Data, rstd.Data, x.Data, weight.Data, bias.Data, rows, cols, eps);
+        if (!Tracks(x, weight, bias))
+            return y;
+        return Record(y, [x, weight, mean, rstd], () => Backend.LayerNormBackward(
+            x.RequiresGrad ? x.GradToAdd() : default, weight.RequiresGrad ? weight.GradToAdd() : default, bias.RequiresGrad ? bias.GradToAdd() : default,
+            y.Grad, x.Data, weight.Data, mean.Data, rstd.Data, rows, cols));
+    }
+
+    /// <summary>
+    /// Rotary embedding of x [rows, heads·headDim] by tables cos, sin [positions, rotaryDim / 2] at positions I32 [rows].
+    /// </summary>
+    public Tensor Rope(Tensor x, Tensor cos, Tensor sin, Tensor positions, int heads, int rotaryDim, bool interleaved)
+    {
+        int rows = x.Rows, headDim = x.Cols / heads;
+        Tensor y = New(x.Shape);
+        Backend.Rope(y.Data, x.Data, cos.Data, sin.Data, positions.Data, rows, heads, headDim, rotaryDim, interleaved, inverse: false, accumulate: false);
+        if (!Tracks(x))
+            return y;
+        return Record(y, [cos, sin, positions], () =>
+        {
+            View dx = x.GradForWrite(out bool fresh);
+            Backend.Rope(dx, y.Grad, cos.Data, sin.Data, positions.Data, rows, heads, headDim, rotaryDim, interleaved, inverse: true, accumulate: !fresh);
+        });
+    }
+}

@@ -1,0 +1,34 @@
+using Repeng.Kernels;
+using Repeng.Kernels.Cpu;
+
+namespace Repeng.Runtime;
+
+/// <summary>Where tensors live and ops run: a backend and the pool of its memory.</summary>
+public sealed class Device : IDisposable
+{
+    /// <summary>Takes ownership of the backend.</summary>
+    public Device(IBackend backend)
+    {
+        Backend = backend;
+        Pool = new MemoryPool(backend);
+    }
+
+    /// <summary>The ops.</summary>
+    public IBackend Backend { get; }
+
+    /// <summary>Memory of activations, gradients and parameters.</summary>
+    public MemoryPool Pool { get; }
+
+    /// <summary>Short name, such as <c>cpu</c>.</summary>
+    public string Name => Backend.Name;
+
+    /// <summary>The CPU with this many threads; 0 takes every core.</summary>
+    public static Device Cpu(int threads = 0) => new(new CpuBackend(threads));
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Pool.Dispose();
+        Backend.Dispose();
+    }
+}

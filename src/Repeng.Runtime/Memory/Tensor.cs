@@ -1,0 +1,211 @@
+using System.Runtime.InteropServices;
+using Repeng.Kernels;
+
+namespace Repeng.Runtime;
+
+/// <summary>
+/// An array of numbers on a device: row-major, contiguous. Memory from the pool is counted by references:
+/// <see cref="Retain"/> and <see cref="Release"/>; it goes back to the pool when the count reaches zero.
+/// A tensor over memory that somebody else owns (a mapped file) ignores the count.
+/// </summary>
+public sealed class Tensor : IDisposable
+{
+    private readonly long _granted;
+    private readonly object? _owner;
+    private readonly Tensor? _parent;
+    private int _references = 1;
+    private View _grad;
+    private long _gradGranted;
+
+    /// <summary>New memory from the device's pool; contents are undefined.</summary>
+    public Tensor(Device device, DType type, params ReadOnlySpan<int> shape)
+    {
+        Device = device;
+        Shape = shape.ToArray();
+        long length = Count(Shape);
+        Data = new View(device.Pool.Take(length * type.Size(), out _granted), length, type);
+    }
+
+    /// <summary>Wraps memory that <paramref name="owner"/> keeps alive.</summary>
+    public Tensor(Device device, View data, object owner, params ReadOnlySpan<int> shape)
+    {
+        Device = device;
+        Shape = shape.ToArray();
+        if (Count(Shape) != data.Length)
+            throw new ArgumentException($"shape [{string.Join(", ", Shape)}] over {data.Length} elements");
+        Data = data;
+        _owner = owner;
+    }
+
+    private Tensor(Tensor parent, View data, int[] shape)
+    {
+        Device = parent.Device;
+        Shape = shape;
+        Data = data;
+        _parent = parent;
+        parent.Retain();
+    }
+
+    /// <summary>The device that holds the memory.</summary>
+    public Device Device { get; }
+
+    /// <summary>Sizes, slowest dimension first.</summary>
+    public int[] Shape { get; }
+
+    /// <summary>The memory; empty once released.</summary>
+    public View Data { get; private set; }
+
+    /// <summary>Name for messages and files.</summary>
+    public string? Name { get; set; }
+
+    /// <summary>Whether gradients flow to this tensor.</summary>
+    public bool RequiresGrad { get; set; }
+
+    /// <summary>Keeps the gradient after the backward pass (parameters and taps).</summary>
+    public bool RetainGrad { get; set; }
+
+    /// <summary>The gradient, fp32, of the same shape; empty when there is none yet.</summary>
+    public View Grad => _grad;
+
+    /// <summary>Number of elements.</summary>
+    public long Length => Count(Shape);
+
+    /// <summary>Size of the last dimension.</summary>
+    public int Cols => Shape.Length == 0 ? 1 : Shape[^1];
+
+    /// <summary>Product of all dimensions but the last.</summary>
+    public int Rows => checked((int)(Length / Math.Max(1, Cols)));
+
+    /// <summary>Element type.</summary>
+    public DType Type => Data.Type;
+
+    /// <summary>Number of elements of a shape.</summary>
+    public static long Count(ReadOnlySpan<int> shape)
+    {
+        long n = 1;
+        foreach (int d in shape)
+        {
+            ArgumentOutOfRangeException.ThrowIfNegative(d);
+            n = checked(n * d);
+        }
+        return n;
+    }
+
+    /// <summary>A parameter or constant from host values.</summary>
+    public static Tensor From(Device device, ReadOnlySpan<float> values, params ReadOnlySpan<int> shape)
+    {
+        var t = new Tensor(device, DType.F32, shape);
+        t.Upload(values);
+        return t;
+    }
+
+    /// <summary>Integers (token ids, positions, indices) from host values.</summary>
+    public static Tensor From(Device device, ReadOnlySpan<int> values, params ReadOnlySpan<int> shape)
+    {
+        var t = new Tensor(device, DType.I32, shape);
+        device.Backend.Upload(t.Data, MemoryMarshal.AsBytes(values));
+        return t;
+    }
+
+    /// <summary>Copies host values in; the lengths must agree.</summary>
+    public void Upload(ReadOnlySpan<float> values)
+    {
+        if (values.Length != Length || Type != DType.F32)
+            throw new ArgumentException($"{values.Length} fp32 values into a tensor [{string.Join(", ", Shape)}] of {Type}");
+        Device.Backend.Upload(Data, MemoryMarshal.AsBytes(values));
+    }
+
+    /// <summary>Copies fp32 elements to the host.</summary>
+    public float[] ToArray()
+    {
+        if (Type != DType.F32)
+            throw new InvalidOperationException($"tensor {Name} of {Type} read as fp32");
+        var host = new float[Length];
+        Device.Backend.Download(MemoryMarshal.AsBytes(host.AsSpan()), Data);
+        return host;
+    }
+
+    /// <summary>Copies the gradient to the host; zeros where none arrived.</summary>
+    public float[] GradToArray()
+    {
+        var host = new float[Length];
+        if (!_grad.IsEmpty)
+            Device.Backend.Download(MemoryMarshal.AsBytes(host.AsSpan()), _grad);
+        return host;
+    }
+
+    /// <summary>The one number of a scalar tensor.</summary>
+    public float Item()
+    {
+        if (Length != 1)
+            throw new InvalidOperationException($"Item() of a tensor [{string.Join(", ", Shape)}]");
+        Span<float> one = stackalloc float[1];
+        Device.Backend.Download(MemoryMarshal.AsBytes(one), Data);
+        return one[0];
+    }
+
+    /// <summary>A tensor over the same memory (part of it) with another shape; it keeps this one alive.</summary>
+    public Tensor Alias(long start, params ReadOnlySpan<int> shape) => new(this, Data.Slice(start, Count(shape)), shape.ToArray());
+
+    /// <summary>One more user of the memory.</summary>
+    public Tensor Retain()
+    {
+        _references++;
+        return this;
+    }
+
+    /// <summary>One user fewer; at zero the memory goes back to where it came from, and the gradient with it.</summary>
+    public void Release()
+    {
+        if (--_references > 0)
+            return;
+        if (_references < 0)
+            throw new InvalidOperationException($"tensor {Name} [{string.Join(", ", Shape)}] released twice");
+        if (_granted > 0)
+            Device.Pool.Return(Data.Address, _granted);
+        Data = default;
+        _parent?.Release();
+        FreeGradUnlessFlowing();
+    }
+
+    /// <summary>The gradient's memory, made on first use. fresh: its contents are undefined and must be overwritten.</summary>
+    public View GradForWrite(out bool fresh)
+    {
+        fresh = _grad.IsEmpty;
+        if (fresh)
+            _grad = new View(Device.Pool.Take(Length * sizeof(float), out _gradGranted), Length, DType.F32);
+        return _grad;
+    }
+
+    /// <summary>The gradient's memory to add to, zeroed on first use.</summary>
+    public View GradToAdd()
+    {
+        View g = GradForWrite(out bool fresh);
+        if (fresh)
+            Device.Backend.Fill(g, 0);
+        return g;
+    }
+
+    /// <summary>Gives the gradient's memory back.</summary>
+    public void FreeGrad()
+    {
+        if (_grad.IsEmpty)
+            return;
+        Device.Pool.Return(_grad.Address, _gradGranted);
+        _grad = default;
+    }
+
+    /// <summary>Same as <see cref="Release"/>, for parameters and constants held by one owner.</summary>
+    public void Dispose() => Release();
+
+    /// <inheritdoc/>
+    public override string ToString() => $"{Name ?? "tensor"} [{string.Join(", ", Shape)}]";
+
+    // An output's data may be released by its scope before the backward pass writes its gradient; a gradient
+    // already present at that time belongs to a tensor that nobody will ask again.
+    private void FreeGradUnlessFlowing()
+    {
+        if (!RequiresGrad || RetainGrad)
+            FreeGrad();
+    }
+}
