@@ -1,10 +1,152 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+[assembly: InternalsVisibleTo("Repeng.Kernels.Tests")]
+
 namespace Repeng.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
 {
-    public void MatMul(View c, View a, View b, in MatMulArgs args) => throw new NotImplementedException();
+    /// <summary>SIMD width of the matrix product; tests set it to run every width's kernels (in software where the hardware lacks them).</summary>
+    internal GemmWidth MatMulWidth { get; init; } = Gemm.NativeWidth;
 
-    public void AddBias(View y, View bias, int rows, int cols) => throw new NotImplementedException();
+    /// <inheritdoc/>
+    /// <remarks>
+    /// Bits: an element of C depends on its row of op(A), its column of op(B), K and the path alone: not on the number of
+    /// threads, its place or the other rows. There are two paths: min(M, N) of at most <see cref="GemmThin.Limit"/>, and above.
+    /// Sums are fp32. With a batch, StrideC = 0 is taken with Accumulate only: C += Σ of the products in order.
+    /// </remarks>
+    /// <exception cref="ArgumentException">A size is negative, a row stride is below the row's length, a view is too short or of a wrong type.</exception>
+    public void MatMul(View c, View a, View b, in MatMulArgs args)
+    {
+        if (args.M < 0 || args.N < 0 || args.K < 0 || args.Batch < 0 || args.StrideA < 0 || args.StrideB < 0 || args.StrideC < 0)
+            throw new ArgumentException($"MatMul: negative size: M {args.M}, N {args.N}, K {args.K}, batch {args.Batch}, strides {args.StrideA}, {args.StrideB}, {args.StrideC}");
+        if (args.M == 0 || args.N == 0 || args.Batch == 0)
+            return;
+        if (args.Batch > 1 && args.StrideC == 0 && !args.Accumulate)
+            throw new ArgumentException($"MatMul: {args.Batch} products into one C (stride 0) would overwrite each other; set StrideC, or Accumulate to sum them");
+        int rowA = args.RowStrideA, rowB = args.RowStrideB, rowC = args.RowStrideC;
+        RequireMatrix(a, DType.F32, "A", args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, rowA, args.Batch, args.StrideA);
+        RequireMatrix(b, b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32, "B", args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, rowB, args.Batch, args.StrideB);
+        RequireMatrix(c, DType.F32, "C", args.M, args.N, rowC, args.Batch, args.StrideC);
 
-    public void AddBiasBackward(View dBias, View dy, int rows, int cols) => throw new NotImplementedException();
+        var call = new GemmCall
+        {
+            A = (byte*)a.Address,
+            RowA = args.TransA ? 1 : rowA,
+            DepthA = args.TransA ? rowA : 1,
+            B = (byte*)b.Address,
+            DepthB = args.TransB ? 1 : rowB,
+            ColumnB = args.TransB ? rowB : 1,
+            TypeB = b.Type,
+            C = (float*)c.Address,
+            RowC = rowC,
+            M = args.M,
+            N = args.N,
+            K = args.K,
+            Accumulate = args.Accumulate,
+            Batch = args.Batch,
+            StrideA = (nint)args.StrideA,
+            StrideB = (nint)args.StrideB,
+            StrideC = (nint)args.StrideC,
+            Width = MatMulWidth,
+        };
+        Gemm.Run(ref call, _workers);
+    }
+
+    /// <inheritdoc/>
+    public void AddBias(View y, View bias, int rows, int cols)
+    {
+        if (rows < 0 || cols < 0)
+            throw new ArgumentException($"AddBias: negative size: {rows} rows, {cols} columns");
+        if (rows == 0 || cols == 0)
+            return;
+        y.Require((long)rows * cols, DType.F32, "AddBias", "y");
+        bias.Require(cols, DType.F32, "AddBias", "bias");
+        var call = new BiasCall { Matrix = y.Floats, Bias = bias.Floats, Rows = rows, Columns = cols };
+        call.PerItem = Math.Max(1, BiasItem / cols);
+        _workers.Run((rows + call.PerItem - 1) / call.PerItem, &AddBiasRows, &call);
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>Each column is summed over the rows in order, in double, and added to dBias once: the same bits at any thread count.</remarks>
+    public void AddBiasBackward(View dBias, View dy, int rows, int cols)
+    {
+        if (rows < 0 || cols < 0)
+            throw new ArgumentException($"AddBiasBackward: negative size: {rows} rows, {cols} columns");
+        if (dBias.IsEmpty || rows == 0 || cols == 0)
+            return;
+        dy.Require((long)rows * cols, DType.F32, "AddBiasBackward", "dy");
+        dBias.Require(cols, DType.F32, "AddBiasBackward", "dBias");
+        var call = new BiasCall { Matrix = dy.Floats, Bias = dBias.Floats, Rows = rows, Columns = cols, PerItem = BiasColumns };
+        int items = (cols + BiasColumns - 1) / BiasColumns;
+        if ((long)rows * cols < BiasItem)
+        {
+            for (int i = 0; i < items; i++)
+                SumColumns(&call, i, 0);
+            return;
+        }
+        _workers.Run(items, &SumColumns, &call);
+    }
+
+    // Elements of one item: about 10 µs of work.
+    private const int BiasItem = 32768;
+
+    // Columns summed together: 64 doubles of sums stay in L1 while whole cache lines are read.
+    private const int BiasColumns = 64;
+
+    private struct BiasCall
+    {
+        public float* Matrix;
+        public float* Bias;
+        public int Rows, Columns, PerItem;
+    }
+
+    private static void AddBiasRows(void* context, int item, int worker)
+    {
+        var call = (BiasCall*)context;
+        int first = item * call->PerItem, last = Math.Min(call->Rows, first + call->PerItem);
+        for (int r = first; r < last; r++)
+        {
+            float* y = call->Matrix + (long)r * call->Columns;
+            int i = 0;
+            for (; i <= call->Columns - 8; i += 8)
+                (Vector256.Load(y + i) + Vector256.Load(call->Bias + i)).Store(y + i);
+            for (; i < call->Columns; i++)
+                y[i] += call->Bias[i];
+        }
+    }
+
+    [SkipLocalsInit]
+    private static void SumColumns(void* context, int item, int worker)
+    {
+        var call = (BiasCall*)context;
+        int first = item * BiasColumns, count = Math.Min(BiasColumns, call->Columns - first);
+        double* sums = stackalloc double[BiasColumns];
+        new Span<double>(sums, count).Clear();
+        float* row = call->Matrix + first;
+        for (int r = 0; r < call->Rows; r++, row += call->Columns)
+        {
+            int i = 0;
+            for (; i <= count - 4; i += 4)
+            {
+                (Vector256<double> low, _) = Vector256.Widen(Vector128.Load(row + i).ToVector256Unsafe());
+                (Vector256.Load(sums + i) + low).Store(sums + i);
+            }
+            for (; i < count; i++)
+                sums[i] += row[i];
+        }
+        for (int i = 0; i < count; i++)
+            call->Bias[first + i] = (float)(call->Bias[first + i] + sums[i]);
+    }
+
+    private static void RequireMatrix(View view, DType type, string operand, int rows, int columns, int rowStride, int batch, long stride)
+    {
+        if (rows > 1 && rowStride < columns)
+            throw new ArgumentException($"MatMul: operand {operand} [{rows}, {columns}] has row stride {rowStride}, needs at least {columns}");
+        if (rows == 0 || columns == 0)
+            return;
+        long elements = checked((batch - 1) * stride + (rows - 1L) * rowStride + columns);
+        view.Require(elements, type, "MatMul", operand);
+    }
 }

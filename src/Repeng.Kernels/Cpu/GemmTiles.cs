@@ -1,0 +1,263 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace Repeng.Kernels.Cpu;
+
+/// <summary>
+/// Register tiles of the matrix product: C[rows, columns] = or += Σ_k a[k, row]·b[k, column] over packed panels
+/// (a: [depth, rows], b: [depth, columns], both contiguous). Every element is one chain of fused multiply-adds in
+/// the order of k, starting at zero, so its bits depend neither on the tile's shape nor on its place in C.
+/// The tiles are written out because the JIT keeps named locals in registers, not arrays.
+/// </summary>
+internal static unsafe class GemmTiles
+{
+    /// <summary>8×8 for 128-bit units: 16 accumulators of NEON's 32 registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Tile8x8(float* a, float* b, nint depth, float* c, nint ldc, bool add)
+    {
+        Vector128<float> c00 = Vector128<float>.Zero, c01 = Vector128<float>.Zero;
+        Vector128<float> c10 = Vector128<float>.Zero, c11 = Vector128<float>.Zero;
+        Vector128<float> c20 = Vector128<float>.Zero, c21 = Vector128<float>.Zero;
+        Vector128<float> c30 = Vector128<float>.Zero, c31 = Vector128<float>.Zero;
+        Vector128<float> c40 = Vector128<float>.Zero, c41 = Vector128<float>.Zero;
+        Vector128<float> c50 = Vector128<float>.Zero, c51 = Vector128<float>.Zero;
+        Vector128<float> c60 = Vector128<float>.Zero, c61 = Vector128<float>.Zero;
+        Vector128<float> c70 = Vector128<float>.Zero, c71 = Vector128<float>.Zero;
+        for (float* end = a + depth * 8; a < end; a += 8, b += 8)
+        {
+            Vector128<float> b0 = Vector128.Load(b), b1 = Vector128.Load(b + 4);
+            Vector128<float> x;
+            x = Vector128.Create(a[0]);
+            c00 = Vector128.FusedMultiplyAdd(x, b0, c00);
+            c01 = Vector128.FusedMultiplyAdd(x, b1, c01);
+            x = Vector128.Create(a[1]);
+            c10 = Vector128.FusedMultiplyAdd(x, b0, c10);
+            c11 = Vector128.FusedMultiplyAdd(x, b1, c11);
+            x = Vector128.Create(a[2]);
+            c20 = Vector128.FusedMultiplyAdd(x, b0, c20);
+            c21 = Vector128.FusedMultiplyAdd(x, b1, c21);
+            x = Vector128.Create(a[3]);
+            c30 = Vector128.FusedMultiplyAdd(x, b0, c30);
+            c31 = Vector128.FusedMultiplyAdd(x, b1, c31);
+            x = Vector128.Create(a[4]);
+            c40 = Vector128.FusedMultiplyAdd(x, b0, c40);
+            c41 = Vector128.FusedMultiplyAdd(x, b1, c41);
+            x = Vector128.Create(a[5]);
+            c50 = Vector128.FusedMultiplyAdd(x, b0, c50);
+            c51 = Vector128.FusedMultiplyAdd(x, b1, c51);
+            x = Vector128.Create(a[6]);
+            c60 = Vector128.FusedMultiplyAdd(x, b0, c60);
+            c61 = Vector128.FusedMultiplyAdd(x, b1, c61);
+            x = Vector128.Create(a[7]);
+            c70 = Vector128.FusedMultiplyAdd(x, b0, c70);
+            c71 = Vector128.FusedMultiplyAdd(x, b1, c71);
+        }
+        if (add)
+        {
+            c00 += Vector128.Load(c);
+            c01 += Vector128.Load(c + 4);
+            c10 += Vector128.Load(c + ldc);
+            c11 += Vector128.Load(c + ldc + 4);
+            c20 += Vector128.Load(c + 2 * ldc);
+            c21 += Vector128.Load(c + 2 * ldc + 4);
+            c30 += Vector128.Load(c + 3 * ldc);
+            c31 += Vector128.Load(c + 3 * ldc + 4);
+            c40 += Vector128.Load(c + 4 * ldc);
+            c41 += Vector128.Load(c + 4 * ldc + 4);
+            c50 += Vector128.Load(c + 5 * ldc);
+            c51 += Vector128.Load(c + 5 * ldc + 4);
+            c60 += Vector128.Load(c + 6 * ldc);
+            c61 += Vector128.Load(c + 6 * ldc + 4);
+            c70 += Vector128.Load(c + 7 * ldc);
+            c71 += Vector128.Load(c + 7 * ldc + 4);
+        }
+        c00.Store(c);
+        c01.Store(c + 4);
+        c10.Store(c + ldc);
+        c11.Store(c + ldc + 4);
+        c20.Store(c + 2 * ldc);
+        c21.Store(c + 2 * ldc + 4);
+        c30.Store(c + 3 * ldc);
+        c31.Store(c + 3 * ldc + 4);
+        c40.Store(c + 4 * ldc);
+        c41.Store(c + 4 * ldc + 4);
+        c50.Store(c + 5 * ldc);
+        c51.Store(c + 5 * ldc + 4);
+        c60.Store(c + 6 * ldc);
+        c61.Store(c + 6 * ldc + 4);
+        c70.Store(c + 7 * ldc);
+        c71.Store(c + 7 * ldc + 4);
+    }
+
+    /// <summary>6×16 for AVX2: 12 accumulators, two loads of b and one broadcast fill the 16 registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Tile6x16(float* a, float* b, nint depth, float* c, nint ldc, bool add)
+    {
+        Vector256<float> c00 = Vector256<float>.Zero, c01 = Vector256<float>.Zero;
+        Vector256<float> c10 = Vector256<float>.Zero, c11 = Vector256<float>.Zero;
+        Vector256<float> c20 = Vector256<float>.Zero, c21 = Vector256<float>.Zero;
+        Vector256<float> c30 = Vector256<float>.Zero, c31 = Vector256<float>.Zero;
+        Vector256<float> c40 = Vector256<float>.Zero, c41 = Vector256<float>.Zero;
+        Vector256<float> c50 = Vector256<float>.Zero, c51 = Vector256<float>.Zero;
+        for (float* end = a + depth * 6; a < end; a += 6, b += 16)
+        {
+            Vector256<float> b0 = Vector256.Load(b), b1 = Vector256.Load(b + 8);
+            Vector256<float> x;
+            x = Vector256.Create(a[0]);
+            c00 = Vector256.FusedMultiplyAdd(x, b0, c00);
+            c01 = Vector256.FusedMultiplyAdd(x, b1, c01);
+            x = Vector256.Create(a[1]);
+            c10 = Vector256.FusedMultiplyAdd(x, b0, c10);
+            c11 = Vector256.FusedMultiplyAdd(x, b1, c11);
+            x = Vector256.Create(a[2]);
+            c20 = Vector256.FusedMultiplyAdd(x, b0, c20);
+            c21 = Vector256.FusedMultiplyAdd(x, b1, c21);
+            x = Vector256.Create(a[3]);
+            c30 = Vector256.FusedMultiplyAdd(x, b0, c30);
+            c31 = Vector256.FusedMultiplyAdd(x, b1, c31);
+            x = Vector256.Create(a[4]);
+            c40 = Vector256.FusedMultiplyAdd(x, b0, c40);
+            c41 = Vector256.FusedMultiplyAdd(x, b1, c41);
+            x = Vector256.Create(a[5]);
+            c50 = Vector256.FusedMultiplyAdd(x, b0, c50);
+            c51 = Vector256.FusedMultiplyAdd(x, b1, c51);
+        }
+        if (add)
+        {
+            c00 += Vector256.Load(c);
+            c01 += Vector256.Load(c + 8);
+            c10 += Vector256.Load(c + ldc);
+            c11 += Vector256.Load(c + ldc + 8);
+            c20 += Vector256.Load(c + 2 * ldc);
+            c21 += Vector256.Load(c + 2 * ldc + 8);
+            c30 += Vector256.Load(c + 3 * ldc);
+            c31 += Vector256.Load(c + 3 * ldc + 8);
+            c40 += Vector256.Load(c + 4 * ldc);
+            c41 += Vector256.Load(c + 4 * ldc + 8);
+            c50 += Vector256.Load(c + 5 * ldc);
+            c51 += Vector256.Load(c + 5 * ldc + 8);
+        }
+        c00.Store(c);
+        c01.Store(c + 8);
+        c10.Store(c + ldc);
+        c11.Store(c + ldc + 8);
+        c20.Store(c + 2 * ldc);
+        c21.Store(c + 2 * ldc + 8);
+        c30.Store(c + 3 * ldc);
+        c31.Store(c + 3 * ldc + 8);
+        c40.Store(c + 4 * ldc);
+        c41.Store(c + 4 * ldc + 8);
+        c50.Store(c + 5 * ldc);
+        c51.Store(c + 5 * ldc + 8);
+    }
+
+    /// <summary>12×32 for AVX-512: 24 accumulators of 32 registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Tile12x32(float* a, float* b, nint depth, float* c, nint ldc, bool add)
+    {
+        Vector512<float> c00 = Vector512<float>.Zero, c01 = Vector512<float>.Zero;
+        Vector512<float> c10 = Vector512<float>.Zero, c11 = Vector512<float>.Zero;
+        Vector512<float> c20 = Vector512<float>.Zero, c21 = Vector512<float>.Zero;
+        Vector512<float> c30 = Vector512<float>.Zero, c31 = Vector512<float>.Zero;
+        Vector512<float> c40 = Vector512<float>.Zero, c41 = Vector512<float>.Zero;
+        Vector512<float> c50 = Vector512<float>.Zero, c51 = Vector512<float>.Zero;
+        Vector512<float> c60 = Vector512<float>.Zero, c61 = Vector512<float>.Zero;
+        Vector512<float> c70 = Vector512<float>.Zero, c71 = Vector512<float>.Zero;
+        Vector512<float> c80 = Vector512<float>.Zero, c81 = Vector512<float>.Zero;
+        Vector512<float> c90 = Vector512<float>.Zero, c91 = Vector512<float>.Zero;
+        Vector512<float> c100 = Vector512<float>.Zero, c101 = Vector512<float>.Zero;
+        Vector512<float> c110 = Vector512<float>.Zero, c111 = Vector512<float>.Zero;
+        for (float* end = a + depth * 12; a < end; a += 12, b += 32)
+        {
+            Vector512<float> b0 = Vector512.Load(b), b1 = Vector512.Load(b + 16);
+            Vector512<float> x;
+            x = Vector512.Create(a[0]);
+            c00 = Vector512.FusedMultiplyAdd(x, b0, c00);
+            c01 = Vector512.FusedMultiplyAdd(x, b1, c01);
+            x = Vector512.Create(a[1]);
+            c10 = Vector512.FusedMultiplyAdd(x, b0, c10);
+            c11 = Vector512.FusedMultiplyAdd(x, b1, c11);
+            x = Vector512.Create(a[2]);
+            c20 = Vector512.FusedMultiplyAdd(x, b0, c20);
+            c21 = Vector512.FusedMultiplyAdd(x, b1, c21);
+            x = Vector512.Create(a[3]);
+            c30 = Vector512.FusedMultiplyAdd(x, b0, c30);
+            c31 = Vector512.FusedMultiplyAdd(x, b1, c31);
+            x = Vector512.Create(a[4]);
+            c40 = Vector512.FusedMultiplyAdd(x, b0, c40);
+            c41 = Vector512.FusedMultiplyAdd(x, b1, c41);
+            x = Vector512.Create(a[5]);
+            c50 = Vector512.FusedMultiplyAdd(x, b0, c50);
+            c51 = Vector512.FusedMultiplyAdd(x, b1, c51);
+            x = Vector512.Create(a[6]);
+            c60 = Vector512.FusedMultiplyAdd(x, b0, c60);
+            c61 = Vector512.FusedMultiplyAdd(x, b1, c61);
+            x = Vector512.Create(a[7]);
+            c70 = Vector512.FusedMultiplyAdd(x, b0, c70);
+            c71 = Vector512.FusedMultiplyAdd(x, b1, c71);
+            x = Vector512.Create(a[8]);
+            c80 = Vector512.FusedMultiplyAdd(x, b0, c80);
+            c81 = Vector512.FusedMultiplyAdd(x, b1, c81);
+            x = Vector512.Create(a[9]);
+            c90 = Vector512.FusedMultiplyAdd(x, b0, c90);
+            c91 = Vector512.FusedMultiplyAdd(x, b1, c91);
+            x = Vector512.Create(a[10]);
+            c100 = Vector512.FusedMultiplyAdd(x, b0, c100);
+            c101 = Vector512.FusedMultiplyAdd(x, b1, c101);
+            x = Vector512.Create(a[11]);
+            c110 = Vector512.FusedMultiplyAdd(x, b0, c110);
+            c111 = Vector512.FusedMultiplyAdd(x, b1, c111);
+        }
+        if (add)
+        {
+            c00 += Vector512.Load(c);
+            c01 += Vector512.Load(c + 16);
+            c10 += Vector512.Load(c + ldc);
+            c11 += Vector512.Load(c + ldc + 16);
+            c20 += Vector512.Load(c + 2 * ldc);
+            c21 += Vector512.Load(c + 2 * ldc + 16);
+            c30 += Vector512.Load(c + 3 * ldc);
+            c31 += Vector512.Load(c + 3 * ldc + 16);
+            c40 += Vector512.Load(c + 4 * ldc);
+            c41 += Vector512.Load(c + 4 * ldc + 16);
+            c50 += Vector512.Load(c + 5 * ldc);
+            c51 += Vector512.Load(c + 5 * ldc + 16);
+            c60 += Vector512.Load(c + 6 * ldc);
+            c61 += Vector512.Load(c + 6 * ldc + 16);
+            c70 += Vector512.Load(c + 7 * ldc);
+            c71 += Vector512.Load(c + 7 * ldc + 16);
+            c80 += Vector512.Load(c + 8 * ldc);
+            c81 += Vector512.Load(c + 8 * ldc + 16);
+            c90 += Vector512.Load(c + 9 * ldc);
+            c91 += Vector512.Load(c + 9 * ldc + 16);
+            c100 += Vector512.Load(c + 10 * ldc);
+            c101 += Vector512.Load(c + 10 * ldc + 16);
+            c110 += Vector512.Load(c + 11 * ldc);
+            c111 += Vector512.Load(c + 11 * ldc + 16);
+        }
+        c00.Store(c);
+        c01.Store(c + 16);
+        c10.Store(c + ldc);
+        c11.Store(c + ldc + 16);
+        c20.Store(c + 2 * ldc);
+        c21.Store(c + 2 * ldc + 16);
+        c30.Store(c + 3 * ldc);
+        c31.Store(c + 3 * ldc + 16);
+        c40.Store(c + 4 * ldc);
+        c41.Store(c + 4 * ldc + 16);
+        c50.Store(c + 5 * ldc);
+        c51.Store(c + 5 * ldc + 16);
+        c60.Store(c + 6 * ldc);
+        c61.Store(c + 6 * ldc + 16);
+        c70.Store(c + 7 * ldc);
+        c71.Store(c + 7 * ldc + 16);
+        c80.Store(c + 8 * ldc);
+        c81.Store(c + 8 * ldc + 16);
+        c90.Store(c + 9 * ldc);
+        c91.Store(c + 9 * ldc + 16);
+        c100.Store(c + 10 * ldc);
+        c101.Store(c + 10 * ldc + 16);
+        c110.Store(c + 11 * ldc);
+        c111.Store(c + 11 * ldc + 16);
+    }
+}
