@@ -11,8 +11,8 @@ public sealed unsafe partial class StorageType
     // Order of the types in the safetensors library; files are written with the last one first (see SafetensorsWriter).
     private static readonly string[] s_safetensors =
     [
-        "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "F16", "BF16",
-        "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+        "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0",
+        "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
     ];
 
     private readonly delegate*<byte*, float*, long, void> _decode;
@@ -36,9 +36,12 @@ public sealed unsafe partial class StorageType
         Add("F8_E5M2", 1, 1, null);
         Add("F8_E4M3", 1, 1, null);
         Add("F8_E8M0", 1, 1, null);
+        Add("F8_E4M3FNUZ", 1, 1, null);
+        Add("F8_E5M2FNUZ", 1, 1, null);
         Add("F6_E2M3", 4, 3, null);
         Add("F6_E3M2", 4, 3, null);
         Add("F4", 2, 1, null);
+        AddGgmlTypes();
         ReadableNames = string.Join(", ", s_byName.Values.Where(t => t.CanReadF32).Select(t => t.Name));
     }
 
