@@ -64,6 +64,14 @@ public enum UnaryOp
     GeluTanh,
 }
 
+/// <summary>What callers need to know about a <see cref="UnaryOp"/>.</summary>
+public static class UnaryOps
+{
+    /// <summary>True where the backward pass reads only the result y (x may be gone or empty), false where it reads only x (y may be).</summary>
+    public static bool BackwardReadsOutput(this UnaryOp op) =>
+        op is UnaryOp.Exp or UnaryOp.Sqrt or UnaryOp.Reciprocal or UnaryOp.Tanh or UnaryOp.SoftCap or UnaryOp.Sigmoid;
+}
+
 /// <summary>Functions of two variables.</summary>
 public enum BinaryOp
 {
@@ -104,13 +112,13 @@ public partial interface IBackend
     /// <summary>y[n] = f(x[n]); y may be x (in place).</summary>
     void Unary(View y, View x, long n, UnaryOp op, float p = 0);
 
-    /// <summary>dx[n] += dy[n]·f'(x[n]); y is the forward result.</summary>
+    /// <summary>dx[n] += dy[n]·f'(x[n]); y is the forward result. Only one of x and y is read (<see cref="UnaryOps.BackwardReadsOutput"/>), the other may be empty.</summary>
     void UnaryBackward(View dx, View dy, View x, View y, long n, UnaryOp op, float p = 0);
 
     /// <summary>y[rows, cols] = a ∘ b with b repeated as told; y may be a (in place).</summary>
     void Binary(View y, View a, View b, int rows, int cols, BinaryOp op, Broadcast broadcast);
 
-    /// <summary>da += and db += (either may be empty); db sums over what b was repeated over, in a fixed order.</summary>
+    /// <summary>da += and db += (either may be empty); db sums over what b was repeated over, in a fixed order. Operands that a derivative does not read may be empty: both for sums, the operand's own for products and for da of quotients.</summary>
     void BinaryBackward(View da, View db, View dy, View a, View b, int rows, int cols, BinaryOp op, Broadcast broadcast);
 
     /// <summary>y[n] += p·x[n].</summary>

@@ -1,0 +1,102 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using V = System.Runtime.Intrinsics.Vector256<float>;
+
+namespace Repeng.Kernels.Cpu;
+
+public sealed unsafe partial class CpuBackend
+{
+    /// <inheritdoc/>
+    public void EmbeddingForward(View y, View table, View ids, int rows, int dim, float scale)
+    {
+        RequireEmbedding(y, table, ids, rows, dim, nameof(EmbeddingForward), nameof(y), nameof(table));
+        EmbeddingJob job = new() { Y = (float*)y.Address, Table = (byte*)table.Address, Ids = (int*)ids.Address, Dim = dim, Scale = scale };
+        switch (table.Type)
+        {
+            case DType.F32: Ranges.Rows(_workers, rows, dim, &EmbeddingJob.Forward<SingleTable>, &job); break;
+            case DType.F16: Ranges.Rows(_workers, rows, dim, &EmbeddingJob.Forward<HalfTable>, &job); break;
+            case DType.BF16: Ranges.Rows(_workers, rows, dim, &EmbeddingJob.Forward<BFloat16Table>, &job); break;
+            default: throw new ArgumentException($"EmbeddingForward: operand table is {table.Type}, needs F32, F16 or BF16");
+        }
+    }
+
+    /// <inheritdoc/>
+    public void EmbeddingBackward(View dTable, View dy, View ids, int rows, int dim, float scale)
+    {
+        if (dTable.IsEmpty)
+            return;
+        RequireEmbedding(dy, dTable, ids, rows, dim, nameof(EmbeddingBackward), nameof(dy), nameof(dTable));
+        dTable.Require(0 < rows ? dim : 0, DType.F32, nameof(EmbeddingBackward), nameof(dTable));
+        RowsJob.Scatter(_workers, (float*)dTable.Address, (float*)dy.Address, (int*)ids.Address, rows, dim, scale);
+    }
+
+    private static void RequireEmbedding(View rowsView, View table, View ids, int rows, int dim, string op, string rowsName, string tableName)
+    {
+        Check.Size(rows, op, nameof(rows));
+        Check.Size(dim, op, nameof(dim));
+        rowsView.Require((long)rows * dim, DType.F32, op, rowsName);
+        ids.Require(rows, DType.I32, op, nameof(ids));
+        if (dim > 0 && table.Length % dim != 0)
+            throw new ArgumentException($"{op}: operand {tableName} has {table.Length} elements, which are no whole rows of {dim}");
+        Check.Indices((int*)ids.Address, rows, dim == 0 ? long.MaxValue : table.Length / dim, op, nameof(ids));
+    }
+
+    /// <summary>How eight elements of a table become fp32.</summary>
+    private interface ITableType
+    {
+        static abstract int Size { get; }
+
+        static abstract V Load(byte* source);
+    }
+
+    private readonly struct SingleTable : ITableType
+    {
+        public static int Size => sizeof(float);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static V Load(byte* source) => Vector256.Load((float*)source);
+    }
+
+    private readonly struct HalfTable : ITableType
+    {
+        public static int Size => sizeof(ushort);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static V Load(byte* source) => SimdMath.WidenHalf(Vector128.Load((ushort*)source));
+    }
+
+    private readonly struct BFloat16Table : ITableType
+    {
+        public static int Size => sizeof(ushort);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static V Load(byte* source) => SimdMath.WidenBFloat16(Vector128.Load((ushort*)source));
+    }
+
+    private struct EmbeddingJob
+    {
+        public float* Y;
+        public byte* Table;
+        public int* Ids;
+        public int Dim;
+        public float Scale;
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public static void Forward<TTable>(void* context, int row, int block, int begin, int end) where TTable : struct, ITableType
+        {
+            EmbeddingJob* job = (EmbeddingJob*)context;
+            float* y = job->Y + ((long)row * job->Dim);
+            byte* source = job->Table + ((long)job->Ids[row] * job->Dim * TTable.Size);
+            V scale = Vector256.Create(job->Scale);
+            int i = begin;
+            for (; i <= end - SimdMath.Lanes; i += SimdMath.Lanes)
+                Vector256.Store(TTable.Load(source + ((long)i * TTable.Size)) * scale, y + i);
+            if (i < end)
+            {
+                V padded = default;
+                Unsafe.CopyBlockUnaligned(&padded, source + ((long)i * TTable.Size), (uint)((end - i) * TTable.Size));
+                SimdMath.StorePartial(y + i, TTable.Load((byte*)&padded) * scale, end - i);
+            }
+        }
+    }
+}
