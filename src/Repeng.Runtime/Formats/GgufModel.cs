@@ -1,0 +1,62 @@
+using System.Text.Json.Nodes;
+using Repeng.Kernels;
+
+namespace Repeng.Runtime.Formats;
+
+/// <summary>
+/// A language model in a GGUF file, seen as a Hugging Face folder would show it: config.json, tensors under their
+/// Hugging Face names and row order, tokenizer data. One architecture is supported: llama.
+/// </summary>
+public sealed class GgufModel : IDisposable
+{
+    private readonly GgufFile _file;
+
+    private GgufModel(GgufFile file, GgufLlamaTensors tensors, JsonObject config, GgufTokenizer? tokenizer) =>
+        (_file, Tensors, Config, Tokenizer) = (file, tensors, config, tokenizer);
+
+    /// <summary>Tensors by their Hugging Face names, such as model.layers.0.self_attn.q_proj.weight.</summary>
+    public ITensorSource Tensors { get; }
+
+    /// <summary>The fields of a config.json of model_type llama; numbers exactly as the file stores them.</summary>
+    public JsonObject Config { get; }
+
+    /// <summary>Vocabulary, merges, special tokens and chat template; null where the file holds no tokenizer.</summary>
+    public GgufTokenizer? Tokenizer { get; }
+
+    /// <summary>The file below, with its own names and metadata.</summary>
+    public GgufFile File => _file;
+
+    /// <summary>Opens a model; <see cref="UserErrorException"/> for another architecture or anything wrong in the file.</summary>
+    public static GgufModel Open(string path)
+    {
+        GgufFile file = GgufFile.Open(path);
+        try
+        {
+            RequireSupported(file);
+            JsonObject config = GgufLlamaConfig.Read(file);
+            var tensors = new GgufLlamaTensors(file, config);
+            GgufTokenizer? tokenizer = GgufTokenizer.Read(file);
+            long rows = config["vocab_size"]!.GetValue<long>();
+            if (tokenizer?.Tokens.Length > rows)
+                throw file.Metadata.Bad("tokenizer.ggml.tokens", $"lists {tokenizer.Tokens.Length} tokens, the embedding has {rows} rows");
+            return new GgufModel(file, tensors, config, tokenizer);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _file.Dispose();
+
+    private static void RequireSupported(GgufFile file)
+    {
+        string architecture = file.Metadata.Text(GgufFile.ArchitectureKey);
+        if (architecture == "controlvector")
+            throw FileErrors.Bad(file.Description, "holds a control vector, a model is needed");
+        if (architecture != GgufLlamaConfig.Architecture)
+            throw FileErrors.Bad(file.Description, $"architecture {FileErrors.Quote(architecture)} is not supported from GGUF; supported is {GgufLlamaConfig.Architecture}. The same model as a Hugging Face folder may work");
+    }
+}
