@@ -1,0 +1,97 @@
+using System.Globalization;
+using System.Text;
+
+namespace Repeng.Runtime.Tokenizers;
+
+/// <summary>
+/// Character classes over whole code points, as the tokenizer library that made the files sees them.
+/// Texts are UTF-16; <see cref="Repair"/> makes sure that surrogates come in pairs.
+/// </summary>
+internal static class CodePoints
+{
+    private const uint MarkMask = 1u << (int)UnicodeCategory.NonSpacingMark
+        | 1u << (int)UnicodeCategory.SpacingCombiningMark | 1u << (int)UnicodeCategory.EnclosingMark;
+
+    private const uint NumberMask = 1u << (int)UnicodeCategory.DecimalDigitNumber
+        | 1u << (int)UnicodeCategory.LetterNumber | 1u << (int)UnicodeCategory.OtherNumber;
+
+    private const uint LetterMask = 1u << (int)UnicodeCategory.UppercaseLetter | 1u << (int)UnicodeCategory.LowercaseLetter
+        | 1u << (int)UnicodeCategory.TitlecaseLetter | 1u << (int)UnicodeCategory.ModifierLetter
+        | 1u << (int)UnicodeCategory.OtherLetter;
+
+    private const uint PunctuationMask = 1u << (int)UnicodeCategory.ConnectorPunctuation
+        | 1u << (int)UnicodeCategory.DashPunctuation | 1u << (int)UnicodeCategory.OpenPunctuation
+        | 1u << (int)UnicodeCategory.ClosePunctuation | 1u << (int)UnicodeCategory.InitialQuotePunctuation
+        | 1u << (int)UnicodeCategory.FinalQuotePunctuation | 1u << (int)UnicodeCategory.OtherPunctuation;
+
+    private const uint WordMask = LetterMask | MarkMask | 1u << (int)UnicodeCategory.DecimalDigitNumber
+        | 1u << (int)UnicodeCategory.LetterNumber | 1u << (int)UnicodeCategory.ConnectorPunctuation;
+
+    /// <summary>The code point at <paramref name="index"/> and how many UTF-16 units it takes. A lone surrogate stands for itself.</summary>
+    public static int At(ReadOnlySpan<char> text, int index, out int length)
+    {
+        char c = text[index];
+        if (char.IsHighSurrogate(c) && index + 1 < text.Length && char.IsLowSurrogate(text[index + 1]))
+        {
+            length = 2;
+            return char.ConvertToUtf32(c, text[index + 1]);
+        }
+        length = 1;
+        return c;
+    }
+
+    /// <summary>The code point that ends just before <paramref name="end"/>, which must be above 0.</summary>
+    public static int Before(ReadOnlySpan<char> text, int end, out int length)
+    {
+        char c = text[end - 1];
+        if (char.IsLowSurrogate(c) && end >= 2 && char.IsHighSurrogate(text[end - 2]))
+        {
+            length = 2;
+            return char.ConvertToUtf32(text[end - 2], c);
+        }
+        length = 1;
+        return c;
+    }
+
+    public static uint CategoryBit(int codePoint) => 1u << (int)CharUnicodeInfo.GetUnicodeCategory(codePoint);
+
+    /// <summary>White_Space of Unicode: U+0009–000D, 0020, 0085, 00A0, 1680, 2000–200A, 2028, 2029, 202F, 205F, 3000. All lie in the BMP.</summary>
+    public static bool IsWhiteSpace(int codePoint) => codePoint <= char.MaxValue && char.IsWhiteSpace((char)codePoint);
+
+    /// <summary>General category N: Nd, Nl or No.</summary>
+    public static bool IsNumeric(int codePoint) => (CategoryBit(codePoint) & NumberMask) != 0;
+
+    public static bool IsMark(int codePoint) => (CategoryBit(codePoint) & MarkMask) != 0;
+
+    /// <summary>General category P, or one of ASCII's symbols.</summary>
+    public static bool IsPunctuation(int codePoint) =>
+        codePoint < 128 ? char.IsPunctuation((char)codePoint) || char.IsSymbol((char)codePoint)
+        : (CategoryBit(codePoint) & PunctuationMask) != 0;
+
+    /// <summary>
+    /// A word character as UTS #18 defines \w: Alphabetic, marks, Nd, Pc and the joiners.
+    /// Alphabetic beyond letters, marks and Nl are the circled and squared Latin letters.
+    /// </summary>
+    public static bool IsWord(int codePoint) =>
+        (CategoryBit(codePoint) & WordMask) != 0
+        || codePoint is 0x200C or 0x200D or (>= 0x24B6 and <= 0x24E9)
+            or (>= 0x1F130 and <= 0x1F149) or (>= 0x1F150 and <= 0x1F169) or (>= 0x1F170 and <= 0x1F189);
+
+    /// <summary>Replaces each lone surrogate by U+FFFD; returns the same instance when there is none.</summary>
+    public static string Repair(string text)
+    {
+        int i = text.AsSpan().IndexOfAnyInRange('\uD800', '\uDFFF');
+        if (i < 0)
+            return text;
+        StringBuilder? repaired = null;
+        for (; i < text.Length; i++)
+        {
+            char c = text[i];
+            if (char.IsHighSurrogate(c) && i + 1 < text.Length && char.IsLowSurrogate(text[i + 1]))
+                i++;
+            else if (char.IsSurrogate(c))
+                (repaired ??= new StringBuilder(text))[i] = '\uFFFD';
+        }
+        return repaired?.ToString() ?? text;
+    }
+}

@@ -1,0 +1,317 @@
+using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
+using System.Text;
+using Repeng.Kernels;
+
+namespace Repeng.Runtime.Tokenizers;
+
+/// <summary>
+/// Text to token ids and back, for the tokenizers of Hugging Face's tokenizer.json (byte-level BPE, BPE with byte
+/// fallback, whole words) and of GGUF files. Ids and texts equal those of the library that defines the format.
+/// Truncation and padding settings of the file are not applied. All members may be used by several threads at once.
+/// </summary>
+public sealed class Tokenizer
+{
+    /// <summary>Pieces up to this length are cached; longer ones hardly come again.</summary>
+    private const int LongestCached = 48;
+    private const int MostCached = 1 << 16;
+
+    private readonly TokenizerParts _parts;
+    private readonly TokenizerIds _ids;
+    private readonly AddedTokenFinder _rawTokens;
+    private readonly AddedTokenFinder _normalizedTokens;
+    private readonly PreTokenizer[] _preTokenizers;
+    private readonly bool _mapsBytes;
+    private readonly ConcurrentDictionary<string, int[]> _cache = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<string, int[]>.AlternateLookup<ReadOnlySpan<char>> _cached;
+    private int _cachedCount;
+    private Working? _idle;
+
+    private Tokenizer(TokenizerParts parts, TokenizerSettings settings)
+    {
+        _parts = parts;
+        _ids = new TokenizerIds(parts.Vocabulary, parts.AddedTokens);
+        SpecialTokenTexts = settings.SpecialTokenTexts;
+        ChatTemplates = settings.ChatTemplates;
+
+        // Of added tokens that are equal once normalized, special ones count first.
+        AddedToken[] added = [.. _ids.Added.OrderByDescending(t => t.Special)];
+        _rawTokens = new AddedTokenFinder(added.Where(t => !t.Normalized).Select(t => (t.Content, t)));
+        _normalizedTokens = new AddedTokenFinder(added.Where(t => t.Normalized).Select(t => (parts.Normalizer?.Normalize(t.Content) ?? t.Content, t)));
+
+        _mapsBytes = parts.PreTokenizers.LastOrDefault() is ByteMapping;
+        _preTokenizers = [.. _mapsBytes ? parts.PreTokenizers.SkipLast(1) : parts.PreTokenizers];
+        _cached = _cache.GetAlternateLookup<ReadOnlySpan<char>>();
+
+        BosId = Named("bos_token");
+        EosId = Named("eos_token");
+        PadId = Named("pad_token");
+        UnkId = Named("unk_token");
+    }
+
+    /// <summary>The number of ids: the highest id plus one. Ids may have gaps.</summary>
+    public int VocabularySize => _ids.End;
+
+    /// <summary>The id of the configured <c>bos_token</c>; null when there is none.</summary>
+    public int? BosId { get; }
+
+    /// <summary>The id of the configured <c>eos_token</c>; null when there is none.</summary>
+    public int? EosId { get; }
+
+    /// <summary>The id of the configured <c>pad_token</c>; null when there is none.</summary>
+    public int? PadId { get; }
+
+    /// <summary>The id of the configured <c>unk_token</c>; null when there is none.</summary>
+    public int? UnkId { get; }
+
+    /// <summary>Texts of the configured special tokens by the names that chat templates use: <c>bos_token</c>, <c>eos_token</c> …</summary>
+    public IReadOnlyDictionary<string, string> SpecialTokenTexts { get; }
+
+    /// <summary>All chat templates by name; the usual one is called <c>default</c>.</summary>
+    public IReadOnlyDictionary<string, string> ChatTemplates { get; }
+
+    /// <summary>The usual chat template (Jinja): the one called <c>default</c>, or the only one; null when there is none.</summary>
+    public string? ChatTemplate =>
+        ChatTemplates.TryGetValue(TokenizerSettingsFile.DefaultTemplate, out string? template) ? template
+        : ChatTemplates.Count == 1 ? ChatTemplates.Values.Single() : null;
+
+    /// <summary>
+    /// Loads tokenizer.json, with tokenizer_config.json and chat_template.jinja where they stand beside it.
+    /// </summary>
+    /// <param name="folderOrFile">The folder of a model, or the path of its tokenizer.json.</param>
+    /// <exception cref="UserErrorException">A file is missing, unreadable or malformed, or needs what is not supported.</exception>
+    public static Tokenizer Load(string folderOrFile)
+    {
+        string file = Directory.Exists(folderOrFile) ? Path.Combine(folderOrFile, "tokenizer.json") : folderOrFile;
+        if (!File.Exists(file))
+            throw new UserErrorException($"{file}: there is no such file; a tokenizer needs tokenizer.json, as Hugging Face's fast tokenizers write it");
+        string folder = Path.GetDirectoryName(Path.GetFullPath(file))!;
+        string configFile = Path.Combine(folder, "tokenizer_config.json");
+        string templateFile = Path.Combine(folder, "chat_template.jinja");
+        TokenizerParts parts = TokenizerFile.Read(ReadFile(file), file);
+        byte[] config = File.Exists(configFile) ? ReadFile(configFile) : "{}"u8.ToArray();
+        string? template = File.Exists(templateFile) ? DecodeText(ReadFile(templateFile), templateFile) : null;
+        return new Tokenizer(parts, TokenizerSettingsFile.Read(config, configFile, template));
+    }
+
+    /// <summary>Makes a tokenizer of files in memory, such as those of an embedded model.</summary>
+    /// <param name="tokenizerJson">The bytes of tokenizer.json, UTF-8.</param>
+    /// <param name="tokenizerConfigJson">The bytes of tokenizer_config.json, UTF-8; empty for none.</param>
+    /// <param name="chatTemplate">The text of chat_template.jinja, which goes before the configuration's own; null for none.</param>
+    /// <param name="name">What error messages call the file.</param>
+    /// <exception cref="UserErrorException">A file is malformed, or needs what is not supported.</exception>
+    public static Tokenizer FromJson(
+        ReadOnlyMemory<byte> tokenizerJson, ReadOnlyMemory<byte> tokenizerConfigJson = default, string? chatTemplate = null, string name = "tokenizer.json")
+    {
+        ReadOnlyMemory<byte> config = tokenizerConfigJson.IsEmpty ? "{}"u8.ToArray() : tokenizerConfigJson;
+        return new Tokenizer(TokenizerFile.Read(tokenizerJson, name),
+            TokenizerSettingsFile.Read(config, $"{name} (tokenizer_config.json)", chatTemplate));
+    }
+
+    /// <inheritdoc cref="FromJson(ReadOnlyMemory{byte}, ReadOnlyMemory{byte}, string?, string)"/>
+    public static Tokenizer FromJson(string tokenizerJson, string? tokenizerConfigJson = null, string? chatTemplate = null, string name = "tokenizer.json") =>
+        FromJson(Encoding.UTF8.GetBytes(tokenizerJson),
+            tokenizerConfigJson is null ? default : Encoding.UTF8.GetBytes(tokenizerConfigJson), chatTemplate, name);
+
+    /// <summary>Makes a tokenizer of the metadata of a GGUF file.</summary>
+    /// <exception cref="UserErrorException">The metadata is incomplete or contradicts itself, or its kind of tokenizer is not known.</exception>
+    public static Tokenizer FromGguf(GgufTokenizerData data)
+    {
+        ArgumentNullException.ThrowIfNull(data);
+        return new Tokenizer(GgufTokenizer.BuildParts(data), GgufTokenizer.BuildSettings(data));
+    }
+
+    /// <summary>The ids of a text.</summary>
+    /// <param name="text">Any text; lone surrogates count as U+FFFD.</param>
+    /// <param name="addSpecialTokens">Puts the tokens around it that the post-processor asks for, such as bos. A rendered chat has its own.</param>
+    /// <exception cref="UserErrorException">A word is unknown to a word-level vocabulary without an unknown token.</exception>
+    public int[] Encode(string text, bool addSpecialTokens)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        Working working = Interlocked.Exchange(ref _idle, null) ?? new Working();
+        List<int> output = working.Output;
+        output.Clear();
+        if (addSpecialTokens)
+            output.AddRange(_parts.Prefix);
+        EncodeText(CodePoints.Repair(text), working);
+        if (addSpecialTokens)
+            output.AddRange(_parts.Suffix);
+        int[] ids = [.. output];
+        _idle = working;
+        return ids;
+    }
+
+    /// <inheritdoc cref="Encode(string, bool)"/>
+    public int[] Encode(ReadOnlySpan<char> text, bool addSpecialTokens) => Encode(text.ToString(), addSpecialTokens);
+
+    /// <summary>The text of ids. Ids without a token add nothing.</summary>
+    /// <param name="skipSpecialTokens">Leaves out the tokens that the file calls special.</param>
+    public string Decode(ReadOnlySpan<int> ids, bool skipSpecialTokens)
+    {
+        List<string> tokens = new(ids.Length);
+        foreach (int id in ids)
+            if (DecodedToken(id, skipSpecialTokens) is { } token)
+                tokens.Add(token);
+        if (_parts.Decoders is null)
+            return string.Join(' ', tokens);
+        foreach (TokenDecoder decoder in _parts.Decoders)
+            decoder.Decode(tokens);
+        return string.Concat(tokens);
+    }
+
+    /// <summary>Decoding for ids that come one by one.</summary>
+    /// <param name="skipSpecialTokens">Leaves out the tokens that the file calls special.</param>
+    public DecodeStream CreateStream(bool skipSpecialTokens) => new(this, skipSpecialTokens);
+
+    /// <summary>The token of an id as the vocabulary writes it (bytes as stand-ins, U+2581 for a space); null when there is none.</summary>
+    public string? IdToToken(int id) => _ids.TryGetToken(id, out string? token) ? token : null;
+
+    /// <summary>The id of a token as the vocabulary writes it; null when there is none.</summary>
+    public int? TokenToId(string token)
+    {
+        ArgumentNullException.ThrowIfNull(token);
+        return _ids.TryGetId(token, out int id) ? id : null;
+    }
+
+    /// <summary>True for the tokens that decoding leaves out when it skips special tokens.</summary>
+    public bool IsSpecial(int id) => _ids.IsSpecial(id);
+
+    /// <summary>The token of an id, or null when it adds nothing to the text.</summary>
+    internal string? DecodedToken(int id, bool skipSpecialTokens) =>
+        skipSpecialTokens && _ids.IsSpecial(id) ? null : IdToToken(id);
+
+    /// <summary>Fresh steps that decode a stream, not yet connected.</summary>
+    internal StreamStep[] CreateSteps()
+    {
+        if (_parts.Decoders is null)
+            return [new EachStep(static (token, index) => index == 0 ? token : " " + token)];
+        var steps = new StreamStep[_parts.Decoders.Count];
+        bool joined = false;
+        for (int i = 0; i < steps.Length; i++)
+        {
+            steps[i] = _parts.Decoders[i].Stream(joined);
+            joined |= _parts.Decoders[i].Joins;
+        }
+        return steps;
+    }
+
+    /// <summary>The id of a configured special token.</summary>
+    private int? Named(string name)
+    {
+        if (!SpecialTokenTexts.TryGetValue(name, out string? text))
+            return null;
+        if (_ids.TryGetId(text, out int id))
+            return id;
+        // Without pad and unk a model still works; a text that can neither begin nor end as it should is a fault.
+        return name is "pad_token" or "unk_token" ? null
+            : throw _parts.Vocabulary.Error($"the {name} {JsonSection.Quote(text)} of the configuration is not in the vocabulary");
+    }
+
+    private static byte[] ReadFile(string file)
+    {
+        try
+        {
+            return File.ReadAllBytes(file);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new UserErrorException($"{file}: cannot be read: {e.Message}", e);
+        }
+    }
+
+    private static string DecodeText(byte[] bytes, string file)
+    {
+        try
+        {
+            return new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(bytes);
+        }
+        catch (DecoderFallbackException e)
+        {
+            throw new UserErrorException($"{file}: is no UTF-8 text: {e.Message}", e);
+        }
+    }
+
+    /// <summary>Memory for one encoding at a time.</summary>
+    private sealed class Working
+    {
+        public readonly BpeScratch Scratch = new();
+        public readonly List<int> Output = [];
+        public List<Piece> Pieces = [];
+        public List<Piece> Next = [];
+    }
+
+    /// <summary>Cuts the raw added tokens out; what lies between is normalized piece by piece, and searched for the others.</summary>
+    private void EncodeText(string text, Working working)
+    {
+        int taken = 0;
+        int from = 0;
+        while (_rawTokens.Find(text, from, taken, out int start, out int end, out from) is { } token)
+        {
+            if (taken < start)
+                EncodeSegment(text[taken..start], taken == 0, working);
+            working.Output.Add(token.Id);
+            taken = end;
+        }
+        if (taken < text.Length)
+            EncodeSegment(taken == 0 ? text : text[taken..], taken == 0, working);
+    }
+
+    private void EncodeSegment(string segment, bool atStart, Working working)
+    {
+        string text = _parts.Normalizer?.Normalize(segment) ?? segment;
+        int taken = 0;
+        int from = 0;
+        while (_normalizedTokens.Find(text, from, taken, out int start, out int end, out from) is { } token)
+        {
+            if (taken < start)
+                EncodePlain(new Piece(text.AsMemory(taken..start), atStart && taken == 0), working);
+            working.Output.Add(token.Id);
+            taken = end;
+        }
+        if (taken < text.Length)
+            EncodePlain(new Piece(text.AsMemory(taken), atStart && taken == 0), working);
+    }
+
+    private void EncodePlain(Piece text, Working working)
+    {
+        working.Pieces.Clear();
+        working.Pieces.Add(text);
+        foreach (PreTokenizer step in _preTokenizers)
+        {
+            working.Next.Clear();
+            foreach (Piece piece in CollectionsMarshal.AsSpan(working.Pieces))
+                step.Split(piece, working.Next);
+            (working.Pieces, working.Next) = (working.Next, working.Pieces);
+        }
+        foreach (Piece piece in CollectionsMarshal.AsSpan(working.Pieces))
+            EncodePiece(piece.Span, working);
+    }
+
+    private void EncodePiece(ReadOnlySpan<char> piece, Working working)
+    {
+        if (piece.IsEmpty)
+            return;
+        bool cacheable = piece.Length <= LongestCached;
+        if (cacheable && _cached.TryGetValue(piece, out int[]? known))
+        {
+            working.Output.AddRange(known);
+            return;
+        }
+        int before = working.Output.Count;
+        if (_mapsBytes)
+        {
+            BpeScratch scratch = working.Scratch;
+            if (scratch.Mapped.Length < piece.Length * 3)
+                scratch.Mapped = new char[piece.Length * 3];
+            int length = ByteAlphabet.Map(piece, scratch.Mapped);
+            _parts.Model.Encode(scratch.Mapped.AsSpan(0, length), scratch, working.Output);
+        }
+        else
+        {
+            _parts.Model.Encode(piece, working.Scratch, working.Output);
+        }
+        if (cacheable && _cachedCount < MostCached
+            && _cached.TryAdd(piece, [.. CollectionsMarshal.AsSpan(working.Output)[before..]]))
+            Interlocked.Increment(ref _cachedCount);
+    }
+}
