@@ -38,8 +38,7 @@ public sealed unsafe partial class CpuBackend
 
     private static void RequireColumns(View v, int stride, int offset, int rows, int cols, string name)
     {
-        Check.Size(offset, nameof(CopyColumns), $"{name}Offset");
-        if ((long)offset + cols > stride && rows > 0)
+        if (offset < 0 || ((long)offset + cols > stride && rows > 0))
             throw new ArgumentException($"CopyColumns: columns {offset} … {(long)offset + cols - 1} of {name} are outside its rows of {stride}");
         if (rows > 0 && cols > 0)
             v.Require(((long)(rows - 1) * stride) + offset + cols, DType.F32, nameof(CopyColumns), name);
