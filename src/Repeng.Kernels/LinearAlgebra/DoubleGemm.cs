@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Repeng.Kernels.LinearAlgebra;
 
@@ -125,7 +126,18 @@ internal static unsafe class DoubleGemm
         long laneStride = lanesAreColumns ? from.ColumnStride : from.RowStride;
         long depthStride = lanesAreColumns ? from.RowStride : from.ColumnStride;
         Vector256<double> scale = Vector256.Create(alpha);
-        for (int lane = 0; lane < lanes; lane += width)
+        int whole = 0;
+        if (laneStride == 1)
+        {
+            // Along the rows of memory: one pass over each cache line, where lane by lane would take several.
+            whole = lanes / width * width;
+            for (int d = 0; d < depth; d++)
+                if (from.Single)
+                    PackDepth(to + (long)d * width, (long)depth * 4, width, from.Floats + d * depthStride, whole, scale);
+                else
+                    PackDepth(to + (long)d * width, (long)depth * 4, width, from.Doubles + d * depthStride, whole, scale);
+        }
+        for (int lane = whole; lane < lanes; lane += width)
         {
             double* panel = to + (long)lane * depth;
             for (int group = 0; group < width; group += 4)
@@ -139,26 +151,31 @@ internal static unsafe class DoubleGemm
         }
     }
 
+    private static void PackDepth<T>(double* to, long quarterPanel, int width, T* from, int lanes, Vector256<double> scale)
+        where T : unmanaged
+    {
+        if (width == TileColumns)
+            for (int lane = 0; lane < lanes; lane += TileColumns, to += 2 * quarterPanel)
+            {
+                (Load4(from + lane) * scale).Store(to);
+                (Load4(from + lane + 4) * scale).Store(to + 4);
+            }
+        else
+            for (int lane = 0; lane < lanes; lane += TileRows, to += quarterPanel)
+                (Load4(from + lane) * scale).Store(to);
+    }
+
     private static void PackGroup<T>(double* to, int width, T* from, int count, int depth, long laneStride, long depthStride, Vector256<double> scale)
         where T : unmanaged
     {
         int d = 0;
-        if (count == 4 && laneStride == 1)
-        {
-            for (; d < depth; d++)
-                (Load4(from + d * depthStride) * scale).Store(to + (long)d * width);
-        }
-        else if (count == 4 && depthStride == 1)
+        if (count == 4 && depthStride == 1)
         {
             for (; d + 4 <= depth; d += 4)
             {
                 Vector256<double> r0 = Load4(from + d) * scale, r1 = Load4(from + laneStride + d) * scale;
                 Vector256<double> r2 = Load4(from + 2 * laneStride + d) * scale, r3 = Load4(from + 3 * laneStride + d) * scale;
-                double* at = to + (long)d * width;
-                Vector256.Create(r0[0], r1[0], r2[0], r3[0]).Store(at);
-                Vector256.Create(r0[1], r1[1], r2[1], r3[1]).Store(at + width);
-                Vector256.Create(r0[2], r1[2], r2[2], r3[2]).Store(at + 2 * width);
-                Vector256.Create(r0[3], r1[3], r2[3], r3[3]).Store(at + 3 * width);
+                StoreTransposed(to + (long)d * width, width, r0, r1, r2, r3);
             }
         }
         double alpha = scale[0];
@@ -167,12 +184,32 @@ internal static unsafe class DoubleGemm
                 to[(long)d * width + l] = l < count ? alpha * Load1(from + l * laneStride + d * depthStride) : 0;
     }
 
+    /// <summary>Stores the columns of the 4×4 block whose rows are given, step doubles apart.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreTransposed(double* to, int step, Vector256<double> r0, Vector256<double> r1, Vector256<double> r2, Vector256<double> r3)
+    {
+        if (Avx.IsSupported)
+        {
+            Vector256<double> even01 = Avx.UnpackLow(r0, r1), odd01 = Avx.UnpackHigh(r0, r1);
+            Vector256<double> even23 = Avx.UnpackLow(r2, r3), odd23 = Avx.UnpackHigh(r2, r3);
+            Avx.Permute2x128(even01, even23, 0x20).Store(to);
+            Avx.Permute2x128(odd01, odd23, 0x20).Store(to + step);
+            Avx.Permute2x128(even01, even23, 0x31).Store(to + 2 * step);
+            Avx.Permute2x128(odd01, odd23, 0x31).Store(to + 3 * step);
+            return;
+        }
+        for (int i = 0; i < 4; i++)
+            Vector256.Create(r0[i], r1[i], r2[i], r3[i]).Store(to + i * step);
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<double> Load4<T>(T* from)
         where T : unmanaged
     {
         if (typeof(T) == typeof(double))
             return Vector256.Load((double*)from);
+        if (Avx.IsSupported)
+            return Avx.ConvertToVector256Double(Vector128.Load((float*)from));
         (Vector128<double> low, Vector128<double> high) = Vector128.Widen(Vector128.Load((float*)from));
         return Vector256.Create(low, high);
     }
