@@ -162,6 +162,19 @@ public sealed partial class Tape : IDisposable
         return t;
     }
 
+    /// <summary>Lets a part of a pass run without recording; recording returns to what it was at the end.</summary>
+    public Recorder SaveRecording() => new(this, Recording);
+
+    /// <summary>See <see cref="SaveRecording"/>.</summary>
+    public readonly struct Recorder(Tape tape, bool before) : IDisposable
+    {
+        /// <summary>Ops are not recorded from here on.</summary>
+        public void Pause() => tape.Recording = false;
+
+        /// <summary>Recording is as it was.</summary>
+        public void Dispose() => tape.Recording = before;
+    }
+
     /// <summary>A stretch of work whose temporaries end with it.</summary>
     public readonly struct Scope(Tape tape) : IDisposable
     {

@@ -15,6 +15,9 @@ public sealed unsafe partial class CpuBackend : IBackend
     /// <inheritdoc/>
     public string Name => "cpu";
 
+    /// <summary>The threads, for host work between ops.</summary>
+    public CpuWorkers Workers => _workers;
+
     /// <summary>Number of threads that ops run on.</summary>
     public int Threads => _workers.Count;
 

@@ -6,6 +6,8 @@ namespace Repeng.Runtime;
 /// <summary>Where tensors live and ops run: a backend and the pool of its memory.</summary>
 public sealed class Device : IDisposable
 {
+    private CpuWorkers? _hostWorkers;
+
     /// <summary>Takes ownership of the backend.</summary>
     public Device(IBackend backend)
     {
@@ -19,6 +21,9 @@ public sealed class Device : IDisposable
     /// <summary>Memory of activations, gradients and parameters.</summary>
     public MemoryPool Pool { get; }
 
+    /// <summary>Threads for host work, such as the SVD of a weight: the CPU backend's own, or a pool of its own.</summary>
+    public CpuWorkers HostWorkers => _hostWorkers ??= (Backend as CpuBackend)?.Workers ?? new CpuWorkers();
+
     /// <summary>Short name, such as <c>cpu</c>.</summary>
     public string Name => Backend.Name;
 
@@ -29,6 +34,8 @@ public sealed class Device : IDisposable
     public void Dispose()
     {
         Pool.Dispose();
+        if (Backend is not CpuBackend)
+            _hostWorkers?.Dispose();
         Backend.Dispose();
     }
 }
