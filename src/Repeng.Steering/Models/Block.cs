@@ -1,0 +1,128 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Steering.Models;
+
+/// <summary>A linear layer: weight [out, in], bias [out] or none, and its dotted path.</summary>
+public sealed record LinearModule(string Path, Tensor Weight, Tensor? Bias)
+{
+    /// <summary>Width of the input.</summary>
+    public int Inputs => Weight.Cols;
+
+    /// <summary>Width of the output.</summary>
+    public int Outputs => Weight.Rows;
+}
+
+/// <summary>A norm: weight and, for LayerNorm, bias.</summary>
+public sealed record NormModule(string Path, Tensor Weight, Tensor? Bias);
+
+/// <summary>One decoder block, the same code for every family: <see cref="ModelConfig"/> says what is there.</summary>
+public sealed class Block(ModelConfig config, int index)
+{
+    /// <summary>Dotted path, such as model.layers.3.</summary>
+    public string Path { get; } = config.BlockPath(index);
+
+    /// <summary>Number from 0.</summary>
+    public int Index { get; } = index;
+
+    internal NormModule? InputNorm, PostAttentionNorm, PreMlpNorm, PostMlpNorm, QueryNorm, KeyNorm;
+    internal LinearModule? Query, Key, Value, FusedQkv, Gate, Up, FusedGateUp;
+    internal LinearModule Output = null!, Down = null!;
+
+    /// <summary>The block's linear layers in the order of the forward pass.</summary>
+    public IEnumerable<LinearModule> Linears => new[] { FusedQkv, Query, Key, Value, Output, FusedGateUp, Gate, Up, Down }.OfType<LinearModule>();
+
+    private string AttentionPath => $"{Path}.{config.Names.Attention}";
+
+    private string MlpPath => $"{Path}.{config.Names.Mlp}";
+
+    /// <summary>x [batch · length, d] → the block's output; temporaries end with the block.</summary>
+    internal Tensor Forward(ForwardContext c, Tensor x)
+    {
+        Tape tape = c.Tape;
+        using Tape.Scope scope = tape.BeginScope();
+        Tensor h = InputNorm is null ? x : Norm(c, InputNorm, x, scope);
+        Tensor a = c.Out(AttentionPath, Attention(c, h, scope), scope);
+        if (PostAttentionNorm is not null)
+            a = Norm(c, PostAttentionNorm, a, scope);
+        x = tape.Residual(x, a);
+        h = PreMlpNorm is null ? x : Norm(c, PreMlpNorm, x, scope);
+        Tensor m = c.Out(MlpPath, Mlp(c, h, scope), scope);
+        if (PostMlpNorm is not null)
+            m = Norm(c, PostMlpNorm, m, scope);
+        x = tape.Residual(x, m);
+        if (c.BlockDirections is not null && c.BlockDirections.TryGetValue(Index, out Tensor? direction))
+            x = tape.AddOuter(x, c.CoefficientPerToken!, direction);
+        return scope.Keep(c.Out(Path, x, scope));
+    }
+
+    private Tensor Attention(ForwardContext c, Tensor h, Tape.Scope scope)
+    {
+        Tape tape = c.Tape;
+        int qWidth = config.NumHeads * config.HeadDim, kvWidth = config.NumKvHeads * config.HeadDim;
+        Tensor q, k, v;
+        if (FusedQkv is not null)
+        {
+            Tensor[] parts = tape.SplitColumns(Linear(c, FusedQkv, h, scope), qWidth, kvWidth, kvWidth);
+            (q, k, v) = (parts[0], parts[1], parts[2]);
+        }
+        else
+        {
+            q = Linear(c, Query!, h, scope);
+            k = Linear(c, Key!, h, scope);
+            v = Linear(c, Value!, h, scope);
+        }
+
+        if (QueryNorm is not null && KeyNorm is not null)
+        {
+            q = Norm(c, QueryNorm, q, scope);
+            k = Norm(c, KeyNorm, k, scope);
+        }
+
+        int window = config.Windows[Index];
+        if ((window > 0 ? c.LocalRope : c.Rope) is { } rope)
+        {
+            q = tape.Rope(q, rope.Cos, rope.Sin, c.Positions, config.NumHeads, config.RotaryDim, config.RopeInterleaved);
+            k = tape.Rope(k, rope.Cos, rope.Sin, c.Positions, config.NumKvHeads, config.RotaryDim, config.RopeInterleaved);
+        }
+
+        int batch = c.Tokens.Batch, length = c.Tokens.Length, keys = length, capacity = 0;
+        if (c.Cache is not null)
+        {
+            c.Cache.Append(Index, k, v, length);
+            (k, v) = (c.Cache.Keys(Index), c.Cache.Values(Index));
+            (keys, capacity) = (c.Cache.Length + length, c.Cache.Capacity);
+        }
+        var args = new AttentionArgs(batch, length, keys, config.NumHeads, config.NumKvHeads, config.HeadDim,
+            config.AttentionScale, config.AttentionSoftCap, window, capacity);
+        Tensor o = tape.Attention(q, k, v, c.FirstKey, args);
+        return Linear(c, Output, o, scope);
+    }
+
+    private Tensor Mlp(ForwardContext c, Tensor h, Tape.Scope scope)
+    {
+        Tape tape = c.Tape;
+        Tensor inner;
+        if (FusedGateUp is not null)
+        {
+            Tensor[] parts = tape.SplitColumns(Linear(c, FusedGateUp, h, scope), config.IntermediateSize, config.IntermediateSize);
+            inner = tape.Gated(parts[0], parts[1], config.Activation);
+        }
+        else if (Gate is not null)
+        {
+            Tensor gate = Linear(c, Gate, h, scope), up = Linear(c, Up!, h, scope);
+            inner = tape.Gated(gate, up, config.Activation);
+        }
+        else
+        {
+            inner = tape.Unary(Linear(c, Up!, h, scope), config.Activation);
+        }
+        return Linear(c, Down, inner, scope);
+    }
+
+    private static Tensor Linear(ForwardContext c, LinearModule module, Tensor x, Tape.Scope scope) =>
+        c.Out(module.Path, c.Tape.Linear(x, module.Weight, module.Bias, c.Adapter?.Term(module.Path)), scope);
+
+    private Tensor Norm(ForwardContext c, NormModule norm, Tensor x, Tape.Scope scope) => c.Out(norm.Path, DecoderModel.ApplyNorm(c.Tape, config, norm, x), scope);
+}

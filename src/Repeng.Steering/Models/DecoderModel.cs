@@ -1,0 +1,212 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Steering.Models;
+
+/// <summary>
+/// A decoder-only language model of any dense family: weights by their Hugging Face names and one forward pass.
+/// Owns its weights.
+/// </summary>
+public sealed class DecoderModel : IDisposable
+{
+    private readonly Dictionary<string, Tensor> _parameters;
+    private readonly Dictionary<string, LinearModule> _linears;
+    private (Tensor Cos, Tensor Sin)? _rope, _localRope;
+    private int _ropePositions;
+    private bool _ropeLong;
+
+    internal DecoderModel(ModelConfig config, Device device, Dictionary<string, Tensor> parameters, Block[] blocks, Tensor embedding, Tensor? positions, NormModule finalNorm, Tensor head, string source, string fingerprint)
+    {
+        (Config, Device, _parameters, Blocks, Source, Fingerprint) = (config, device, parameters, blocks, source, fingerprint);
+        (Embedding, PositionEmbedding, FinalNorm, Head) = (embedding, positions, finalNorm, head);
+        _linears = blocks.SelectMany(b => b.Linears).ToDictionary(l => l.Path);
+    }
+
+    /// <summary>The description.</summary>
+    public ModelConfig Config { get; }
+
+    /// <summary>Where the weights are.</summary>
+    public Device Device { get; }
+
+    /// <summary>File or folder that the model came from.</summary>
+    public string Source { get; }
+
+    /// <summary>Hash of names, shapes and a sample of the values of every weight: tells one base model from another.</summary>
+    public string Fingerprint { get; }
+
+    /// <summary>The blocks.</summary>
+    public IReadOnlyList<Block> Blocks { get; }
+
+    /// <summary>Weights by their Hugging Face names (linear weights are [out, in] whatever the file's layout).</summary>
+    public IReadOnlyDictionary<string, Tensor> Parameters => _parameters;
+
+    /// <summary>Linear layers of the blocks by dotted path, in the order of the forward pass.</summary>
+    public IReadOnlyDictionary<string, LinearModule> Linears => _linears;
+
+    /// <summary>Head weight [vocabulary, d]; the token embedding when tied.</summary>
+    public Tensor Head { get; }
+
+    /// <summary>Bytes of all weights.</summary>
+    public long WeightBytes => _parameters.Values.Sum(p => p.Data.Bytes);
+
+    private Tensor Embedding { get; }
+
+    private Tensor? PositionEmbedding { get; }
+
+    private NormModule FinalNorm { get; }
+
+    /// <summary>Lets gradients flow to every parameter, or to none.</summary>
+    public void RequireGradients(bool on)
+    {
+        foreach (Tensor p in _parameters.Values)
+        {
+            if (on && p.Type != DType.F32)
+                throw new UserErrorException($"{Source}: {p.Name} is stored as {p.Type}; gradients of weights need fp32 (load with weight type f32)");
+            p.RequiresGrad = p.RetainGrad = on;
+            if (!on)
+                p.FreeGrad();
+        }
+    }
+
+    /// <summary>
+    /// Residual stream after the final norm [batch · length, d] (or the output of <see cref="ForwardContext.LastBlock"/>).
+    /// Everything that the context asks for is filled in.
+    /// </summary>
+    public Tensor Forward(ForwardContext c)
+    {
+        Tape tape = c.Tape;
+        TokenBatch tokens = c.Tokens;
+        Prepare(c);
+        Tensor ids = tape.New(tokens.Ids, tokens.Ids.Length);
+        Tensor x = tape.Embedding(Embedding, ids, Config.EmbeddingScale);
+        if (PositionEmbedding is not null)
+            x = tape.Add(x, tape.Embedding(PositionEmbedding, c.Positions));
+        Keep(c, x);
+        int last = c.LastBlock ?? Config.NumLayers - 1;
+        using Tape.Recorder recorder = tape.SaveRecording();
+        for (int i = 0; i <= last; i++)
+        {
+            Block block = Blocks[i];
+            bool tracks = x.RequiresGrad || c.Adapter is { RequiresGrad: true } && c.Adapter.Touches(i)
+                || block.Output.Weight.RequiresGrad || c.BlockDirections?.GetValueOrDefault(i) is { RequiresGrad: true };
+            if (c.CheckpointBlocks && tracks && tape.Recording)
+            {
+                string[] captured = [];
+                Tensor[] outputs = tape.Checkpoint(inputs =>
+                {
+                    string[] before = [.. c.Outputs.Keys];
+                    Tensor y = block.Forward(c, inputs[0]);
+                    if (captured.Length == 0)
+                        captured = [.. c.Outputs.Keys.Except(before)];
+                    return [y, .. captured.Select(name => c.Outputs[name])];
+                }, tracks, x);
+                x = outputs[0];
+                for (int k = 0; k < captured.Length; k++)
+                    c.Outputs[captured[k]] = outputs[k + 1];
+            }
+            else
+            {
+                x = block.Forward(c, x);
+            }
+            if (i < Config.NumLayers - 1)
+                Keep(c, x);
+            if (i == c.RecordThrough)
+                recorder.Pause();
+        }
+        c.Cache?.Advance(tokens.Length);
+        if (c.LastBlock is not null)
+            return x;
+        x = ApplyNorm(tape, Config, FinalNorm, x);
+        Keep(c, x);
+        return x;
+    }
+
+    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d].</summary>
+    public Tensor Logits(Tape tape, Tensor hidden)
+    {
+        Tensor logits = tape.Linear(hidden, Head);
+        return Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (Tensor p in _parameters.Values.Distinct())
+            p.Dispose();
+        DropRope();
+    }
+
+    internal static Tensor ApplyNorm(Tape tape, ModelConfig config, NormModule norm, Tensor x) => config.Norm == NormKind.Rms
+        ? tape.RmsNorm(x, norm.Weight, config.NormEps, config.NormOffset)
+        : tape.LayerNorm(x, norm.Weight, norm.Bias!, config.NormEps);
+
+    private static void Keep(ForwardContext c, Tensor x)
+    {
+        if (c.KeepHiddenStates)
+            c.HiddenStates.Add(x);
+    }
+
+    private void Prepare(ForwardContext c)
+    {
+        TokenBatch tokens = c.Tokens;
+        int offset = c.Cache?.Length ?? 0;
+        int total = Math.Max(offset + tokens.Length, c.Cache?.Capacity ?? 0);
+        int longest = total - tokens.Starts.Min();
+        if (offset + tokens.Length - tokens.Starts.Min() > Config.MaxPositions)
+            throw new UserErrorException($"a text of {offset + tokens.Length - tokens.Starts.Min()} tokens does not fit the context of {Config.MaxPositions} tokens of {Source}; shorten it");
+        foreach (int id in tokens.Ids)
+            if ((uint)id >= (uint)Config.VocabSize)
+                throw new UserErrorException($"token id {id} is outside the vocabulary of {Config.VocabSize} of {Source}; the tokenizer belongs to another model");
+
+        var positions = new int[tokens.Ids.Length];
+        for (int b = 0; b < tokens.Batch; b++)
+            for (int t = 0; t < tokens.Length; t++)
+                positions[b * tokens.Length + t] = Math.Max(0, offset + t - tokens.Starts[b]);
+        c.Positions = c.Tape.New(positions, positions.Length);
+        c.FirstKey = c.Tape.New(tokens.Starts, tokens.Batch);
+        if (c.BlockDirections is not null)
+        {
+            float[] rows = c.DirectionCoefficients ?? throw new InvalidOperationException("block directions without coefficients");
+            c.CoefficientPerToken = c.Tape.Constant([.. rows.SelectMany(r => Enumerable.Repeat(r, tokens.Length))], positions.Length, 1);
+        }
+        EnsureRope(longest);
+        (c.Rope, c.LocalRope) = (_rope, _localRope);
+    }
+
+    // Tables grow with the longest text; the long factors of longrope hold for the whole batch (and, with a cache, for its capacity).
+    private void EnsureRope(int longest)
+    {
+        if (Config.Rope is null)
+            return;
+        bool isLong = Config.Rope.Scaling is { Type: RopeScalingType.LongRope } s && longest > s.OriginalMaxPosition;
+        if (_rope is not null && longest <= _ropePositions && isLong == _ropeLong && Config.Rope.Scaling?.Type != RopeScalingType.Dynamic)
+            return;
+        DropRope();
+        _ropePositions = isLong || Config.Rope.Scaling is { Type: RopeScalingType.LongRope or RopeScalingType.Dynamic } ? longest : Math.Min(Math.Max(longest, 256) * 2, Math.Max(Config.MaxPositions, longest));
+        _ropeLong = isLong;
+        _rope = Table(Config.Rope, longest);
+        _localRope = Config.LocalRope is null ? _rope : Table(Config.LocalRope, longest);
+
+        (Tensor, Tensor) Table(RopeSpec spec, int sequenceLength)
+        {
+            (float[] cos, float[] sin) = RopeTables.Build(_ropePositions, Config.RotaryDim, spec.Theta, spec.Scaling, Config.MaxPositions, sequenceLength);
+            return (Tensor.From(Device, cos, _ropePositions, Config.RotaryDim / 2), Tensor.From(Device, sin, _ropePositions, Config.RotaryDim / 2));
+        }
+    }
+
+    private void DropRope()
+    {
+        if (_localRope is { } local && local != _rope)
+        {
+            local.Cos.Dispose();
+            local.Sin.Dispose();
+        }
+        if (_rope is { } rope)
+        {
+            rope.Cos.Dispose();
+            rope.Sin.Dispose();
+        }
+        (_rope, _localRope) = (null, null);
+    }
+}

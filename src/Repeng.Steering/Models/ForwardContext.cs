@@ -1,0 +1,85 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Steering.Models;
+
+/// <summary>Gives linear layers their adapter's term in one pass; made by an adapter for the coefficients of the rows.</summary>
+public interface IAdapterPass
+{
+    /// <summary>The term of a linear layer by its dotted path, or null where it is not adapted.</summary>
+    LowRankTerm? Term(string module);
+
+    /// <summary>Whether any parameter behind the terms requires a gradient.</summary>
+    bool RequiresGrad { get; }
+
+    /// <summary>Whether a block has adapted layers.</summary>
+    bool Touches(int block);
+}
+
+/// <summary>What one forward pass works with and what it brings back.</summary>
+public sealed class ForwardContext
+{
+    /// <summary>A pass over a batch with a tape.</summary>
+    public ForwardContext(Tape tape, TokenBatch tokens, KvCache? cache = null)
+    {
+        (Tape, Tokens, Cache) = (tape, tokens, cache);
+    }
+
+    /// <summary>Runs and records the ops.</summary>
+    public Tape Tape { get; }
+
+    /// <summary>The input.</summary>
+    public TokenBatch Tokens { get; }
+
+    /// <summary>Keys and values of earlier tokens; the new ones are appended.</summary>
+    public KvCache? Cache { get; }
+
+    /// <summary>Terms added to linear layers.</summary>
+    public IAdapterPass? Adapter { get; init; }
+
+    /// <summary>Directions [d] added to the output of blocks, by block number.</summary>
+    public IReadOnlyDictionary<int, Tensor>? BlockDirections { get; init; }
+
+    /// <summary>Coefficient of the block directions, one a row of the batch.</summary>
+    public float[]? DirectionCoefficients { get; init; }
+
+    /// <summary>Modules (dotted paths) whose output is kept in <see cref="Outputs"/>; null keeps none.</summary>
+    public Func<string, bool>? Capture { get; init; }
+
+    /// <summary>Outputs of the captured modules, [batch · length, width].</summary>
+    public Dictionary<string, Tensor> Outputs { get; } = [];
+
+    /// <summary>Keep the residual stream: embeddings, then the output of every block (the last one after the final norm), as transformers' hidden_states.</summary>
+    public bool KeepHiddenStates { get; init; }
+
+    /// <summary>See <see cref="KeepHiddenStates"/>.</summary>
+    public List<Tensor> HiddenStates { get; } = [];
+
+    /// <summary>Run each block again in the backward pass rather than keep its activations.</summary>
+    public bool CheckpointBlocks { get; init; }
+
+    /// <summary>Blocks to run; those after it and the final norm are left out. Null runs all.</summary>
+    public int? LastBlock { get; init; }
+
+    /// <summary>Blocks after this one run without recording: nothing that is to be learned reads them. Null records all.</summary>
+    public int? RecordThrough { get; init; }
+
+    internal Tensor Positions { get; set; } = null!;
+
+    internal Tensor FirstKey { get; set; } = null!;
+
+    internal Tensor? CoefficientPerToken { get; set; }
+
+    internal (Tensor Cos, Tensor Sin)? Rope { get; set; }
+
+    internal (Tensor Cos, Tensor Sin)? LocalRope { get; set; }
+
+    /// <summary>Keeps a module's output when it is asked for.</summary>
+    internal Tensor Out(string module, Tensor y, Tape.Scope scope)
+    {
+        if (Capture?.Invoke(module) == true)
+            Outputs[module] = scope.Keep(y);
+        return y;
+    }
+}

@@ -1,0 +1,149 @@
+using System.Text.Json.Nodes;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Chat;
+using Repeng.Runtime.Formats;
+using Repeng.Runtime.Tokenizers;
+
+namespace Repeng.Steering.Models;
+
+/// <summary>A model with its tokenizer and, where it has one, its chat template. Owns the model.</summary>
+public sealed class ModelBundle : IDisposable
+{
+    /// <summary>Name that stands for the built-in demo model.</summary>
+    public const string Demo = "demo";
+
+    private readonly IReadOnlyDictionary<string, object?> _specialTokens;
+
+    private ModelBundle(DecoderModel model, Tokenizer tokenizer, ChatTemplate? template, IReadOnlyDictionary<string, object?> specialTokens, string name)
+    {
+        (Model, Tokenizer, ChatTemplate, _specialTokens, Name) = (model, tokenizer, template, specialTokens, name);
+    }
+
+    /// <summary>The model.</summary>
+    public DecoderModel Model { get; }
+
+    /// <summary>The tokenizer.</summary>
+    public Tokenizer Tokenizer { get; }
+
+    /// <summary>The chat template, or null.</summary>
+    public ChatTemplate? ChatTemplate { get; }
+
+    /// <summary>What the person called the model.</summary>
+    public string Name { get; }
+
+    /// <summary>True for the built-in demo model.</summary>
+    public bool IsDemo => Name == Demo;
+
+    /// <summary>Fills rows of a batch; attention never sees it.</summary>
+    public int PadId => Tokenizer.PadId ?? 0;
+
+    /// <summary>Folder of the built-in demo model, copied beside the program.</summary>
+    public static string DemoFolder => Path.Combine(AppContext.BaseDirectory, "models", "demo");
+
+    /// <summary>
+    /// Loads "demo", a folder in the Hugging Face layout, or a .gguf file. Everything that is wrong with it is a
+    /// <see cref="UserErrorException"/>; a family that is not supported is refused before any weight is read.
+    /// </summary>
+    public static ModelBundle Load(Device device, string model, WeightType weights = WeightType.AsStored, Action<int, int>? progress = null)
+    {
+        if (model == Demo)
+            return LoadFolder(device, DemoFolder, Demo, WeightType.F32, progress);
+        if (File.Exists(model) && model.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
+            return LoadGguf(device, model, weights, progress);
+        if (Directory.Exists(model))
+            return LoadFolder(device, model, model, weights, progress);
+        throw new UserErrorException($"model {model}: no such folder or .gguf file; give a folder with config.json and *.safetensors, a .gguf file, or leave --model out for the built-in demo");
+    }
+
+    /// <summary>The description of a model without its weights, for planning and inspection, and a source of its tensors.</summary>
+    public static (ModelConfig Config, ITensorSource Tensors, string Source) OpenConfig(string model)
+    {
+        string path = model == Demo ? DemoFolder : model;
+        if (File.Exists(path) && path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
+        {
+            GgufModel gguf = GgufModel.Open(path);
+            try
+            {
+                return (Families.Read(new ConfigReader(gguf.Config, path)), gguf.Tensors, path);
+            }
+            catch
+            {
+                gguf.Dispose();
+                throw;
+            }
+        }
+        if (!Directory.Exists(path))
+            throw new UserErrorException($"model {model}: no such folder or .gguf file; give a folder with config.json and *.safetensors, a .gguf file, or leave --model out for the built-in demo");
+        ModelConfig config = ReadConfig(path);
+        return (config, OpenWeights(path), path);
+    }
+
+    /// <summary>Token ids of a text as it is, with the special tokens that the tokenizer puts around it.</summary>
+    public int[] EncodeRaw(string text) => Tokenizer.Encode(text, addSpecialTokens: true);
+
+    /// <summary>Token ids of a chat up to where the assistant begins (prefix empty) or goes on after a prefix.</summary>
+    public int[] EncodeChat(IReadOnlyList<ChatMessage> messages, string assistantPrefix = "") => Tokenizer.Encode(RenderChat(messages, assistantPrefix), addSpecialTokens: false);
+
+    /// <summary>A chat as text, by the model's template.</summary>
+    public string RenderChat(IReadOnlyList<ChatMessage> messages, string assistantPrefix = "")
+    {
+        ChatTemplate template = ChatTemplate ?? throw new UserErrorException($"{Name}: the tokenizer has no chat template; use --raw for plain text");
+        var options = new ChatRenderOptions { SpecialTokens = _specialTokens };
+        return assistantPrefix.Length == 0
+            ? template.Render(messages, options with { AddGenerationPrompt = true })
+            : template.RenderWithPrefix(messages, assistantPrefix, options);
+    }
+
+    /// <summary>The text of a persona's training row: the template's user turn, then the suffix as the begun answer. Empty suffix: no assistant text.</summary>
+    public string RenderPersona(string userText, string suffix)
+    {
+        ChatTemplate template = ChatTemplate ?? throw new UserErrorException($"{Name}: the tokenizer has no chat template, and training texts are chats; take an instruct model");
+        return template.RenderWithPrefix([new ChatMessage("user", userText)], suffix, new ChatRenderOptions { SpecialTokens = _specialTokens });
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Model.Dispose();
+
+    private static ModelBundle LoadFolder(Device device, string folder, string name, WeightType weights, Action<int, int>? progress)
+    {
+        ModelConfig config = ReadConfig(folder);
+        Tokenizer tokenizer = Tokenizer.Load(folder);
+        ChatTemplateSet templates = ChatTemplateSet.Load(folder);
+        using ITensorSource source = OpenWeights(folder);
+        CheckVocabulary(config, tokenizer, folder);
+        ChatTemplate? template = templates.Templates.Count > 0 ? templates.Select() : null;
+        return new ModelBundle(ModelLoader.Load(device, config, source, weights, progress), tokenizer, template, templates.SpecialTokens, name);
+    }
+
+    private static ModelBundle LoadGguf(Device device, string path, WeightType weights, Action<int, int>? progress)
+    {
+        using GgufModel gguf = GgufModel.Open(path);
+        ModelConfig config = Families.Read(new ConfigReader(gguf.Config, path));
+        GgufTokenizer t = gguf.Tokenizer ?? throw new UserErrorException($"{path}: no tokenizer in the file; take a GGUF made by llama.cpp's converter");
+        Tokenizer tokenizer = Tokenizer.FromGguf(new GgufTokenizerData
+        {
+            Source = path, Model = t.Model, PreTokenizer = t.Pre, Tokens = t.Tokens, Merges = t.Merges, Scores = t.Scores, TokenTypes = t.TokenTypes,
+            BosId = t.BosId, EosId = t.EosId, PadId = t.PadId, UnkId = t.UnknownId, AddBos = t.AddBos, AddEos = t.AddEos, AddSpacePrefix = t.AddSpacePrefix, ChatTemplate = t.ChatTemplate,
+        });
+        CheckVocabulary(config, tokenizer, path);
+        var special = tokenizer.SpecialTokenTexts.ToDictionary(p => p.Key, p => (object?)p.Value);
+        ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
+        return new ModelBundle(ModelLoader.Load(device, config, gguf.Tensors, weights, progress), tokenizer, template, special, path);
+    }
+
+    private static ModelConfig ReadConfig(string folder)
+    {
+        string path = Path.Combine(folder, "config.json");
+        JsonObject json = JsonFile.Read(path) as JsonObject ?? throw new UserErrorException($"{path}: a JSON object is needed; is this the config.json of a language model?");
+        return Families.Read(new ConfigReader(json, path));
+    }
+
+    private static ITensorSource OpenWeights(string folder) => ShardedSafetensors.OpenModel(folder);
+
+    private static void CheckVocabulary(ModelConfig config, Tokenizer tokenizer, string source)
+    {
+        if (tokenizer.VocabularySize > config.VocabSize)
+            throw new UserErrorException($"{source}: the tokenizer knows {tokenizer.VocabularySize} tokens, the model {config.VocabSize}; they do not belong together");
+    }
+}

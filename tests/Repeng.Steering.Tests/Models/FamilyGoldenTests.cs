@@ -1,0 +1,177 @@
+using System.Text.Json.Nodes;
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Models;
+using Repeng.Testing;
+
+namespace Repeng.Steering.Tests.Models;
+
+/// <summary>Every family's tiny model against transformers: hidden states, logits, loss, every gradient, greedy tokens.</summary>
+[Trait("Category", "Golden")]
+[Trait("Golden", "models")]
+public sealed class FamilyGoldenTests
+{
+    // Families that are refused by name; their goldens are for the work on mixtures of experts.
+    private static readonly string[] s_refused = ["qwen3_moe", "qwen2_moe", "mixtral", "gpt_oss"];
+
+    public static IEnumerable<TheoryDataRow<string>> Names => GoldenFiles.Folders("models", "config.json");
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Hidden_states_logits_and_loss_are_those_of_transformers(string name)
+    {
+        string folder = Golden.Require("models", name);
+        if (Refused(folder))
+            return;
+        using Device device = Device.Cpu();
+        using DecoderModel model = GoldenFiles.Load(device, folder);
+        using ITensorSource expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        Assert.Equal(GoldenFiles.Ints(expected, "position_ids").Where((_, i) => tokens.IsReal(i / tokens.Length, i % tokens.Length)),
+            tokens.Positions().Where((_, i) => tokens.IsReal(i / tokens.Length, i % tokens.Length)));
+        using var tape = new Tape(device, record: false);
+        var context = new ForwardContext(tape, tokens) { KeepHiddenStates = true };
+        Tensor hidden = model.Forward(context);
+        Assert.Equal(expected.Names.Count(n => n.StartsWith("hidden_states.", StringComparison.Ordinal)), context.HiddenStates.Count);
+        for (int i = 0; i < context.HiddenStates.Count; i++)
+            Check(2e-5, $"hidden_states.{i}", context.HiddenStates[i]);
+        Check(2e-5, "logits", model.Logits(tape, hidden));
+        (int[] index, int[] labels) = Labels(tokens);
+        Tensor logProb = tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index, index.Length)), model.Head, tape.New(labels, labels.Length), model.Config.LogitSoftCap).LogProb;
+        float[] all = expected.ReadF32("label_logprob");
+        float[] wanted = [.. index.Select(i => all[i / tokens.Length * (tokens.Length - 1) + i % tokens.Length])];
+        Close.To(2e-5, logProb.ToArray(), wanted, "label_logprob");
+        Close.To(2e-5, [-logProb.ToArray().Average()], expected.ReadF32("loss"), "loss");
+
+        void Check(double tolerance, string tensor, Tensor actual)
+        {
+            double error = GoldenFiles.ErrorOverReal(tokens, actual.ToArray(), expected.ReadF32(tensor));
+            Assert.True(error <= tolerance, $"{name} {tensor}: error {error:g4}, allowed {tolerance:g4}");
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Gradients_of_every_parameter_are_those_of_transformers(string name)
+    {
+        string folder = Golden.Require("models", name);
+        if (Refused(folder))
+            return;
+        foreach (bool checkpoint in new[] { false, true })
+        {
+            using Device device = Device.Cpu();
+            using DecoderModel model = GoldenFiles.Load(device, folder);
+            using ITensorSource expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+            using ITensorSource gradients = SafetensorsFile.Open(Path.Combine(folder, "gradients.safetensors"));
+            TokenBatch tokens = GoldenFiles.Batch(expected);
+            model.RequireGradients(true);
+            using (var tape = new Tape(device))
+            {
+                var context = new ForwardContext(tape, tokens) { CheckpointBlocks = checkpoint };
+                Tensor hidden = model.Forward(context);
+                (int[] index, int[] labels) = Labels(tokens);
+                Tensor logProb = tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index, index.Length)), model.Head, tape.New(labels, labels.Length), model.Config.LogitSoftCap).LogProb;
+                tape.Backward(tape.Scale(tape.Mean(logProb), -1));
+            }
+            Assert.Equal(gradients.Names.Order(StringComparer.Ordinal), model.Parameters.Keys.Order(StringComparer.Ordinal));
+            foreach (string parameter in gradients.Names)
+            {
+                Tensor p = model.Parameters[parameter];
+                float[] actual = p.GradToArray(), wanted = gradients.ReadF32(parameter);
+                if (model.Config.LinearStoredTransposed && model.Linears.ContainsKey(parameter[..^".weight".Length]) && parameter.EndsWith(".weight", StringComparison.Ordinal))
+                    actual = Transpose(actual, p.Rows, p.Cols);
+                double error = Close.Error(actual, wanted);
+                Assert.True(error <= 2e-4, $"{name} grad.{parameter} (checkpointing {checkpoint}): error {error:g4}, allowed 2e-4");
+            }
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Greedy_tokens_are_those_of_transformers_alone_and_in_a_left_padded_batch(string name)
+    {
+        string folder = Golden.Require("models", name);
+        if (Refused(folder))
+            return;
+        using ITensorSource expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        if (!expected.Contains("greedy_tokens"))
+            return; // longrope: the factors depend on the batch, so the original has none
+        using Device device = Device.Cpu();
+        using DecoderModel model = GoldenFiles.Load(device, folder);
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        int count = (int)expected.Info("greedy_tokens").Shape[1];
+        int[] wanted = GoldenFiles.Ints(expected, "greedy_tokens");
+        Assert.Equal(wanted, Greedy(model, tokens, count));
+        for (int b = 0; b < tokens.Batch; b++)
+        {
+            int[] row = tokens.Ids[(b * tokens.Length + tokens.Starts[b])..((b + 1) * tokens.Length)];
+            Assert.Equal(wanted[(b * count)..((b + 1) * count)], Greedy(model, TokenBatch.Pad([row], 0), count));
+        }
+    }
+
+    private static int[] Greedy(DecoderModel model, TokenBatch prompt, int count)
+    {
+        using var cache = new KvCache(model.Device, model.Config, prompt.Batch, prompt.Length + count, prompt.Starts);
+        var chosen = new int[prompt.Batch * count];
+        TokenBatch next = prompt;
+        for (int i = 0; i < count; i++)
+        {
+            using var tape = new Tape(model.Device, record: false);
+            Tensor hidden = model.Forward(new ForwardContext(tape, next, cache));
+            int[] last = [.. Enumerable.Range(0, next.Batch).Select(b => (b + 1) * next.Length - 1)];
+            Tensor logits = model.Logits(tape, tape.GatherRows(hidden, tape.New(last, last.Length)));
+            float[] values = logits.ToArray();
+            int[] ids = [.. Enumerable.Range(0, next.Batch).Select(b => ArgMax(values, b * logits.Cols, logits.Cols))];
+            for (int b = 0; b < ids.Length; b++)
+                chosen[b * count + i] = ids[b];
+            next = new TokenBatch(prompt.Batch, 1, ids, prompt.Starts);
+        }
+        return chosen;
+    }
+
+    private static int ArgMax(float[] values, int start, int count)
+    {
+        int best = start;
+        for (int i = start + 1; i < start + count; i++)
+            if (values[i] > values[best])
+                best = i;
+        return best - start;
+    }
+
+    // A label counts where both it and its context are real.
+    private static (int[] Index, int[] Labels) Labels(TokenBatch tokens)
+    {
+        var index = new List<int>();
+        var labels = new List<int>();
+        for (int b = 0; b < tokens.Batch; b++)
+            for (int t = tokens.Starts[b]; t < tokens.Length - 1; t++)
+            {
+                index.Add(b * tokens.Length + t);
+                labels.Add(tokens.Ids[b * tokens.Length + t + 1]);
+            }
+        return ([.. index], [.. labels]);
+    }
+
+    private static float[] Transpose(float[] x, int rows, int cols)
+    {
+        var y = new float[x.Length];
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < cols; j++)
+                y[j * rows + i] = x[i * cols + j];
+        return y;
+    }
+
+    private static bool Refused(string folder)
+    {
+        string config = Path.Combine(folder, "config.json");
+        JsonObject json = GoldenFiles.Json(config);
+        string type = (string)json["model_type"]!;
+        if (!s_refused.Contains(type))
+            return false;
+        var error = Assert.Throws<UserErrorException>(() => Families.Read(new ConfigReader(json, config)));
+        Assert.Contains(type, error.Message);
+        return true;
+    }
+}
