@@ -1,0 +1,111 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Steering.Adapters;
+
+/// <summary>
+/// The adapter of one linear layer: bases U [out, r], S [r], V [in, r] (frozen) and the trained scale vector [r]
+/// and rotation matrices P [r, r]. Owns them.
+/// </summary>
+public sealed class SvdLayer : IDisposable
+{
+    private readonly SvdAdapterConfig _config;
+    private readonly Tensor _diagonalS;
+    private readonly Tensor _identity;
+
+    /// <summary>Takes ownership of the tensors; parameters may be null where the settings have none.</summary>
+    public SvdLayer(SvdAdapterConfig config, string path, Tensor u, Tensor s, Tensor v, Tensor? scale, Tensor? rotationU, Tensor? rotationV)
+    {
+        (_config, Path, U, S, V, Scale, RotationU, RotationV) = (config, path, u, s, v, scale, rotationU, rotationV);
+        int r = (int)s.Length;
+        float[] values = s.ToArray();
+        var diagonal = new float[r * r];
+        var one = new float[r * r];
+        for (int i = 0; i < r; i++)
+            (diagonal[i * r + i], one[i * r + i]) = (values[i], 1);
+        _diagonalS = Tensor.From(s.Device, diagonal, r, r);
+        _identity = Tensor.From(s.Device, one, r, r);
+        foreach ((string suffix, Tensor p) in Parameters)
+            (p.Name, p.RequiresGrad, p.RetainGrad) = ($"{path}.{suffix}", true, true);
+    }
+
+    /// <summary>Dotted path of the linear layer.</summary>
+    public string Path { get; }
+
+    /// <summary>Left singular vectors [out, r].</summary>
+    public Tensor U { get; }
+
+    /// <summary>Singular values [r].</summary>
+    public Tensor S { get; }
+
+    /// <summary>Right singular vectors [in, r].</summary>
+    public Tensor V { get; }
+
+    /// <summary>Scale parameter [r], or null.</summary>
+    public Tensor? Scale { get; }
+
+    /// <summary>Rotation parameter of U: [r, r], or [r / block, block, block].</summary>
+    public Tensor? RotationU { get; }
+
+    /// <summary>Rotation parameter of V.</summary>
+    public Tensor? RotationV { get; }
+
+    /// <summary>Trained tensors with the last part of their names.</summary>
+    public IEnumerable<(string Suffix, Tensor Value)> Parameters
+    {
+        get
+        {
+            if (Scale is not null)
+                yield return (_config.ScaleParameter, Scale);
+            if (RotationU is not null)
+                yield return (_config.RotationPrefix + "u", RotationU);
+            if (RotationV is not null)
+                yield return (_config.RotationPrefix + "v", RotationV);
+        }
+    }
+
+    /// <summary>
+    /// M(c) = R_v(c)·diag S_c·R_u(c)ᵀ − diag S, so that the adapted layer is x·Wᵀ + (x·V)·M(c)·Uᵀ: the frozen weight is
+    /// never changed nor copied.
+    /// </summary>
+    public Tensor Delta(Tape tape, float c)
+    {
+        using Tape.Scope scope = tape.BeginScope();
+        Tensor scaled = ScaledValues(tape, c);
+        Tensor rv = RotationV is null ? _identity : Rotation(tape, RotationV, c);
+        Tensor m = tape.Multiply(rv, scaled, Broadcast.OverRows);
+        if (RotationU is not null)
+            m = tape.MatMul(m, Rotation(tape, RotationU, c), transB: true);
+        return scope.Keep(tape.Subtract(m, _diagonalS));
+    }
+
+    /// <summary>R(c) [r, r] of a rotation parameter.</summary>
+    public Tensor Rotation(Tape tape, Tensor p, float c)
+    {
+        Tensor a = tape.Skew(p);
+        if (_config.MaxRotationAngle is { } angle && angle < Math.PI - 1e-6)
+            a = tape.Unary(a, UnaryOp.SoftCap, (float)(2 * Math.Tan(angle / 2)));
+        return _config.Rotation switch
+        {
+            RotationMethod.Cayley => tape.Cayley(tape.Scale(a, c / 2)),
+            RotationMethod.MatrixExp => tape.MatrixExp(tape.Scale(a, c)),
+            _ => tape.BlockDiagonal(tape.MatrixExp(tape.Scale(a, c))),
+        };
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (Tensor t in new[] { U, S, V, _diagonalS, _identity }.Concat(Parameters.Select(p => p.Value)))
+            t.Dispose();
+    }
+
+    private Tensor ScaledValues(Tape tape, float c) => _config.Scale switch
+    {
+        ScaleMethod.Mult => tape.Multiply(tape.Unary(tape.Scale(Scale!, c), UnaryOp.Exp), S),
+        ScaleMethod.AddTanh => tape.Add(tape.Multiply(tape.Scale(tape.Unary(Scale!, UnaryOp.Tanh), c), S), S),
+        ScaleMethod.Add => tape.Add(tape.Scale(Scale!, c), S),
+        _ => S,
+    };
+}

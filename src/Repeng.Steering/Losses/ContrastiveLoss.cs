@@ -1,0 +1,184 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Losses;
+
+/// <summary>The term that pulls the projected separation of a pair along ±c.</summary>
+public enum SeparationLoss
+{
+    /// <summary>−c·s, the README's pseudocode.</summary>
+    Linear,
+
+    /// <summary>−ln σ(c·β·(s − s_ref)), the reference state's default.</summary>
+    LogSigmoid,
+
+    /// <summary>−c·tanh(s / (|s_ref| + 1e-6)).</summary>
+    TanhRatio,
+}
+
+/// <summary>The term that holds on to the base model's label log-probabilities.</summary>
+public enum CoherenceLoss
+{
+    /// <summary>No term; degradation is only measured.</summary>
+    None,
+
+    /// <summary>|logp − logp_ref|, the README's pseudocode.</summary>
+    Absolute,
+
+    /// <summary>(k·relu(d − τ))^order with d = 10·tanh((logp_ref − logp) / 10): free within τ nats.</summary>
+    Hinge,
+}
+
+/// <summary>Settings of the contrastive loss of the reference state (wassname/repeng, inner_contrastive_loss).</summary>
+public sealed record ContrastiveLossConfig
+{
+    /// <summary>Form of the separation term.</summary>
+    public SeparationLoss Separation { get; init; } = SeparationLoss.LogSigmoid;
+
+    /// <summary>β of the log-sigmoid.</summary>
+    public float Beta { get; init; } = 1;
+
+    /// <summary>Form of the coherence term.</summary>
+    public CoherenceLoss Coherence { get; init; } = CoherenceLoss.None;
+
+    /// <summary>λ, weight of the coherence term.</summary>
+    public float CoherenceWeight { get; init; } = 1;
+
+    /// <summary>τ in nats.</summary>
+    public float CoherenceThreshold { get; init; } = 1.5f;
+
+    /// <summary>Exponent of the hinge.</summary>
+    public int BoundaryOrder { get; init; } = 1;
+
+    /// <summary>Factor k inside the hinge: 10 in the tanh branch upstream, 1 with the log-sigmoid.</summary>
+    public float HingeFactor { get; init; } = 1;
+
+    /// <summary>Tokens at the end of each text that the loss reads; null for all.</summary>
+    public int? LastTokens { get; init; } = 6;
+}
+
+/// <summary>What a loss layer's separation is measured along.</summary>
+/// <param name="Module">Dotted path of the tapped linear layer.</param>
+/// <param name="Direction">d_steer in output space [out, 1]: U·d / (‖d‖ + 1e-6).</param>
+/// <param name="LastLeftSingular">The singular vector [out, 1] that the projection basis leaves out, or null.</param>
+/// <param name="Basis">The projection basis [out, k] where it is not (nearly) all of U, or null.</param>
+public sealed record LossLayer(string Module, Tensor Direction, Tensor? LastLeftSingular, Tensor? Basis) : IDisposable
+{
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Direction.Dispose();
+        LastLeftSingular?.Dispose();
+        Basis?.Dispose();
+    }
+}
+
+/// <summary>The reference state's loss for one coefficient and one loss layer, with all of its metrics.</summary>
+public static class ContrastiveLoss
+{
+    /// <summary>s [pairs]: the masked mean over the window of ⟨h⁺ − h⁻, direction⟩.</summary>
+    public static Tensor Separation(Tape tape, Tensor tap, PairWindow window, int copy, Tensor direction)
+    {
+        Tensor rows = tape.GatherRows(tap, tape.New(window.RowIndices(copy), window.Tokens.Batch * window.Width));
+        Tensor projected = tape.MatMul(rows, direction);
+        Tensor weighted = tape.Multiply(projected, tape.Constant(window.DifferenceWeights(), projected.Rows, 1));
+        return tape.Sum(tape.Reshape(weighted, window.Pairs, 2 * window.Width), 1);
+    }
+
+    /// <summary>
+    /// Mean L2 norm of h⁺ − h⁻ in the projected space, over every position of the batch, where padding counts as zero
+    /// (upstream's metric, window or not). For outputs of the layer the norm in U without its last column is that of
+    /// the difference minus its part along the left-out vector.
+    /// </summary>
+    public static float SeparationNorm(Tensor tap, TokenBatch tokens, int copy, LossLayer layer)
+    {
+        int width = tap.Cols, length = tokens.Length, pairs = tokens.Batch / 2;
+        int size = checked(tokens.Batch * length * width);
+        using Tensor rows = tap.Alias((long)copy * size, size);
+        float[] h = rows.ToArray();
+        float[]? left = layer.LastLeftSingular?.ToArray();
+        float[]? basis = layer.Basis?.ToArray();
+        int k = layer.Basis?.Cols ?? 0;
+        double total = 0;
+        var difference = new double[width];
+        for (int i = 0; i < pairs; i++)
+            for (int t = Math.Min(tokens.Starts[2 * i], tokens.Starts[2 * i + 1]); t < length; t++)
+            {
+                int plus = (2 * i * length + t) * width, minus = ((2 * i + 1) * length + t) * width;
+                float p = tokens.IsReal(2 * i, t) ? 1 : 0, m = tokens.IsReal(2 * i + 1, t) ? 1 : 0;
+                for (int d = 0; d < width; d++)
+                    difference[d] = (double)p * h[plus + d] - (double)m * h[minus + d];
+                total += Math.Sqrt(Math.Max(0, ProjectedSquare(difference, left, basis, k)));
+            }
+        return (float)(total / ((long)pairs * length));
+    }
+
+    /// <summary>The separation term, averaged over pairs.</summary>
+    public static Tensor SeparationTerm(Tape tape, ContrastiveLossConfig config, Tensor s, ReadOnlySpan<float> sRef, float c)
+    {
+        switch (config.Separation)
+        {
+            case SeparationLoss.Linear:
+                return tape.Scale(tape.Mean(s), -c);
+            case SeparationLoss.LogSigmoid:
+                Tensor moved = tape.Subtract(s, tape.Constant(sRef, sRef.Length));
+                return tape.Scale(tape.Mean(tape.Unary(tape.Scale(moved, c * config.Beta), UnaryOp.LogSigmoid)), -1);
+            default:
+                var scale = new float[sRef.Length];
+                for (int i = 0; i < scale.Length; i++)
+                    scale[i] = Math.Abs(sRef[i]) + 1e-6f;
+                Tensor ratio = tape.Divide(s, tape.Constant(scale, scale.Length));
+                return tape.Scale(tape.Mean(tape.Unary(ratio, UnaryOp.Tanh)), -c);
+        }
+    }
+
+    /// <summary>
+    /// Coherence term (null when there is none) and the mean degradation in nats. logProb [rows · labels], reference
+    /// and weights of the same length; weights make the mean over a row's tokens, the mean over rows follows.
+    /// </summary>
+    public static (Tensor? Term, Tensor Value, Tensor Degradation) CoherenceTerm(Tape tape, ContrastiveLossConfig config, Tensor logProb, ReadOnlySpan<float> reference, ReadOnlySpan<float> weights, int rows)
+    {
+        Tensor w = tape.Constant(weights, weights.Length);
+        Tensor lost = tape.Scale(tape.Subtract(logProb, tape.Constant(reference, reference.Length)), -1);
+        Tensor degradation = tape.Unary(lost, UnaryOp.SoftCap, 10);
+        Tensor value = MeanRows(config.Coherence == CoherenceLoss.Absolute ? tape.Unary(lost, UnaryOp.Abs) : Hinge(degradation));
+        Tensor? term = config.Coherence == CoherenceLoss.None ? null : tape.Scale(value, config.CoherenceWeight);
+        return (term, value, MeanRows(degradation));
+
+        Tensor Hinge(Tensor d)
+        {
+            Tensor v = tape.Scale(tape.Unary(tape.Unary(d, UnaryOp.Offset, -config.CoherenceThreshold), UnaryOp.Relu), config.HingeFactor);
+            return config.BoundaryOrder switch { 1 => v, 2 => tape.Unary(v, UnaryOp.Square), _ => tape.Unary(v, UnaryOp.Power, config.BoundaryOrder) };
+        }
+
+        Tensor MeanRows(Tensor x) => tape.Scale(tape.Sum(tape.Multiply(x, w)), 1f / rows);
+    }
+
+    private static double ProjectedSquare(double[] difference, float[]? left, float[]? basis, int k)
+    {
+        double square = 0;
+        if (basis is not null)
+        {
+            for (int q = 0; q < k; q++)
+            {
+                double dot = 0;
+                for (int d = 0; d < difference.Length; d++)
+                    dot += difference[d] * basis[d * k + q];
+                square += dot * dot;
+            }
+            return square;
+        }
+        foreach (double x in difference)
+            square += x * x;
+        if (left is not null)
+        {
+            double dot = 0;
+            for (int d = 0; d < difference.Length; d++)
+                dot += difference[d] * left[d];
+            square -= dot * dot;
+        }
+        return square;
+    }
+}

@@ -1,0 +1,65 @@
+using Repeng.Kernels;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Training;
+
+/// <summary>
+/// Contrast pairs from personas and suffixes: for each suffix, for each persona pair, the model's chat template with
+/// the persona in the user's turn and the suffix as the begun answer (upstream's make_dataset, suffix-major).
+/// </summary>
+public static class PairTexts
+{
+    /// <summary>Stands for the persona in a template.</summary>
+    public const string Placeholder = "{persona}";
+
+    /// <summary>Texts of all pairs, in order.</summary>
+    public static List<TextPair> Make(ModelBundle bundle, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes)
+    {
+        if (!template.Contains(Placeholder, StringComparison.Ordinal))
+            throw new UserErrorException($"persona template '{template}' has no {Placeholder} to put the persona in");
+        if (personas.Count == 0)
+            throw new UserErrorException("no persona pair is given; for example --personas honest:dishonest");
+        if (suffixes.Count == 0)
+            throw new UserErrorException("no suffix is given; see --suffixes");
+        var pairs = new List<TextPair>(suffixes.Count * personas.Count);
+        foreach (string suffix in suffixes)
+            foreach ((string positive, string negative) in personas)
+                pairs.Add(new TextPair(Text(positive, suffix), Text(negative, suffix)));
+        return pairs;
+
+        string Text(string persona, string suffix) => bundle.RenderPersona(template.Replace(Placeholder, persona, StringComparison.Ordinal), suffix);
+    }
+
+    /// <summary>Token ids of pairs; texts are cut to the last maxTokens, as the trainer's truncation keeps the end that the loss reads.</summary>
+    public static List<TokenPair> Encode(ModelBundle bundle, IEnumerable<TextPair> pairs, int maxTokens)
+    {
+        var encoded = new List<TokenPair>();
+        foreach (TextPair p in pairs)
+        {
+            var pair = new TokenPair(Ids(p.Positive), Ids(p.Negative));
+            if (pair.Positive.AsSpan().SequenceEqual(pair.Negative))
+                throw new UserErrorException($"both texts of a pair are the same to the tokenizer of {bundle.Name}: '{Shorten(p.Positive)}'; choose personas that differ");
+            encoded.Add(pair);
+        }
+        return encoded;
+
+        int[] Ids(string text)
+        {
+            // The rendered chat holds its special tokens already.
+            int[] ids = bundle.Tokenizer.Encode(text, addSpecialTokens: false);
+            if (ids.Length < 3)
+                throw new UserErrorException($"the text '{Shorten(text)}' has only {ids.Length} tokens; a training text needs at least 3");
+            return ids.Length <= maxTokens ? ids : ids[^maxTokens..];
+        }
+    }
+
+    /// <summary>A seeded choice of at most count of the items, in a seeded order (sorted sources first, so that file order does not matter).</summary>
+    public static List<T> Sample<T>(IReadOnlyList<T> items, int count, ulong seed, ulong stream)
+    {
+        T[] shuffled = [.. items];
+        new PhiloxSequence(seed, (1ul << 32) + stream).Shuffle(shuffled.AsSpan());
+        return [.. shuffled.Take(count)];
+    }
+
+    private static string Shorten(string text) => text.Length <= 80 ? text : string.Concat(text.AsSpan(0, 40), " … ", text.AsSpan(text.Length - 37));
+}

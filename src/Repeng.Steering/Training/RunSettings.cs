@@ -1,0 +1,60 @@
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using Repeng.Kernels;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Training;
+
+/// <summary>A pair of opposite personas.</summary>
+public sealed record PersonaPair(string Positive, string Negative);
+
+/// <summary>Everything that a run is made from; written as training_config.json, and all that --resume needs.</summary>
+public sealed record RunSettings
+{
+    private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, IndentSize = 4, Converters = { new JsonStringEnumConverter() }, NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals };
+
+    /// <summary>"demo", a folder or a .gguf file.</summary>
+    public required string Model { get; init; }
+
+    /// <summary>How 16-bit weights are held.</summary>
+    public WeightType Weights { get; init; }
+
+    /// <summary>First part of the run's folder name; upstream's adapter name.</summary>
+    public string DatasetName { get; init; } = "honest";
+
+    /// <summary>User turn with {persona}.</summary>
+    public required string Template { get; init; }
+
+    /// <summary>Persona pairs.</summary>
+    public required IReadOnlyList<PersonaPair> Personas { get; init; }
+
+    /// <summary>Begun answers.</summary>
+    public required IReadOnlyList<string> Suffixes { get; init; }
+
+    /// <summary>Pairs at most, chosen by the seed; 0 takes all.</summary>
+    public int MaxPairs { get; init; }
+
+    /// <summary>Tokens of a text at most.</summary>
+    public int MaxTokens { get; init; } = 512;
+
+    /// <summary>Adapter, loss and schedule.</summary>
+    public required TrainConfig Train { get; init; }
+
+    /// <summary>As JSON.</summary>
+    public string ToJson() => JsonSerializer.Serialize(this, s_json) + "\n";
+
+    /// <summary>Reads training_config.json.</summary>
+    public static RunSettings Load(string path)
+    {
+        string text = JsonFile.ReadText(path);
+        try
+        {
+            return JsonSerializer.Deserialize<RunSettings>(text, s_json) ?? throw new UserErrorException($"{path}: empty");
+        }
+        catch (JsonException e)
+        {
+            throw new UserErrorException($"{path}: no settings of a training run: {e.Message}", e);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+using System.Text;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Losses;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Training;
+
+/// <summary>Hears what a run is doing; every method may be left as it is.</summary>
+public class TrainRunListener
+{
+    /// <summary>A part of the preparation: its name, how much is done, of how much.</summary>
+    public virtual void Preparing(string what, int done, int of)
+    {
+    }
+
+    /// <summary>The adapter is made; training begins.</summary>
+    public virtual void Begin(SvdAdapter adapter, IReadOnlyList<string> lossLayers, int trainPairs, int validationPairs, int batches)
+    {
+    }
+
+    /// <summary>A batch is done.</summary>
+    public virtual void Batch(TrainingProgress progress)
+    {
+    }
+}
+
+/// <summary>A finished or stopped run. Owns the adapter.</summary>
+public sealed record TrainOutcome(SvdAdapter Adapter, TrainingEnd End, SignReport? Sign, string Folder, IReadOnlyList<string> LossLayers, LoopState State) : IDisposable
+{
+    /// <inheritdoc/>
+    public void Dispose() => Adapter.Dispose();
+}
+
+/// <summary>The whole training of an adapter: texts, bases, direction, loop, sign, files.</summary>
+public static class TrainRun
+{
+    /// <summary>File of the settings in a run's folder.</summary>
+    public const string SettingsName = "training_config.json";
+
+    /// <summary>Texts of the settings as token pairs, at most MaxPairs of them.</summary>
+    public static List<TokenPair> Pairs(ModelBundle bundle, RunSettings settings)
+    {
+        List<TextPair> texts = PairTexts.Make(bundle, settings.Template, [.. settings.Personas.Select(p => (p.Positive, p.Negative))], settings.Suffixes);
+        if (settings.MaxPairs > 0 && settings.MaxPairs < texts.Count)
+            texts = PairTexts.Sample(texts, settings.MaxPairs, settings.Train.Seed, 0);
+        return PairTexts.Encode(bundle, texts, Math.Min(settings.MaxTokens, bundle.Model.Config.MaxPositions));
+    }
+
+    /// <summary>
+    /// Runs to the end, or until asked to stop. The folder is the final one of a new run, or with resume the
+    /// unfinished one. On a stop the folder stays unfinished and can be resumed; on an error it keeps the last checkpoint.
+    /// </summary>
+    public static TrainOutcome Execute(ModelBundle bundle, RunSettings settings, string folder, bool resume, TrainRunListener listener, CancellationToken stop)
+    {
+        TrainConfig config = settings.Train;
+        config.Validate();
+        DecoderModel model = bundle.Model;
+        (PairData train, PairData? validation) = new PairData(Pairs(bundle, settings), bundle.PadId).Split(config.ValidationSplit, config.Seed);
+        // Everything that the settings can be wrong about is found before the folder exists.
+        SvdAdapter.Match(model, config.Adapter.TargetModules);
+        SvdAdapter adapter = SvdAdapter.Create(model, config.Adapter, (done, of) => listener.Preparing("singular vectors", done, of));
+        LossLayer[] layers = [];
+        RunFolder? run = null;
+        try
+        {
+            layers = MakeLossLayers(model, adapter, config, train, listener);
+            using var loop = new TrainingLoop(model, adapter, layers, config, train, validation);
+            if (resume)
+                Checkpoint.Load(folder, loop, adapter);
+            run = resume ? RunFolder.Reopen(folder, loop.State.Step) : RunFolder.Create(folder);
+            string json = settings.ToJson();
+            if (!resume)
+                AtomicFile.Write(Path.Combine(run.Path, SettingsName), s => s.Write(Encoding.UTF8.GetBytes(json)));
+            string[] names = [.. layers.Select(l => l.Module)];
+            listener.Begin(adapter, names, train.Pairs.Count, validation?.Pairs.Count ?? 0, loop.TotalBatches);
+            RunFolder open = run;
+            TrainingEnd end = loop.Run(
+                p =>
+                {
+                    open.Log(p);
+                    listener.Batch(p);
+                },
+                () =>
+                {
+                    open.Flush();
+                    Checkpoint.Save(open.Path, loop, adapter, json);
+                }, stop);
+            if (end == TrainingEnd.Stopped)
+                return new TrainOutcome(adapter, end, null, run.Path, names, loop.State);
+            SignReport? sign = config.CalibrateSign ? SignCalibration.Run(model, adapter, validation ?? train) : null;
+            AdapterFile.Save(adapter, run.Path, settings.Model);
+            run.Finish();
+            return new TrainOutcome(adapter, end, sign, run.Path, names, loop.State);
+        }
+        catch
+        {
+            adapter.Dispose();
+            throw;
+        }
+        finally
+        {
+            run?.Dispose();
+            foreach (LossLayer layer in layers)
+                layer.Dispose();
+        }
+    }
+
+    /// <summary>Loss layers by upstream's rule, with directions from the training pairs (adapter off).</summary>
+    public static LossLayer[] MakeLossLayers(DecoderModel model, SvdAdapter adapter, TrainConfig config, PairData train, TrainRunListener listener)
+    {
+        string[] names = LossLayers.Select(model, adapter.Layers.Keys);
+        int perBatch = Math.Max(1, config.BatchSize / 2), count = train.Pairs.Count;
+        IEnumerable<TokenBatch> batches = Enumerable.Range(0, (count + perBatch - 1) / perBatch)
+            .Select(i => train.Batch([.. Enumerable.Range(i * perBatch, Math.Min(perBatch, count - i * perBatch))]));
+        Dictionary<string, float[]> mean = LossLayers.MeanDifference(model, names, batches, config.TokenFromEnd, done => listener.Preparing("steering direction", done, count));
+        return [.. names.Select(n => config.FullLossU
+            ? LossLayers.OnFullBasis(model, n, mean[n])
+            : LossLayers.OnAdapterBasis(model, adapter.Layers[n], mean[n]))];
+    }
+}

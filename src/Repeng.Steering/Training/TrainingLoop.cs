@@ -1,0 +1,189 @@
+using System.Diagnostics;
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Losses;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Training;
+
+/// <summary>What the loop says after every batch.</summary>
+public sealed record TrainingProgress(int Step, int TotalSteps, int Epoch, double Loss, double Separation, double Degradation, double LearningRate, double RowsPerSecond, double SecondsLeft, IReadOnlyList<LossRow> Rows, double? ValidationLoss);
+
+/// <summary>How a loop ended.</summary>
+public enum TrainingEnd
+{
+    /// <summary>All epochs are done.</summary>
+    Finished,
+
+    /// <summary>Validation stopped improving; the best parameters are back.</summary>
+    EarlyStop,
+
+    /// <summary>It was asked to stop; the state was kept.</summary>
+    Stopped,
+}
+
+/// <summary>Position of a run; with the parameters and moments it is all that a resumed run needs.</summary>
+public sealed record LoopState
+{
+    /// <summary>Batches done.</summary>
+    public int Step { get; init; }
+
+    /// <summary>Optimiser steps done.</summary>
+    public int OptimiserSteps { get; init; }
+
+    /// <summary>Best validation loss so far.</summary>
+    public double BestValidation { get; init; } = double.PositiveInfinity;
+
+    /// <summary>Validation checks since the best one.</summary>
+    public int ChecksSinceBest { get; init; }
+}
+
+/// <summary>
+/// The training loop: one-cycle AdamW over batches of pairs, gradients of all coefficients in one pass, base model's
+/// values cached per pair. The same settings and texts give the same bits at any thread count, and a run that is
+/// killed and resumed from its checkpoint ends with the same bits as one that was not.
+/// </summary>
+public sealed class TrainingLoop : IDisposable
+{
+    private static readonly float[] s_coefficients = [-1, 1];
+    private readonly TrainConfig _config;
+    private readonly SvdAdapter _adapter;
+    private readonly PairData _train;
+    private readonly PairData? _validation;
+    private readonly ContrastiveStep _step;
+    private readonly ReferenceCache _references;
+    private readonly ReferenceCache? _validationReferences;
+
+    /// <summary>Prepares a loop; the adapter's parameters are trained in place.</summary>
+    public TrainingLoop(DecoderModel model, SvdAdapter adapter, IReadOnlyList<LossLayer> layers, TrainConfig config, PairData train, PairData? validation)
+    {
+        config.Validate();
+        (_config, _adapter, _train, _validation) = (config, adapter, train, validation);
+        _step = new ContrastiveStep(model, adapter, layers, config.Loss)
+        {
+            CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence, MeasureSeparationNorm = true,
+        };
+        _references = new ReferenceCache(_step, train);
+        _validationReferences = validation is null ? null : new ReferenceCache(_step, validation);
+        Optimiser = new AdamW(adapter.Parameters, weightDecay: config.WeightDecay);
+        BatchesPerEpoch = (train.Pairs.Count * 2 + config.BatchSize - 1) / config.BatchSize;
+        TotalBatches = checked(BatchesPerEpoch * config.Epochs);
+        Schedule = new OneCycle(TotalBatches / config.GradAccumSteps + 1, config.LearningRate);
+        BestParameters = [];
+    }
+
+    /// <summary>The optimiser.</summary>
+    public AdamW Optimiser { get; }
+
+    /// <summary>The schedule.</summary>
+    public OneCycle Schedule { get; }
+
+    /// <summary>Batches an epoch; the last may be smaller.</summary>
+    public int BatchesPerEpoch { get; }
+
+    /// <summary>Batches of the whole run.</summary>
+    public int TotalBatches { get; }
+
+    /// <summary>Where the run is.</summary>
+    public LoopState State { get; set; } = new();
+
+    /// <summary>Parameters at the best validation so far, in the adapter's order; empty when there was none.</summary>
+    public List<float[]> BestParameters { get; set; }
+
+    /// <summary>
+    /// Runs from <see cref="State"/> to the end. checkpoint is called after optimiser steps that are due; it and the
+    /// progress see a consistent state. A loss that is not finite stops the run with the last checkpoint intact.
+    /// </summary>
+    public TrainingEnd Run(Action<TrainingProgress>? progress, Action? checkpoint, CancellationToken stop)
+    {
+        var watch = Stopwatch.StartNew();
+        long rowsDone = 0;
+        int firstStep = State.Step;
+        while (State.Step < TotalBatches)
+        {
+            int epoch = State.Step / BatchesPerEpoch, within = State.Step % BatchesPerEpoch;
+            int[] order = _train.Order(epoch, _config.Shuffle, _config.Seed);
+            int perBatch = _config.BatchSize / 2, first = within * perBatch;
+            int[] pairs = order[first..Math.Min(order.Length, first + perBatch)];
+            TokenBatch batch = _train.Batch(pairs);
+            StepResult result = _step.Run(batch, _references.Get(batch, pairs), s_coefficients);
+            if (!double.IsFinite(result.Total))
+                throw new UserErrorException($"the loss became {result.Total} at batch {State.Step} (epoch {epoch}); the run stops and its last checkpoint stays good. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
+            rowsDone += batch.Batch;
+
+            int step = State.Step;
+            bool stepped = step % _config.GradAccumSteps == 0;
+            double rate = Schedule.At(Math.Min(Optimiser.Steps, Schedule.TotalSteps - 1)).LearningRate;
+            if (stepped)
+                OptimiserStep(step);
+            State = State with { Step = step + 1, OptimiserSteps = Optimiser.Steps };
+
+            double? validation = null;
+            bool endOfEpoch = within == BatchesPerEpoch - 1;
+            if (endOfEpoch && _validation is not null)
+                validation = Validate();
+            double perSecond = rowsDone / Math.Max(1e-9, watch.Elapsed.TotalSeconds);
+            double left = watch.Elapsed.TotalSeconds / (State.Step - firstStep) * (TotalBatches - State.Step);
+            progress?.Invoke(new TrainingProgress(State.Step, TotalBatches, epoch, result.Total,
+                result.Rows.Average(r => r.C * (r.ProjPi - r.ProjRef)), result.Rows.Average(r => r.LogpDegradation), rate, perSecond, left, result.Rows, validation));
+            if (_config.Patience > 0 && State.ChecksSinceBest >= _config.Patience)
+            {
+                RestoreBest();
+                return TrainingEnd.EarlyStop;
+            }
+            bool due = stepped && _config.CheckpointEvery > 0 && Optimiser.Steps % _config.CheckpointEvery == 0;
+            // A checkpoint holds no half-summed gradients: it is only written right after an optimiser step.
+            if (stepped && (due || stop.IsCancellationRequested))
+                checkpoint?.Invoke();
+            if (stepped && stop.IsCancellationRequested)
+                return TrainingEnd.Stopped;
+        }
+        if (_config.Patience > 0)
+            RestoreBest();
+        return TrainingEnd.Finished;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Optimiser.Dispose();
+
+    private void OptimiserStep(int step)
+    {
+        // The first step updates after one batch, as upstream's loop does (step % accum == 0).
+        int summed = step == 0 ? 1 : _config.GradAccumSteps;
+        if (_config.DivideAccumulated && summed > 1)
+            foreach (var p in Optimiser.Parameters)
+                if (!p.Grad.IsEmpty)
+                    p.Device.Backend.Unary(p.Grad, p.Grad, p.Length, UnaryOp.Scale, 1f / summed);
+        if (_config.ClipNorm > 0)
+            Optimiser.ClipGradNorm(_config.ClipNorm);
+        (double rate, double beta1) = Schedule.At(Math.Min(Optimiser.Steps, Schedule.TotalSteps - 1));
+        Optimiser.Beta1 = beta1;
+        Optimiser.Step(rate);
+        Optimiser.ZeroGrad();
+    }
+
+    private double Validate()
+    {
+        double total = 0;
+        int perBatch = _config.BatchSize / 2;
+        for (int first = 0; first < _validation!.Pairs.Count; first += perBatch)
+        {
+            int[] pairs = [.. Enumerable.Range(first, Math.Min(perBatch, _validation.Pairs.Count - first))];
+            TokenBatch batch = _validation.Batch(pairs);
+            total += _step.Run(batch, _validationReferences!.Get(batch, pairs), s_coefficients, backward: false).Total * pairs.Length;
+        }
+        double loss = total / _validation.Pairs.Count;
+        bool better = loss < State.BestValidation - 1e-5 * Math.Abs(State.BestValidation) || double.IsPositiveInfinity(State.BestValidation);
+        State = better ? State with { BestValidation = loss, ChecksSinceBest = 0 } : State with { ChecksSinceBest = State.ChecksSinceBest + 1 };
+        if (better && _config.Patience > 0)
+            BestParameters = [.. _adapter.Parameters.Select(p => p.ToArray())];
+        return loss;
+    }
+
+    private void RestoreBest()
+    {
+        for (int i = 0; i < BestParameters.Count; i++)
+            _adapter.Parameters[i].Upload(BestParameters[i]);
+    }
+}

@@ -1,0 +1,107 @@
+using System.Text.Json.Nodes;
+using Repeng.Autograd;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Losses;
+using Repeng.Steering.Models;
+using Repeng.Steering.Training;
+using Repeng.Testing;
+
+namespace Repeng.Steering.Tests.Adapters;
+
+/// <summary>Replays a golden training run: AdamW, OneCycle, accumulation as the JSON says.</summary>
+internal static class GoldenTraining
+{
+    private const double History = 1e-3, Gradients = 1e-4, Parameters = 2e-3;
+
+    public static void Run(GoldenCase golden, List<TokenBatch> batches, bool checkpoint)
+    {
+        JsonObject json = golden.Json;
+        string name = (string)json["case"]!;
+        LossLayer[] layers = [.. json["loss_layers"]!.AsArray().Select(x => golden.LossLayer((string)x!))];
+        var step = new ContrastiveStep(golden.Model, golden.Adapter, layers, golden.Loss) { CheckpointBlocks = checkpoint };
+        using var optimiser = new AdamW(golden.Adapter.Parameters, weightDecay: (double)json["weight_decay"]!);
+        var schedule = new OneCycle((int)json["onecycle_total_steps"]!, (double)json["max_lr"]!);
+        int accumulate = (int)json["grad_accum_steps"]!, epochs = (int)json["epochs"]!;
+        JsonArray history = json["history"]!.AsArray();
+        Reference[] references = [.. batches.Select(step.ComputeReference)];
+        var records = history.Select(h => h!.AsObject()).ToList();
+        double scale = records.Where(r => r.ContainsKey("total")).Max(r => Math.Abs((double)r["total"]!));
+
+        for (int i = 0; i < epochs * batches.Count; i++)
+        {
+            int b = i % batches.Count;
+            StepResult result = step.Run(batches[b], references[b], [-1, 1]);
+            (double rate, double beta1) = schedule.At(optimiser.Steps);
+            Assert.Equal(4, result.Rows.Count / Math.Max(1, layers.Length / 2));
+            foreach (LossRow row in result.Rows)
+            {
+                JsonObject wanted = records.Single(r => (int)r["step"]! == i && r.ContainsKey("c") && (float)(double)r["c"]! == row.C && (string)r["layer"]! == row.Layer);
+                Same(row, wanted, name, rate, beta1, scale);
+            }
+            JsonObject total = records.Single(r => (int)r["step"]! == i && r.ContainsKey("total"));
+            Near(result.Total, (double)total["total"]!, History, scale, $"{name} step {i} total");
+            CompareTensors(golden, $"grad.{i}.", p => p.GradToArray(), Gradients, common: true);
+            if (i % accumulate == 0)
+            {
+                optimiser.Beta1 = beta1;
+                optimiser.Step(rate);
+                optimiser.ZeroGrad();
+                CompareTensors(golden, $"after.{optimiser.Steps}.", p => p.ToArray(), Parameters, common: false);
+            }
+        }
+        Assert.Equal((int)json["optimizer_steps"]!, optimiser.Steps);
+        Assert.True(CompareTensors(golden, "after.end.", p => p.ToArray(), Parameters, common: false) > 0);
+        foreach (string tensor in golden.Tensors.Names.Where(n => n.StartsWith("trained.", StringComparison.Ordinal)))
+        {
+            float c = float.Parse(tensor["trained.".Length..^".logits".Length], System.Globalization.CultureInfo.InvariantCulture);
+            using var tape = new Tape(golden.Device, record: false);
+            TokenBatch tokens = batches[0];
+            float[] logits = golden.Model.Logits(tape, golden.Model.Forward(new ForwardContext(tape, tokens)
+            {
+                Adapter = golden.Adapter.Pass(tape, [.. Enumerable.Repeat(c, tokens.Batch)], tokens.Length),
+            })).ToArray();
+            double error = GoldenFiles.ErrorOverReal(tokens, logits, golden.Tensors.ReadF32(tensor));
+            Assert.True(error <= 1e-3, $"{name} {tensor}: error {error:g4}");
+        }
+        foreach (LossLayer layer in layers)
+            layer.Dispose();
+    }
+
+    // Gradients are judged by the largest of all of a step's gradients; parameters each by its own scale.
+    private static int CompareTensors(GoldenCase golden, string prefix, Func<Tensor, float[]> read, double tolerance, bool common)
+    {
+        string[] names = [.. golden.Tensors.Names.Where(n => n.StartsWith(prefix, StringComparison.Ordinal))];
+        float largest = names.Length == 0 ? 0 : names.Max(n => golden.Tensors.ReadF32(n).Max(Math.Abs));
+        foreach (string tensor in names)
+        {
+            Tensor p = golden.Adapter.Parameters.Single(q => q.Name == tensor[prefix.Length..]);
+            float[] actual = read(p), wanted = golden.Tensors.ReadF32(tensor);
+            double scale = common ? largest : wanted.Max(Math.Abs);
+            double worst = actual.Zip(wanted, (a, w) => Math.Abs((double)a - w)).Max();
+            Assert.True(worst <= tolerance * scale, $"{tensor}: error {worst / scale:g4}, allowed {tolerance:g4}");
+        }
+        return names.Length;
+    }
+
+    private static void Same(LossRow row, JsonObject wanted, string name, double rate, double beta1, double scale)
+    {
+        string where = $"{name} step {wanted["step"]} c {row.C} {row.Layer}";
+        var known = new Dictionary<string, double>
+        {
+            ["lr"] = rate, ["beta1"] = beta1, ["loss_proj"] = row.LossProj, ["loss_coherence"] = row.LossCoherence, ["loss_total"] = row.LossTotal,
+            ["logp_degradation"] = row.LogpDegradation, ["prob_ratio"] = row.ProbRatio, ["proj_pi_signed"] = row.ProjPi,
+            ["proj_ref_signed"] = row.ProjRef, ["separation_norm"] = row.SeparationNorm, ["separation"] = row.ProjPi, ["coherence"] = row.LossCoherence,
+        };
+        foreach ((string key, JsonNode? value) in wanted)
+        {
+            if (key is "step" or "c" or "layer")
+                continue;
+            Assert.True(known.TryGetValue(key, out double actual), $"{where}: metric {key} is not understood");
+            Near(actual, (double)value!, key is "lr" or "beta1" ? 1e-9 : History, key is "lr" or "beta1" ? 0 : Math.Min(1, scale), $"{where} {key}");
+        }
+    }
+
+    private static void Near(double actual, double wanted, double tolerance, double scale, string what) =>
+        Assert.True(Math.Abs(actual - wanted) <= tolerance * Math.Max(Math.Abs(wanted), scale), $"{what}: {actual:g8}, original {wanted:g8}");
+}
