@@ -1,0 +1,97 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Generation;
+
+/// <summary>What steers the rows of a generation; at most one of the two kinds is set.</summary>
+/// <param name="Adapter">An SVD adapter.</param>
+/// <param name="BlockDirections">Control vectors [d] by block.</param>
+public sealed record Steering(SvdAdapter? Adapter = null, IReadOnlyDictionary<int, Tensor>? BlockDirections = null)
+{
+    /// <summary>No steering.</summary>
+    public static Steering None { get; } = new();
+
+    /// <summary>A context for one pass in which each row has its own coefficient.</summary>
+    public ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache = null, IAdapterPass? pass = null, Func<string, bool>? capture = null) =>
+        new(tape, tokens, cache)
+        {
+            Adapter = pass ?? Adapter?.Pass(tape, coefficients, tokens.Length),
+            BlockDirections = BlockDirections,
+            DirectionCoefficients = BlockDirections is null ? null : coefficients,
+            Capture = capture,
+        };
+}
+
+/// <summary>Generates with a KV cache, all rows in one batch, each row steered by its own coefficient.</summary>
+public sealed class Generator(DecoderModel model)
+{
+    /// <summary>
+    /// Continues each prompt until an end token or maxNewTokens. Returns the new tokens of each row, the end token
+    /// included when it was reached.
+    /// </summary>
+    /// <param name="prompts">Token ids of each row.</param>
+    /// <param name="coefficients">Steering coefficient of each row.</param>
+    /// <param name="steering">What steers.</param>
+    /// <param name="settings">How tokens are chosen; row r draws from stream r.</param>
+    /// <param name="maxNewTokens">Limit.</param>
+    /// <param name="stops">Tokens that end a row.</param>
+    /// <param name="padId">Fills the shorter rows of the batch on the left.</param>
+    /// <param name="onToken">Called with row and token as they come.</param>
+    /// <param name="stop">Ends early.</param>
+    public int[][] Generate(IReadOnlyList<int[]> prompts, float[] coefficients, Steering steering, SamplingSettings settings, int maxNewTokens,
+        IReadOnlyCollection<int> stops, int padId = 0, Action<int, int>? onToken = null, CancellationToken stop = default)
+    {
+        settings.Validate();
+        if (prompts.Count != coefficients.Length)
+            throw new ArgumentException($"{prompts.Count} prompts with {coefficients.Length} coefficients");
+        if (prompts.Any(p => p.Length == 0))
+            throw new UserErrorException("the prompt is empty: no token to continue from");
+        int longest = prompts.Max(p => p.Length);
+        if (longest + maxNewTokens > model.Config.MaxPositions)
+        {
+            if (longest >= model.Config.MaxPositions)
+                throw new UserErrorException($"the prompt has {longest} tokens, the context of {model.Source} holds {model.Config.MaxPositions}; shorten it");
+            maxNewTokens = model.Config.MaxPositions - longest;
+        }
+        TokenBatch next = TokenBatch.Pad(prompts, padId);
+        int[] starts = next.Starts;
+        using var cache = new KvCache(model.Device, model.Config, prompts.Count, next.Length + maxNewTokens, starts);
+        var samplers = prompts.Select(_ => new Sampler(settings, model.Config.VocabSize)).ToArray();
+        List<int>[] made = [.. prompts.Select(_ => new List<int>())];
+        var done = new bool[prompts.Count];
+        using var adapterTape = new Tape(model.Device, record: false);
+        IAdapterPass? decodePass = null;
+        for (int step = 0; step < maxNewTokens && !stop.IsCancellationRequested; step++)
+        {
+            using var tape = new Tape(model.Device, record: false);
+            // The terms of one-token passes are all the same; they are made once.
+            if (step > 0)
+                decodePass ??= steering.Adapter?.Pass(adapterTape, coefficients, 1);
+            Tensor hidden = model.Forward(steering.Context(tape, next, coefficients, cache, step > 0 ? decodePass : null));
+            int[] last = [.. Enumerable.Range(0, next.Batch).Select(b => (b + 1) * next.Length - 1)];
+            Tensor rows = next.Length == 1 ? hidden : tape.GatherRows(hidden, tape.New(last, last.Length));
+            float[] logits = model.Logits(tape, rows).ToArray();
+            var ids = new int[prompts.Count];
+            for (int b = 0; b < ids.Length; b++)
+            {
+                if (done[b])
+                {
+                    ids[b] = padId;
+                    continue;
+                }
+                ReadOnlySpan<float> row = logits.AsSpan(b * model.Config.VocabSize, model.Config.VocabSize);
+                ids[b] = samplers[b].Next(row, settings.RepetitionPenalty == 1 ? [] : prompts[b].Concat(made[b]), (ulong)b, (ulong)step);
+                made[b].Add(ids[b]);
+                onToken?.Invoke(b, ids[b]);
+                done[b] = stops.Contains(ids[b]);
+            }
+            if (Array.TrueForAll(done, d => d))
+                break;
+            next = new TokenBatch(prompts.Count, 1, ids, starts);
+        }
+        return [.. made.Select(m => m.ToArray())];
+    }
+}
