@@ -7,12 +7,13 @@ namespace Repeng.Kernels.Tests;
 /// <summary>MatMul, AddBias and AddBiasBackward against double precision: values, layouts, element types, bits, errors.</summary>
 public sealed class MatMulTests
 {
-    // Edges of register tiles (6, 8, 12 × 8, 16, 32), of the thin path (8), of the row block (144) and the depth block (384).
+    // Edges of register tiles (6, 8, 12 × 8, 16, 32), of the thin path (8), of the left block (144) and the depth block (640);
+    // rows a multiple of 4 KiB apart (1024).
     private static readonly (int M, int N, int K)[] s_shapes =
     [
         (1, 1, 1), (1, 7, 5), (1, 100, 129), (2, 33, 70), (3, 26, 67), (5, 40, 390), (7, 9, 17), (8, 65, 401),
-        (9, 9, 9), (6, 16, 64), (12, 32, 20), (13, 33, 31), (64, 64, 64), (25, 70, 800), (150, 50, 40), (200, 1, 33),
-        (301, 5, 19), (40, 3, 500), (97, 131, 385), (150, 9, 9),
+        (9, 9, 9), (6, 16, 64), (12, 32, 20), (13, 33, 31), (64, 64, 64), (25, 70, 1300), (150, 50, 40), (200, 1, 33),
+        (301, 5, 19), (40, 3, 500), (97, 131, 385), (150, 9, 9), (20, 40, 1024),
     ];
 
     private static readonly DType[] s_weightTypes = [DType.F32, DType.F16, DType.BF16];

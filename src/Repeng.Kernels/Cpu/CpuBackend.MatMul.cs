@@ -30,28 +30,37 @@ public sealed unsafe partial class CpuBackend
         RequireMatrix(b, b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32, "B", args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, rowB, args.Batch, args.StrideB);
         RequireMatrix(c, DType.F32, "C", args.M, args.N, rowC, args.Batch, args.StrideC);
 
-        var call = new GemmCall
-        {
-            A = (byte*)a.Address,
-            RowA = args.TransA ? 1 : rowA,
-            DepthA = args.TransA ? rowA : 1,
-            B = (byte*)b.Address,
-            DepthB = args.TransB ? 1 : rowB,
-            ColumnB = args.TransB ? rowB : 1,
-            TypeB = b.Type,
-            C = (float*)c.Address,
-            RowC = rowC,
-            M = args.M,
-            N = args.N,
-            K = args.K,
-            Accumulate = args.Accumulate,
-            Batch = args.Batch,
-            StrideA = (nint)args.StrideA,
-            StrideB = (nint)args.StrideB,
-            StrideC = (nint)args.StrideC,
-            Width = MatMulWidth,
-        };
-        Gemm.Run(ref call, _workers);
+        Gemm.Run(
+            new GemmCall
+            {
+                Left = new GemmOperand
+                {
+                    Data = (byte*)a.Address,
+                    Type = DType.F32,
+                    Lines = args.M,
+                    Line = args.TransA ? 1 : rowA,
+                    Depth = args.TransA ? rowA : 1,
+                    Stride = (nint)args.StrideA,
+                },
+                Right = new GemmOperand
+                {
+                    Data = (byte*)b.Address,
+                    Type = b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32,
+                    Lines = args.N,
+                    Line = args.TransB ? rowB : 1,
+                    Depth = args.TransB ? 1 : rowB,
+                    Stride = (nint)args.StrideB,
+                },
+                K = args.K,
+                C = (float*)c.Address,
+                LeftC = rowC,
+                RightC = 1,
+                StrideC = (nint)args.StrideC,
+                Accumulate = args.Accumulate,
+                Batch = args.Batch,
+                Width = MatMulWidth,
+            },
+            _workers);
     }
 
     /// <inheritdoc/>

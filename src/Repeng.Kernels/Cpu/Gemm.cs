@@ -1,29 +1,8 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Repeng.Kernels.Cpu;
-
-/// <summary>One matrix product with everything that its parallel items read; lives on the caller's stack.</summary>
-internal unsafe struct GemmCall
-{
-    /// <summary>op(A) element (m, k) is A[m·RowA + k·DepthA], fp32.</summary>
-    public byte* A;
-    public nint RowA, DepthA;
-
-    /// <summary>op(B) element (k, n) is B[k·DepthB + n·ColumnB], of type TypeB.</summary>
-    public byte* B;
-    public nint DepthB, ColumnB;
-    public DType TypeB;
-
-    public float* C;
-    public nint RowC;
-    public int M, N, K;
-    public bool Accumulate;
-    public int Batch;
-    public nint StrideA, StrideB, StrideC;
-
-    public GemmWidth Width;
-}
 
 /// <summary>SIMD widths that the product has kernels for.</summary>
 internal enum GemmWidth
@@ -33,27 +12,65 @@ internal enum GemmWidth
     Bits512 = 512,
 }
 
+/// <summary>An operand of the product: element (line, k) is Data[line·Line + k·Depth]. A line is a row of op(A) or a column of op(B).</summary>
+internal unsafe struct GemmOperand
+{
+    public byte* Data;
+    public DType Type;
+    public int Lines;
+    public nint Line, Depth;
+
+    /// <summary>Elements from one product of the batch to the next.</summary>
+    public nint Stride;
+
+    /// <summary>Address of element (line, k).</summary>
+    public readonly byte* At(nint line, nint k) => Data + (line * Line + k * Depth) * Type.Size();
+
+    /// <summary>Moves to another product of the batch.</summary>
+    public void Advance(nint products) => Data += products * Stride * Type.Size();
+}
+
+/// <summary>One matrix product: C[left, right] = (C +) Σ_k Left[left, k]·Right[right, k], element (left, right) at C[left·LeftC + right·RightC].</summary>
+internal unsafe struct GemmCall
+{
+    public GemmOperand Left, Right;
+    public int K;
+    public float* C;
+    public nint LeftC, RightC, StrideC;
+    public bool Accumulate;
+    public int Batch;
+    public GemmWidth Width;
+
+    /// <summary>Exchanges the operands' roles; the product stays the same.</summary>
+    public void Swap()
+    {
+        (Left, Right) = (Right, Left);
+        (LeftC, RightC) = (RightC, LeftC);
+    }
+}
+
 /// <summary>
-/// The blocked matrix product. op(B) is packed in blocks of DepthBlock × ColumnBlock into panels as wide as the register
-/// tile, op(A) in blocks of RowBlock × DepthBlock; the tiles of GemmTiles run over them. One item of work is a
-/// rectangle of C; the depth is never split between threads. An element of C is, over blocks of DepthBlock in order,
-/// C = (C +) one fused multiply-add chain: its bits depend on its row of op(A), its column of op(B) and K alone,
-/// not on M, N, the transposes, the number of threads or the SIMD width. Products with M or N of at most
-/// GemmThin.Limit take the path of <see cref="GemmThin"/>, which has its own fixed order.
+/// The blocked matrix product. The right operand is packed in blocks into panels as wide as the register tile; the left
+/// one is broadcast from its rows in place, or from packed panels where it is contiguous the other way; the tiles of
+/// GemmTiles and GemmRowTiles run over them. One item of work is a rectangle of C; the depth is never split between
+/// threads. An element of C is, over blocks of the depth in order, C = (C +) one chain of fused multiply-adds: its bits
+/// depend on its row of op(A), its column of op(B) and K alone, not on M, N, the transposes, the number of threads or the
+/// SIMD width. Products with M or N of at most GemmThin.Limit take the path of <see cref="GemmThin"/>, which has its own
+/// fixed order.
 /// </summary>
 internal static unsafe class Gemm
 {
-    // Part of what fixes the bits, so the same for every width: a 16-wide panel of B is 24 KiB, within L1.
-    internal const int DepthBlock = 384;
+    // Most of the depth in one block: a 16-wide panel is L1's size then, but is read in order, so the hardware keeps up.
+    private const int DepthLimit = 640;
 
-    // A block of A: 144 × 384 floats are 216 KiB, within half of a 512 KiB L2.
-    private const int RowBlock = 144;
+    // Lines of a left block: 144 × 640 floats are 360 KiB, within a 512 KiB L2.
+    private const int LeftBlock = 144;
 
-    // A block of B that all workers share: 3072 × 384 floats are 4.5 MiB, within L3.
-    private const int ColumnBlock = 3072;
+    // Lines of a right block that all workers share: 3072 × 640 floats are 7.5 MiB, within L3.
+    private const int RightBlock = 3072;
 
     // The same when a worker packs for itself.
-    private const int LocalColumnBlock = 512;
+    private const int OwnRightBlock = 512;
 
     // Below this many multiply-adds a product is cheaper on the calling thread than a wake-up of the pool.
     private const double SerialLimit = 400_000;
@@ -61,31 +78,38 @@ internal static unsafe class Gemm
     private struct Blocks
     {
         public GemmCall Call;
-        public int TileRows, TileColumns;
-        public delegate*<float*, float*, nint, float*, nint, bool, void> Tile;
-        public delegate*<byte*, nint, int, int, int, float*, void> PackA, PackB;
-        public nint LinesA, LinesB;
-        public nint LineStrideA, LineStrideB;
+        public int TileLeft, TileRight;
+        public delegate*<float*, nint, int, float*, nint, float*, nint, bool, void> Tile;
+        public delegate*<byte*, nint, int, int, int, float*, void> PackLeft, PackRight;
 
-        // The current block of B and its packed panels.
-        public float* PanelsB;
-        public int ColumnStart, Columns, DepthStart, Depth;
-        public int PanelsPerItem;
-
-        // How C's columns are split into items: rows blocks × column groups.
-        public int RowBlockSize, RowBlocks, ColumnBlockSize, PanelsPerGroup, Groups;
+        // The left operand is used where it lies (InPlace), copied in rows (Rows), or packed in panels.
+        public bool InPlace, Rows;
+        public int DepthBlock, LeftBlock, LeftBlocks, RightBlock;
         public nint* WorkerScratch;
-        public long* WorkerRowBlock;
+
+        // The current right block, packed by all workers, and how it is split into items.
+        public float* Panels;
+        public int RightStart, Rights, DepthStart, Depth;
+        public int PanelsPerPack, PanelsPerGroup, Groups;
+        public long* WorkerLeftBlock;
     }
 
     /// <summary>The widest unit of this machine.</summary>
     public static GemmWidth NativeWidth =>
         Vector512.IsHardwareAccelerated ? GemmWidth.Bits512 : Vector256.IsHardwareAccelerated ? GemmWidth.Bits256 : GemmWidth.Bits128;
 
-    /// <summary>Computes all products of the call.</summary>
-    public static void Run(ref GemmCall call, CpuWorkers workers)
+    /// <summary>Depth of one block: K in equal parts. It is part of what fixes the bits, so it depends on nothing but K.</summary>
+    internal static int DepthBlock(int k)
     {
-        if (call.M == 0 || call.N == 0 || call.Batch == 0)
+        int blocks = Math.Max(1, (k + DepthLimit - 1) / DepthLimit);
+        return Math.Min(k, RoundUp((k + blocks - 1) / blocks, 8));
+    }
+
+    /// <summary>Computes all products of the call.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Run(GemmCall call, CpuWorkers workers)
+    {
+        if (call.Left.Lines == 0 || call.Right.Lines == 0 || call.Batch == 0)
             return;
         if (call.K == 0)
         {
@@ -95,18 +119,28 @@ internal static unsafe class Gemm
         }
         if (GemmThin.Takes(call))
         {
-            GemmThin.Run(ref call, workers);
+            GemmThin.Run(call, workers);
             return;
         }
 
         Blocks blocks = default;
+        (blocks.TileLeft, blocks.TileRight) = call.Width switch
+        {
+            GemmWidth.Bits512 => (12, 32),
+            GemmWidth.Bits256 => (6, 16),
+            _ => (8, 8),
+        };
+        if (IsBetterSwapped(call, blocks.TileLeft, blocks.TileRight))
+            call.Swap();
         blocks.Call = call;
+        blocks.DepthBlock = DepthBlock(call.K);
         SelectKernels(ref blocks);
-        double each = (double)call.M * call.N * call.K;
+
+        double each = (double)call.Left.Lines * call.Right.Lines * call.K;
         int threads = workers.Count;
         nint* scratch = stackalloc nint[threads];
         blocks.WorkerScratch = scratch;
-        // Items of one batch that add to the same C must not run side by side.
+        // Products of one batch that add to the same C must not run side by side.
         bool batchItems = call.StrideC != 0 && (call.Batch >= 4 * threads || (call.Batch >= threads && each < 16 * SerialLimit));
         bool serial = threads == 1 || each * call.Batch < SerialLimit;
         if (serial || batchItems)
@@ -121,88 +155,107 @@ internal static unsafe class Gemm
                 Whole(&blocks, i, 0);
             return;
         }
-        long* packedRows = stackalloc long[threads];
-        blocks.WorkerRowBlock = packedRows;
+        long* packed = stackalloc long[threads];
+        blocks.WorkerLeftBlock = packed;
         PrepareShared(ref blocks, workers);
         for (int i = 0; i < call.Batch; i++)
         {
             Shared(&blocks, workers);
-            blocks.Call.A += call.StrideA * sizeof(float);
-            blocks.Call.B += call.StrideB * call.TypeB.Size();
+            blocks.Call.Left.Advance(1);
+            blocks.Call.Right.Advance(1);
             blocks.Call.C += call.StrideC;
         }
+    }
+
+    /// <summary>
+    /// Whether B should be the left operand. It saves transposing a weight [N, K], when few rows of A share that cost, for
+    /// transposing A and storing C across, and rounds M to the tile's other side. Costs are cycles by measurement.
+    /// </summary>
+    private static bool IsBetterSwapped(in GemmCall call, int tileLeft, int tileRight)
+    {
+        if (call.Right.Depth != 1)
+            return false;
+        const double pack = 0.7, store = 0.6;
+        double m = call.Left.Lines, n = call.Right.Lines, k = call.K;
+        double perCycle = tileRight;
+        double straight = RoundUp(call.Left.Lines, tileLeft) * n * k / perCycle + pack * n * k;
+        double swapped = RoundUp(call.Left.Lines, tileRight) * n * k / perCycle + pack * m * k + store * m * n * Math.Ceiling(k / DepthLimit);
+        return swapped < straight;
     }
 
     private static void Clear(in GemmCall call)
     {
         for (int i = 0; i < call.Batch; i++)
-            for (int m = 0; m < call.M; m++)
-                new Span<float>(call.C + i * call.StrideC + m * call.RowC, call.N).Clear();
+            for (int m = 0; m < call.Left.Lines; m++)
+                for (int n = 0; n < call.Right.Lines; n++)
+                    call.C[i * call.StrideC + m * call.LeftC + n * call.RightC] = 0;
     }
 
     private static void SelectKernels(ref Blocks blocks)
     {
         ref GemmCall call = ref blocks.Call;
+        bool rows = call.Left.Depth == 1;
+        // Rows a multiple of 4 KiB apart fall into few sets of the caches and evict each other.
+        blocks.InPlace = rows && call.Left.Type == DType.F32 && (call.Left.Line * sizeof(float) & 4095) != 0;
+        blocks.Rows = rows && !blocks.InPlace;
         switch (call.Width)
         {
             case GemmWidth.Bits512:
-                (blocks.TileRows, blocks.TileColumns) = (12, 32);
-                blocks.Tile = &GemmTiles.Tile12x32;
+                blocks.Tile = rows ? &GemmRowTiles.Tile12x32 : &GemmTiles.Tile12x32;
                 break;
             case GemmWidth.Bits256:
-                (blocks.TileRows, blocks.TileColumns) = (6, 16);
-                blocks.Tile = &GemmTiles.Tile6x16;
+                blocks.Tile = rows ? &GemmRowTiles.Tile6x16 : &GemmTiles.Tile6x16;
                 break;
             default:
-                (blocks.TileRows, blocks.TileColumns) = (8, 8);
-                blocks.Tile = &GemmTiles.Tile8x8;
+                blocks.Tile = rows ? &GemmRowTiles.Tile8x8 : &GemmTiles.Tile8x8;
                 break;
         }
-
-        bool acrossA = call.DepthA == 1, acrossB = call.DepthB == 1;
-        blocks.PackA = acrossA ? &GemmPack.Across<F32Element> : &GemmPack.Along<F32Element>;
-        blocks.PackB = call.TypeB switch
-        {
-            DType.F32 => acrossB ? &GemmPack.Across<F32Element> : &GemmPack.Along<F32Element>,
-            DType.F16 => acrossB ? &GemmPack.Across<F16Element> : &GemmPack.Along<F16Element>,
-            _ => acrossB ? &GemmPack.Across<BF16Element> : &GemmPack.Along<BF16Element>,
-        };
-        blocks.LineStrideA = acrossA ? call.RowA : call.DepthA;
-        blocks.LineStrideB = acrossB ? call.ColumnB : call.DepthB;
+        blocks.PackLeft = Packer(call.Left, rows);
+        blocks.PackRight = Packer(call.Right, false);
     }
+
+    private static delegate*<byte*, nint, int, int, int, float*, void> Packer(in GemmOperand operand, bool rows) => operand.Type switch
+    {
+        DType.F32 => rows ? &GemmPack.Rows<F32Element> : operand.Depth == 1 ? &GemmPack.Across<F32Element> : &GemmPack.Along<F32Element>,
+        DType.F16 => rows ? &GemmPack.Rows<F16Element> : operand.Depth == 1 ? &GemmPack.Across<F16Element> : &GemmPack.Along<F16Element>,
+        _ => rows ? &GemmPack.Rows<BF16Element> : operand.Depth == 1 ? &GemmPack.Across<BF16Element> : &GemmPack.Along<BF16Element>,
+    };
 
     private static void PrepareWhole(ref Blocks blocks, CpuWorkers workers, int threads)
     {
-        ref GemmCall call = ref blocks.Call;
-        int depthMost = Math.Min(call.K, DepthBlock);
-        blocks.ColumnBlockSize = RoundUp(Math.Min(call.N, LocalColumnBlock), blocks.TileColumns);
-        blocks.RowBlockSize = RoundUp(Math.Min(call.M, RowBlock), blocks.TileRows);
+        blocks.RightBlock = RoundUp(Math.Min(blocks.Call.Right.Lines, OwnRightBlock), blocks.TileRight);
+        blocks.LeftBlock = RoundUp(Math.Min(blocks.Call.Left.Lines, LeftBlock), blocks.TileLeft);
+        long floats = ((long)blocks.RightBlock + (blocks.InPlace ? 0 : blocks.LeftBlock)) * blocks.DepthBlock;
         for (int w = 0; w < threads; w++)
-            blocks.WorkerScratch[w] = (nint)workers.Scratch(w, ((long)blocks.ColumnBlockSize + blocks.RowBlockSize) * depthMost * sizeof(float));
+            blocks.WorkerScratch[w] = (nint)workers.Scratch(w, floats * sizeof(float));
     }
 
     /// <summary>One product of the batch on one worker, which packs both operands into its own scratch.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Whole(void* context, int batch, int worker)
     {
         var blocks = (Blocks*)context;
         ref GemmCall call = ref blocks->Call;
-        int columnMost = blocks->ColumnBlockSize, rowMost = blocks->RowBlockSize;
-        var packedB = (float*)blocks->WorkerScratch[worker];
-        float* packedA = packedB + (long)columnMost * Math.Min(call.K, DepthBlock);
-
-        for (int column = 0; column < call.N; column += columnMost)
+        GemmOperand left = call.Left, right = call.Right;
+        left.Advance(batch);
+        right.Advance(batch);
+        float* c = call.C + batch * call.StrideC;
+        var panels = (float*)blocks->WorkerScratch[worker];
+        float* ownLeft = panels + (long)blocks->RightBlock * blocks->DepthBlock;
+        for (int r = 0; r < right.Lines; r += blocks->RightBlock)
         {
-            int columns = Math.Min(columnMost, call.N - column);
-            for (int depthStart = 0; depthStart < call.K; depthStart += DepthBlock)
+            int rights = Math.Min(blocks->RightBlock, right.Lines - r);
+            for (int k = 0; k < call.K; k += blocks->DepthBlock)
             {
-                int depth = Math.Min(DepthBlock, call.K - depthStart);
-                PackB(blocks, batch, column, columns, depthStart, depth, packedB);
-                for (int row = 0; row < call.M; row += rowMost)
+                int depth = Math.Min(blocks->DepthBlock, call.K - k);
+                Pack(blocks->PackRight, right, r, rights, blocks->TileRight, k, depth, panels);
+                for (int l = 0; l < left.Lines; l += blocks->LeftBlock)
                 {
-                    int rows = Math.Min(rowMost, call.M - row);
-                    PackA(blocks, batch, row, rows, depthStart, depth, packedA);
-                    Multiply(blocks, packedA, packedB, rows, columns, depth,
-                        call.C + batch * call.StrideC + row * call.RowC + column, depthStart > 0 || call.Accumulate);
+                    int lefts = Math.Min(blocks->LeftBlock, left.Lines - l);
+                    if (!blocks->InPlace)
+                        Pack(blocks->PackLeft, left, l, lefts, blocks->TileLeft, k, depth, ownLeft);
+                    Multiply(blocks, blocks->InPlace ? (float*)left.At(l, k) : ownLeft, panels, lefts, rights, depth,
+                        c + l * call.LeftC + r * call.RightC, k > 0 || call.Accumulate);
                 }
             }
         }
@@ -211,122 +264,186 @@ internal static unsafe class Gemm
     private static void PrepareShared(ref Blocks blocks, CpuWorkers workers)
     {
         ref GemmCall call = ref blocks.Call;
-        int rowBlocks = (call.M + RowBlock - 1) / RowBlock;
-        blocks.RowBlockSize = RoundUp((call.M + rowBlocks - 1) / rowBlocks, blocks.TileRows);
-        blocks.RowBlocks = (call.M + blocks.RowBlockSize - 1) / blocks.RowBlockSize;
-        int columnBlocks = (call.N + ColumnBlock - 1) / ColumnBlock;
-        blocks.ColumnBlockSize = RoundUp((call.N + columnBlocks - 1) / columnBlocks, blocks.TileColumns);
-        int depthMost = Math.Min(call.K, DepthBlock);
+        int leftBlocks = (call.Left.Lines + LeftBlock - 1) / LeftBlock;
+        blocks.LeftBlock = RoundUp((call.Left.Lines + leftBlocks - 1) / leftBlocks, blocks.TileLeft);
+        blocks.LeftBlocks = (call.Left.Lines + blocks.LeftBlock - 1) / blocks.LeftBlock;
+        int rightBlocks = (call.Right.Lines + RightBlock - 1) / RightBlock;
+        blocks.RightBlock = RoundUp((call.Right.Lines + rightBlocks - 1) / rightBlocks, blocks.TileRight);
 
-        long ownBytes = ((long)blocks.RowBlockSize * depthMost * sizeof(float) + 63) & ~63L;
-        for (int w = 1; w < workers.Count; w++)
+        long ownBytes = blocks.InPlace ? 0 : ((long)blocks.LeftBlock * blocks.DepthBlock * sizeof(float) + 63) & ~63L;
+        for (int w = 1; w < workers.Count && ownBytes > 0; w++)
             blocks.WorkerScratch[w] = (nint)workers.Scratch(w, ownBytes);
-        // The panels of B that all share lie behind the first worker's own part.
-        blocks.WorkerScratch[0] = (nint)workers.Scratch(0, ownBytes + (long)blocks.ColumnBlockSize * depthMost * sizeof(float));
-        blocks.PanelsB = (float*)(blocks.WorkerScratch[0] + (nint)ownBytes);
+        // The panels that all share lie behind the first worker's own part.
+        blocks.WorkerScratch[0] = (nint)workers.Scratch(0, ownBytes + (long)blocks.RightBlock * blocks.DepthBlock * sizeof(float));
+        blocks.Panels = (float*)(blocks.WorkerScratch[0] + (nint)ownBytes);
     }
 
     /// <summary>
-    /// One product on all workers: per block of B, they pack it together, then take rectangles of C. A worker packs a
-    /// row block of A when it first meets it; items are ordered by row block, so that this happens rarely.
+    /// One product on all workers: per right block, they pack it together, then take rectangles of C. A worker that must
+    /// pack a left block does so when it first meets it; items are ordered by left block, so that this happens rarely.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Shared(Blocks* blocks, CpuWorkers workers)
     {
         ref GemmCall call = ref blocks->Call;
         int threads = workers.Count;
-        for (int column = 0; column < call.N; column += blocks->ColumnBlockSize)
+        for (int r = 0; r < call.Right.Lines; r += blocks->RightBlock)
         {
-            for (int depthStart = 0; depthStart < call.K; depthStart += DepthBlock)
+            for (int k = 0; k < call.K; k += blocks->DepthBlock)
             {
-                blocks->ColumnStart = column;
-                blocks->Columns = Math.Min(blocks->ColumnBlockSize, call.N - column);
-                blocks->DepthStart = depthStart;
-                blocks->Depth = Math.Min(DepthBlock, call.K - depthStart);
-                int panels = (blocks->Columns + blocks->TileColumns - 1) / blocks->TileColumns;
-                blocks->PanelsPerItem = Math.Max(1, Math.Min(panels / (4 * threads), 128 / blocks->TileColumns));
-                workers.Run((panels + blocks->PanelsPerItem - 1) / blocks->PanelsPerItem, &PackItem, blocks);
+                blocks->RightStart = r;
+                blocks->Rights = Math.Min(blocks->RightBlock, call.Right.Lines - r);
+                blocks->DepthStart = k;
+                blocks->Depth = Math.Min(blocks->DepthBlock, call.K - k);
+                int panels = (blocks->Rights + blocks->TileRight - 1) / blocks->TileRight;
+                blocks->PanelsPerPack = Math.Max(1, Math.Min(panels / (4 * threads), 128 / blocks->TileRight));
+                workers.Run((panels + blocks->PanelsPerPack - 1) / blocks->PanelsPerPack, &PackItem, blocks);
 
-                int groups = Math.Min(panels, Math.Max(1, (4 * threads + blocks->RowBlocks - 1) / blocks->RowBlocks));
+                int groups = Math.Min(panels, Math.Max(1, (4 * threads + blocks->LeftBlocks - 1) / blocks->LeftBlocks));
                 blocks->PanelsPerGroup = (panels + groups - 1) / groups;
                 blocks->Groups = (panels + blocks->PanelsPerGroup - 1) / blocks->PanelsPerGroup;
                 for (int w = 0; w < threads; w++)
-                    blocks->WorkerRowBlock[w] = -1;
-                workers.Run(blocks->RowBlocks * blocks->Groups, &MultiplyItem, blocks);
+                    blocks->WorkerLeftBlock[w] = -1;
+                workers.Run(blocks->LeftBlocks * blocks->Groups, &MultiplyItem, blocks);
             }
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void PackItem(void* context, int item, int worker)
     {
         var blocks = (Blocks*)context;
-        int start = item * blocks->PanelsPerItem * blocks->TileColumns;
-        int columns = Math.Min(blocks->PanelsPerItem * blocks->TileColumns, blocks->Columns - start);
-        PackB(blocks, 0, blocks->ColumnStart + start, columns, blocks->DepthStart, blocks->Depth, blocks->PanelsB + (long)start * blocks->Depth);
+        int start = item * blocks->PanelsPerPack * blocks->TileRight;
+        int rights = Math.Min(blocks->PanelsPerPack * blocks->TileRight, blocks->Rights - start);
+        Pack(blocks->PackRight, blocks->Call.Right, blocks->RightStart + start, rights, blocks->TileRight,
+            blocks->DepthStart, blocks->Depth, blocks->Panels + (long)start * blocks->Depth);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void MultiplyItem(void* context, int item, int worker)
     {
         var blocks = (Blocks*)context;
         ref GemmCall call = ref blocks->Call;
-        int rowBlock = item / blocks->Groups, group = item % blocks->Groups;
-        int row = rowBlock * blocks->RowBlockSize, rows = Math.Min(blocks->RowBlockSize, call.M - row);
-        int column = group * blocks->PanelsPerGroup * blocks->TileColumns;
-        int columns = Math.Min(blocks->PanelsPerGroup * blocks->TileColumns, blocks->Columns - column);
-        var packedA = (float*)blocks->WorkerScratch[worker];
-        if (blocks->WorkerRowBlock[worker] != rowBlock)
+        int leftBlock = item / blocks->Groups, group = item % blocks->Groups;
+        int l = leftBlock * blocks->LeftBlock, lefts = Math.Min(blocks->LeftBlock, call.Left.Lines - l);
+        int r = group * blocks->PanelsPerGroup * blocks->TileRight;
+        int rights = Math.Min(blocks->PanelsPerGroup * blocks->TileRight, blocks->Rights - r);
+        float* left;
+        if (blocks->InPlace)
         {
-            PackA(blocks, 0, row, rows, blocks->DepthStart, blocks->Depth, packedA);
-            blocks->WorkerRowBlock[worker] = rowBlock;
+            left = (float*)call.Left.At(l, blocks->DepthStart);
         }
-        Multiply(blocks, packedA, blocks->PanelsB + (long)column * blocks->Depth, rows, columns, blocks->Depth,
-            call.C + row * call.RowC + blocks->ColumnStart + column, blocks->DepthStart > 0 || call.Accumulate);
-    }
-
-    private static void PackA(Blocks* blocks, int batch, int row, int rows, int depthStart, int depth, float* panels)
-    {
-        ref GemmCall call = ref blocks->Call;
-        byte* source = call.A + (batch * call.StrideA + row * call.RowA + depthStart * call.DepthA) * sizeof(float);
-        nint step = blocks->TileRows * call.RowA * sizeof(float);
-        for (int r = 0; r < rows; r += blocks->TileRows, source += step, panels += (long)blocks->TileRows * depth)
-            blocks->PackA(source, blocks->LineStrideA, Math.Min(blocks->TileRows, rows - r), blocks->TileRows, depth, panels);
-    }
-
-    private static void PackB(Blocks* blocks, int batch, int column, int columns, int depthStart, int depth, float* panels)
-    {
-        ref GemmCall call = ref blocks->Call;
-        int size = call.TypeB.Size();
-        byte* source = call.B + (batch * call.StrideB + depthStart * call.DepthB + column * call.ColumnB) * size;
-        nint step = blocks->TileColumns * call.ColumnB * size;
-        for (int c = 0; c < columns; c += blocks->TileColumns, source += step, panels += (long)blocks->TileColumns * depth)
-            blocks->PackB(source, blocks->LineStrideB, Math.Min(blocks->TileColumns, columns - c), blocks->TileColumns, depth, panels);
-    }
-
-    /// <summary>Runs the register tile over packed panels; a tile that hangs over C's edge goes through a full-size copy.</summary>
-    [SkipLocalsInit]
-    private static void Multiply(Blocks* blocks, float* panelsA, float* panelsB, int rows, int columns, int depth, float* c, bool add)
-    {
-        int tileRows = blocks->TileRows, tileColumns = blocks->TileColumns;
-        nint rowC = blocks->Call.RowC;
-        float* edge = stackalloc float[12 * 32];
-        for (int j = 0; j < columns; j += tileColumns, panelsB += (long)tileColumns * depth)
+        else
         {
-            int across = Math.Min(tileColumns, columns - j);
-            float* a = panelsA;
-            for (int i = 0; i < rows; i += tileRows, a += (long)tileRows * depth)
+            left = (float*)blocks->WorkerScratch[worker];
+            if (blocks->WorkerLeftBlock[worker] != leftBlock)
+                Pack(blocks->PackLeft, call.Left, l, lefts, blocks->TileLeft, blocks->DepthStart, blocks->Depth, left);
+            blocks->WorkerLeftBlock[worker] = leftBlock;
+        }
+        Multiply(blocks, left, blocks->Panels + (long)r * blocks->Depth, lefts, rights, blocks->Depth,
+            call.C + l * call.LeftC + (blocks->RightStart + r) * call.RightC, blocks->DepthStart > 0 || call.Accumulate);
+    }
+
+    private static void Pack(delegate*<byte*, nint, int, int, int, float*, void> pack, in GemmOperand operand, int line, int lines, int width, int k, int depth, float* to) =>
+        pack(operand.At(line, k), operand.Depth == 1 ? operand.Line : operand.Depth, lines, width, depth, to);
+
+    /// <summary>
+    /// Runs the register tile over a left block and packed panels. A tile that hangs over C's edge goes through a full-size
+    /// copy; so does every tile when C's rows run along the left operand.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization), SkipLocalsInit]
+    private static void Multiply(Blocks* blocks, float* left, float* panels, int lefts, int rights, int depth, float* c, bool add)
+    {
+        int tileLeft = blocks->TileLeft, tileRight = blocks->TileRight;
+        nint leftC = blocks->Call.LeftC, rightC = blocks->Call.RightC;
+        nint row = blocks->InPlace ? blocks->Call.Left.Line : depth;
+        nint leftStep = blocks->InPlace || blocks->Rows ? tileLeft * row : (nint)tileLeft * depth;
+        float* copy = stackalloc float[12 * 32];
+        for (int j = 0; j < rights; j += tileRight, panels += (nint)tileRight * depth)
+        {
+            int across = Math.Min(tileRight, rights - j);
+            float* a = left;
+            for (int i = 0; i < lefts; i += tileLeft, a += leftStep)
             {
-                int down = Math.Min(tileRows, rows - i);
-                float* to = c + i * rowC + j;
-                if (across == tileColumns && down == tileRows)
+                int down = Math.Min(tileLeft, lefts - i);
+                float* to = c + i * leftC + j * rightC;
+                Prefetch(to, leftC, rightC, down, across);
+                if (across == tileRight && down == tileLeft && rightC == 1)
                 {
-                    blocks->Tile(a, panelsB, depth, to, rowC, add);
+                    blocks->Tile(a, row, tileLeft - 1, panels, depth, to, leftC, add);
                     continue;
                 }
-                blocks->Tile(a, panelsB, depth, edge, tileColumns, false);
-                for (int y = 0; y < down; y++)
-                    for (int x = 0; x < across; x++)
-                        to[y * rowC + x] = add ? to[y * rowC + x] + edge[y * tileColumns + x] : edge[y * tileColumns + x];
+                blocks->Tile(a, row, down - 1, panels, depth, copy, tileRight, false);
+                if (leftC == 1)
+                    StoreTransposed(copy, tileRight, down, across, to, rightC, add);
+                else
+                    Store(copy, tileRight, down, across, to, leftC, rightC, add);
             }
         }
+    }
+
+    // C is fetched while the tile computes; its rows lie too far apart for the hardware to guess.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch(float* to, nint leftC, nint rightC, int down, int across)
+    {
+        if (!Sse.IsSupported)
+            return;
+        if (rightC == 1)
+        {
+            for (int y = 0; y < down; y++)
+                Sse.Prefetch0(to + y * leftC + across - 1);
+        }
+        else
+        {
+            for (int x = 0; x < across; x++)
+                Sse.Prefetch0(to + x * rightC);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Store(float* from, int width, int down, int across, float* to, nint leftC, nint rightC, bool add)
+    {
+        for (int y = 0; y < down; y++)
+        {
+            for (int x = 0; x < across; x++)
+            {
+                float* at = to + y * leftC + x * rightC;
+                *at = add ? *at + from[y * width + x] : from[y * width + x];
+            }
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void StoreTransposed(float* from, int width, int down, int across, float* to, nint rightC, bool add)
+    {
+        int y = 0;
+        for (; y <= down - 4; y += 4, from += 4 * width, to += 4)
+        {
+            int x = 0;
+            for (; x <= across - 4; x += 4)
+            {
+                Vector128<float> v0 = Vector128.Load(from + x), v1 = Vector128.Load(from + width + x);
+                Vector128<float> v2 = Vector128.Load(from + 2 * width + x), v3 = Vector128.Load(from + 3 * width + x);
+                GemmPack.Transpose(ref v0, ref v1, ref v2, ref v3);
+                float* line = to + x * rightC;
+                Put(v0, line, add);
+                Put(v1, line + rightC, add);
+                Put(v2, line + 2 * rightC, add);
+                Put(v3, line + 3 * rightC, add);
+            }
+            if (x < across)
+                Store(from + x, width, 4, across - x, to + x * rightC, 1, rightC, add);
+        }
+        if (y < down)
+            Store(from, width, down - y, across, to, 1, rightC, add);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Put(Vector128<float> v, float* to, bool add)
+    {
+        if (add)
+            v += Vector128.Load(to);
+        v.Store(to);
     }
 
     private static int RoundUp(int value, int multiple) => (value + multiple - 1) / multiple * multiple;

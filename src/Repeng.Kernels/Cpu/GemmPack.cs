@@ -7,97 +7,203 @@ using System.Runtime.Intrinsics.X86;
 namespace Repeng.Kernels.Cpu;
 
 /// <summary>
-/// Packing of an operand into panels: [depth, width] fp32, contiguous, the lines beyond <c>count</c> zero. A line is a row of
-/// op(A) or a column of op(B). 16-bit elements are widened here, once per block, so that the tiles see fp32 alone.
+/// Packing of an operand into panels: each [depth, width] fp32, contiguous, one after the other, lines beyond
+/// <c>count</c> zero. A line is a row of op(A) or a column of op(B). 16-bit elements are widened here, once per block,
+/// so that the tiles see fp32 alone.
 /// </summary>
 internal static unsafe class GemmPack
 {
-    /// <summary>Packs one panel from a source that is contiguous along the lines: element (k, line) at source[k·stride + line].</summary>
+    /// <summary>Packs from a source that is contiguous along the lines: element (k, line) at source[k·stride + line].</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Along<TElement>(byte* source, nint stride, int count, int width, int depth, float* panel) where TElement : struct, IGemmElement
+    public static void Along<TElement>(byte* source, nint stride, int count, int width, int depth, float* panels) where TElement : struct, IGemmElement
     {
-        if (count < width)
-            NativeMemory.Clear(panel, (nuint)width * (nuint)depth * sizeof(float));
-        for (int k = 0; k < depth; k++, source += stride * TElement.Size, panel += width)
+        // One row of the source after the other over all panels: it is read in long runs, not in pieces of one panel's width.
+        int full = count / width, rest = count % width;
+        nint panelLength = (nint)width * depth;
+        // Rows lie a page or more apart, where the hardware does not look ahead.
+        nint ahead = 6 * stride * TElement.Size;
+        if (rest > 0)
+            NativeMemory.Clear(panels + full * panelLength, (nuint)panelLength * sizeof(float));
+        for (int k = 0; k < depth; k++, source += stride * TElement.Size, panels += width)
         {
-            int i = 0;
-            for (; i <= count - 8; i += 8)
-                TElement.Load256(source, i).Store(panel + i);
-            if (i <= count - 4)
+            byte* from = source;
+            float* to = panels;
+            switch (width)
             {
-                TElement.Load128(source, i).Store(panel + i);
-                i += 4;
+                case 16:
+                    for (int p = 0; p < full; p++, from += 16 * TElement.Size, to += panelLength)
+                    {
+                        if (Sse.IsSupported)
+                            Sse.Prefetch0(from + ahead);
+                        Vector256<float> low = TElement.Load256(from, 0), high = TElement.Load256(from, 8);
+                        low.Store(to);
+                        high.Store(to + 8);
+                    }
+                    break;
+                case 6:
+                    for (int p = 0; p < full; p++, from += 6 * TElement.Size, to += panelLength)
+                    {
+                        TElement.Load128(from, 0).Store(to);
+                        to[4] = TElement.Get(from, 4);
+                        to[5] = TElement.Get(from, 5);
+                    }
+                    break;
+                default:
+                    for (int p = 0; p < full; p++, from += width * TElement.Size, to += panelLength)
+                        for (int i = 0; i < width; i += 4)
+                            TElement.Load128(from, i).Store(to + i);
+                    break;
             }
-            for (; i < count; i++)
-                panel[i] = TElement.Get(source, i);
+            for (int i = 0; i < rest; i++)
+                to[i] = TElement.Get(from, i);
         }
     }
 
-    /// <summary>Packs one panel from a source that is contiguous along the depth: element (k, line) at source[line·stride + k].</summary>
+    /// <summary>Packs from a source that is contiguous along the depth: element (k, line) at source[line·stride + k].</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Across<TElement>(byte* source, nint stride, int count, int width, int depth, float* panel) where TElement : struct, IGemmElement
+    public static void Across<TElement>(byte* source, nint stride, int count, int width, int depth, float* panels) where TElement : struct, IGemmElement
     {
-        if (count < width)
-            NativeMemory.Clear(panel, (nuint)width * (nuint)depth * sizeof(float));
         nint step = stride * TElement.Size;
-        int line = 0;
-        for (; line <= count - 4; line += 4)
+        for (int first = 0; first < count; first += width, source += width * step, panels += (nint)width * depth)
         {
-            byte* s0 = source + line * step;
-            byte* s1 = s0 + step, s2 = s1 + step, s3 = s2 + step;
-            float* to = panel + line;
-            int k = 0;
-            for (; k <= depth - 4; k += 4, to += 4 * width)
+            int lines = Math.Min(width, count - first);
+            if (lines < width)
+                NativeMemory.Clear(panels, (nuint)width * (nuint)depth * sizeof(float));
+            int line = 0;
+            for (; line <= lines - 8 && Avx.IsSupported; line += 8)
+                Across8<TElement>(source + line * step, step, width, depth, panels + line);
+            for (; line <= lines - 4; line += 4)
+                Across4<TElement>(source + line * step, step, width, depth, panels + line);
+            for (; line <= lines - 2; line += 2)
+                Across2<TElement>(source + line * step, step, width, depth, panels + line);
+            if (line < lines)
             {
-                Vector128<float> v0 = TElement.Load128(s0, k), v1 = TElement.Load128(s1, k);
-                Vector128<float> v2 = TElement.Load128(s2, k), v3 = TElement.Load128(s3, k);
-                Vector128<float> low01 = ZipLow(v0, v1), high01 = ZipHigh(v0, v1), low23 = ZipLow(v2, v3), high23 = ZipHigh(v2, v3);
-                JoinLow(low01, low23).Store(to);
-                JoinHigh(low01, low23).Store(to + width);
-                JoinLow(high01, high23).Store(to + 2 * width);
-                JoinHigh(high01, high23).Store(to + 3 * width);
+                byte* s = source + line * step;
+                float* to = panels + line;
+                for (int k = 0; k < depth; k++, to += width)
+                    *to = TElement.Get(s, k);
             }
-            for (; k < depth; k++, to += width)
-            {
-                to[0] = TElement.Get(s0, k);
-                to[1] = TElement.Get(s1, k);
-                to[2] = TElement.Get(s2, k);
-                to[3] = TElement.Get(s3, k);
-            }
-        }
-        for (; line <= count - 2; line += 2)
-        {
-            byte* s0 = source + line * step;
-            byte* s1 = s0 + step;
-            float* to = panel + line;
-            int k = 0;
-            for (; k <= depth - 4; k += 4, to += 4 * width)
-            {
-                Vector128<float> v0 = TElement.Load128(s0, k), v1 = TElement.Load128(s1, k);
-                Vector128<double> low = ZipLow(v0, v1).AsDouble(), high = ZipHigh(v0, v1).AsDouble();
-                *(double*)to = low.ToScalar();
-                *(double*)(to + width) = low.GetElement(1);
-                *(double*)(to + 2 * width) = high.ToScalar();
-                *(double*)(to + 3 * width) = high.GetElement(1);
-            }
-            for (; k < depth; k++, to += width)
-            {
-                to[0] = TElement.Get(s0, k);
-                to[1] = TElement.Get(s1, k);
-            }
-        }
-        if (line < count)
-        {
-            byte* s = source + line * step;
-            float* to = panel + line;
-            for (int k = 0; k < depth; k++, to += width)
-                *to = TElement.Get(s, k);
         }
     }
 
-    /// <summary>Copies a small operand to [count, depth] rows, whatever its strides: element (k, line) at source[line·lineStride + k·depthStride].</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Rows<TElement>(byte* source, nint lineStride, nint depthStride, int count, int depth, float* rows) where TElement : struct, IGemmElement
+    private static void Across8<TElement>(byte* source, nint step, int width, int depth, float* to) where TElement : struct, IGemmElement
+    {
+        byte* s0 = source, s1 = s0 + step, s2 = s1 + step, s3 = s2 + step, s4 = s3 + step, s5 = s4 + step, s6 = s5 + step, s7 = s6 + step;
+        int k = 0;
+        for (; k <= depth - 8; k += 8, to += 8 * width)
+        {
+            if ((k * TElement.Size & 63) == 0)
+            {
+                // The next eight lines, because the hardware does not follow from the end of one line to the next.
+                byte* ahead = source + 8 * step + k * TElement.Size;
+                Sse.Prefetch0(ahead);
+                Sse.Prefetch0(ahead + step);
+                Sse.Prefetch0(ahead + 2 * step);
+                Sse.Prefetch0(ahead + 3 * step);
+                Sse.Prefetch0(ahead + 4 * step);
+                Sse.Prefetch0(ahead + 5 * step);
+                Sse.Prefetch0(ahead + 6 * step);
+                Sse.Prefetch0(ahead + 7 * step);
+            }
+            // Lines 0 and 4, 1 and 5, … share a register from the start, so that all shuffles stay within 128-bit lanes.
+            Vector256<float> v0 = Vector256.Create(TElement.Load128(s0, k), TElement.Load128(s4, k));
+            Vector256<float> v1 = Vector256.Create(TElement.Load128(s1, k), TElement.Load128(s5, k));
+            Vector256<float> v2 = Vector256.Create(TElement.Load128(s2, k), TElement.Load128(s6, k));
+            Vector256<float> v3 = Vector256.Create(TElement.Load128(s3, k), TElement.Load128(s7, k));
+            Transpose(v0, v1, v2, v3, width, to);
+            v0 = Vector256.Create(TElement.Load128(s0, k + 4), TElement.Load128(s4, k + 4));
+            v1 = Vector256.Create(TElement.Load128(s1, k + 4), TElement.Load128(s5, k + 4));
+            v2 = Vector256.Create(TElement.Load128(s2, k + 4), TElement.Load128(s6, k + 4));
+            v3 = Vector256.Create(TElement.Load128(s3, k + 4), TElement.Load128(s7, k + 4));
+            Transpose(v0, v1, v2, v3, width, to + 4 * width);
+        }
+        for (; k < depth; k++, to += width)
+        {
+            to[0] = TElement.Get(s0, k);
+            to[1] = TElement.Get(s1, k);
+            to[2] = TElement.Get(s2, k);
+            to[3] = TElement.Get(s3, k);
+            to[4] = TElement.Get(s4, k);
+            to[5] = TElement.Get(s5, k);
+            to[6] = TElement.Get(s6, k);
+            to[7] = TElement.Get(s7, k);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Transpose(Vector256<float> v0, Vector256<float> v1, Vector256<float> v2, Vector256<float> v3, int width, float* to)
+    {
+        Vector256<double> low01 = Avx.UnpackLow(v0, v1).AsDouble(), high01 = Avx.UnpackHigh(v0, v1).AsDouble();
+        Vector256<double> low23 = Avx.UnpackLow(v2, v3).AsDouble(), high23 = Avx.UnpackHigh(v2, v3).AsDouble();
+        Avx.UnpackLow(low01, low23).AsSingle().Store(to);
+        Avx.UnpackHigh(low01, low23).AsSingle().Store(to + width);
+        Avx.UnpackLow(high01, high23).AsSingle().Store(to + 2 * width);
+        Avx.UnpackHigh(high01, high23).AsSingle().Store(to + 3 * width);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Across4<TElement>(byte* source, nint step, int width, int depth, float* to) where TElement : struct, IGemmElement
+    {
+        byte* s0 = source, s1 = s0 + step, s2 = s1 + step, s3 = s2 + step;
+        int k = 0;
+        for (; k <= depth - 4; k += 4, to += 4 * width)
+        {
+            Vector128<float> v0 = TElement.Load128(s0, k), v1 = TElement.Load128(s1, k);
+            Vector128<float> v2 = TElement.Load128(s2, k), v3 = TElement.Load128(s3, k);
+            Transpose(ref v0, ref v1, ref v2, ref v3);
+            v0.Store(to);
+            v1.Store(to + width);
+            v2.Store(to + 2 * width);
+            v3.Store(to + 3 * width);
+        }
+        for (; k < depth; k++, to += width)
+        {
+            to[0] = TElement.Get(s0, k);
+            to[1] = TElement.Get(s1, k);
+            to[2] = TElement.Get(s2, k);
+            to[3] = TElement.Get(s3, k);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Across2<TElement>(byte* source, nint step, int width, int depth, float* to) where TElement : struct, IGemmElement
+    {
+        byte* s0 = source, s1 = s0 + step;
+        int k = 0;
+        for (; k <= depth - 4; k += 4, to += 4 * width)
+        {
+            Vector128<float> v0 = TElement.Load128(s0, k), v1 = TElement.Load128(s1, k);
+            Vector128<double> low = ZipLow(v0, v1).AsDouble(), high = ZipHigh(v0, v1).AsDouble();
+            *(double*)to = low.ToScalar();
+            *(double*)(to + width) = low.GetElement(1);
+            *(double*)(to + 2 * width) = high.ToScalar();
+            *(double*)(to + 3 * width) = high.GetElement(1);
+        }
+        for (; k < depth; k++, to += width)
+        {
+            to[0] = TElement.Get(s0, k);
+            to[1] = TElement.Get(s1, k);
+        }
+    }
+
+    /// <summary>Copies lines that are contiguous along the depth to rows [count, depth]: element (k, line) at source[line·stride + k].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Rows<TElement>(byte* source, nint stride, int count, int width, int depth, float* rows) where TElement : struct, IGemmElement
+    {
+        for (int line = 0; line < count; line++, rows += depth, source += stride * TElement.Size)
+        {
+            int k = 0;
+            for (; k <= depth - 8; k += 8)
+                TElement.Load256(source, k).Store(rows + k);
+            for (; k < depth; k++)
+                rows[k] = TElement.Get(source, k);
+        }
+    }
+
+    /// <summary>Copies a small operand to rows [count, depth], whatever its strides: element (k, line) at source[line·lineStride + k·depthStride].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Gather<TElement>(byte* source, nint lineStride, nint depthStride, int count, int depth, float* rows) where TElement : struct, IGemmElement
     {
         for (int line = 0; line < count; line++, rows += depth)
         {
@@ -105,6 +211,17 @@ internal static unsafe class GemmPack
             for (int k = 0; k < depth; k++)
                 rows[k] = TElement.Get(s, k * depthStride);
         }
+    }
+
+    /// <summary>Transposes a 4×4 block.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static void Transpose(ref Vector128<float> v0, ref Vector128<float> v1, ref Vector128<float> v2, ref Vector128<float> v3)
+    {
+        Vector128<float> low01 = ZipLow(v0, v1), high01 = ZipHigh(v0, v1), low23 = ZipLow(v2, v3), high23 = ZipHigh(v2, v3);
+        v0 = JoinLow(low01, low23);
+        v1 = JoinHigh(low01, low23);
+        v2 = JoinLow(high01, high23);
+        v3 = JoinHigh(high01, high23);
     }
 
     // a0 b0 a1 b1

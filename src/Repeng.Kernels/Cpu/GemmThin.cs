@@ -16,88 +16,36 @@ internal static unsafe class GemmThin
     /// <summary>Most lines of the small operand.</summary>
     internal const int Limit = 8;
 
-    // Columns of one item on the path that adds up lines: 8 lines of partial sums stay in L1.
-    private const int SumBlock = 512;
+    // Partial sums of one item on the path that adds up lines: half of a 32 KiB L1.
+    private const int SumFloats = 4096;
 
     // Below this many multiply-adds a product is cheaper on the calling thread than a wake-up of the pool.
     private const double SerialLimit = 100_000;
 
     private struct Work
     {
+        // Left is the small operand, Right the large one.
+        public GemmCall Call;
         public nint* WorkerScratch;
-
-        // Small operand: element (line, k) at Small[line·SmallLine + k·SmallDepth].
-        public byte* Small;
-        public nint SmallLine, SmallDepth, SmallStride;
-        public DType SmallType;
-        public int Lines;
-
-        // Large operand: element (column, k) at Large[column·LargeColumn + k·LargeDepth].
-        public byte* Large;
-        public nint LargeColumn, LargeDepth, LargeStride;
-        public DType LargeType;
-        public int Columns;
-
-        // Output element (line, column) at C[line·LineC + column·ColumnC].
-        public float* C;
-        public nint LineC, ColumnC, StrideC;
-        public bool Accumulate;
-
-        public int K;
-        public int ColumnsPerItem, ItemsPerProduct;
         public nint SumsAt;
-        public readonly bool InPlace => SmallType == DType.F32 && SmallDepth == 1;
+        public int PerItem, ItemsPerProduct;
         public delegate*<Work*, float*, nint, byte*, int, int, float*, void> Dots;
         public delegate*<float*, nint, byte*, nint, int, int, int, float*, void> Sums;
+
+        public readonly bool SmallInPlace => Call.Left.Type == DType.F32 && Call.Left.Depth == 1;
     }
 
     /// <summary>Whether this path takes the product.</summary>
-    public static bool Takes(in GemmCall call) => Math.Min(call.M, call.N) <= Limit;
+    public static bool Takes(in GemmCall call) => Math.Min(call.Left.Lines, call.Right.Lines) <= Limit;
 
     /// <summary>Computes all products of the call.</summary>
-    public static void Run(ref GemmCall call, CpuWorkers workers)
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Run(GemmCall call, CpuWorkers workers)
     {
+        if (call.Left.Lines > call.Right.Lines)
+            call.Swap();
         Work work = default;
-        work.C = call.C;
-        work.StrideC = call.StrideC;
-        work.Accumulate = call.Accumulate;
-        work.K = call.K;
-        if (call.M <= call.N)
-        {
-            work.Small = call.A;
-            work.SmallLine = call.RowA;
-            work.SmallDepth = call.DepthA;
-            work.SmallStride = call.StrideA;
-            work.SmallType = DType.F32;
-            work.Lines = call.M;
-            work.Large = call.B;
-            work.LargeColumn = call.ColumnB;
-            work.LargeDepth = call.DepthB;
-            work.LargeStride = call.StrideB;
-            work.LargeType = call.TypeB;
-            work.Columns = call.N;
-            work.LineC = call.RowC;
-            work.ColumnC = 1;
-        }
-        else
-        {
-            work.Small = call.B;
-            work.SmallLine = call.ColumnB;
-            work.SmallDepth = call.DepthB;
-            work.SmallStride = call.StrideB;
-            work.SmallType = call.TypeB;
-            work.Lines = call.N;
-            work.Large = call.A;
-            work.LargeColumn = call.RowA;
-            work.LargeDepth = call.DepthA;
-            work.LargeStride = call.StrideA;
-            work.LargeType = DType.F32;
-            work.Columns = call.M;
-            work.LineC = 1;
-            work.ColumnC = call.RowC;
-        }
-
-        bool dots = work.LargeDepth == 1;
+        work.Call = call;
         switch (call.Width)
         {
             case GemmWidth.Bits512:
@@ -111,38 +59,35 @@ internal static unsafe class GemmThin
                 break;
         }
 
-        // Items of about 64 KiB of the large operand, at least four per thread where there is enough.
-        int threads = workers.Count;
-        long wanted = Math.Max(24, 16384 / Math.Max(1, work.K));
-        long balanced = (work.Columns + 4L * threads - 1) / (4L * threads);
-        int perItem = dots
-            ? (int)Math.Min(work.Columns, (Math.Max(24, Math.Min(balanced, 4 * wanted)) + 23) / 24 * 24)
-            : (int)Math.Min(SumBlock, Math.Max(64, (balanced + 15) / 16 * 16));
-        work.ColumnsPerItem = perItem;
-        work.ItemsPerProduct = (work.Columns + perItem - 1) / perItem;
+        int threads = workers.Count, lines = call.Left.Lines, columns = call.Right.Lines;
+        bool serial = threads == 1 || (double)lines * columns * call.K * call.Batch < SerialLimit;
+        bool dots = call.Right.Depth == 1;
+        // Items of up to 256 KiB of the large operand, at least four per thread; the sums read long runs instead.
+        long most = dots ? Math.Max(24, 65536 / call.K) : SumFloats / lines;
+        long balanced = serial ? columns : (columns - 1L) / (dots ? 4L * threads : threads) + 1;
+        work.PerItem = (int)Math.Min(columns, (Math.Min(balanced, most) + 23) / 24 * 24);
+        work.ItemsPerProduct = (columns - 1) / work.PerItem + 1;
 
-        double all = (double)work.Lines * work.Columns * work.K * call.Batch;
-        bool serial = threads == 1 || all < SerialLimit;
-        long rowsLength = work.InPlace ? 0 : ((long)work.Lines * work.K + 15) & ~15L;
-        long sumsLength = dots ? 0 : (long)work.Lines * perItem;
-        work.SumsAt = (nint)rowsLength;
+        long copyFloats = work.SmallInPlace ? 0 : ((long)lines * call.K + 15) & ~15L;
+        long floats = copyFloats + (dots ? 0 : (long)lines * work.PerItem);
+        work.SumsAt = (nint)copyFloats;
         nint* scratch = stackalloc nint[threads];
-        for (int w = 0; w < (serial ? 1 : threads); w++)
-            scratch[w] = rowsLength + sumsLength > 0 ? (nint)workers.Scratch(w, (rowsLength + sumsLength) * sizeof(float)) : 0;
+        for (int w = 0; w < (serial ? 1 : threads) && floats > 0; w++)
+            scratch[w] = (nint)workers.Scratch(w, floats * sizeof(float));
         work.WorkerScratch = scratch;
         CpuWorkers? pool = serial ? null : workers;
-        if (call.StrideC == 0)
+        if (call.StrideC != 0 || call.Batch == 1)
         {
-            // One output for the whole batch: products in order, so that no two items add to the same place.
-            for (int i = 0; i < call.Batch; i++)
-            {
-                RunItems(&work, work.ItemsPerProduct, pool);
-                work.Small += work.SmallStride * work.SmallType.Size();
-                work.Large += work.LargeStride * work.LargeType.Size();
-            }
+            RunItems(&work, checked(work.ItemsPerProduct * call.Batch), pool);
             return;
         }
-        RunItems(&work, checked(work.ItemsPerProduct * call.Batch), pool);
+        // One output for the whole batch: products in order, so that no two items add to the same place.
+        for (int i = 0; i < call.Batch; i++)
+        {
+            RunItems(&work, work.ItemsPerProduct, pool);
+            work.Call.Left.Advance(1);
+            work.Call.Right.Advance(1);
+        }
     }
 
     private static void RunItems(Work* work, int items, CpuWorkers? pool)
@@ -159,7 +104,7 @@ internal static unsafe class GemmThin
     private static void SelectKernels<TWidth, TVector>(ref Work work)
         where TVector : struct where TWidth : struct, IGemmWidth<TVector>
     {
-        switch (work.LargeType)
+        switch (work.Call.Right.Type)
         {
             case DType.F32:
                 work.Dots = &Dots<TWidth, TVector, F32Element>;
@@ -176,112 +121,181 @@ internal static unsafe class GemmThin
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Item(void* context, int item, int worker)
     {
         var work = (Work*)context;
-        int product = item / work->ItemsPerProduct;
-        int column = item % work->ItemsPerProduct * work->ColumnsPerItem;
-        int columns = Math.Min(work->ColumnsPerItem, work->Columns - column);
+        ref GemmCall call = ref work->Call;
+        int product = item / work->ItemsPerProduct, column = item % work->ItemsPerProduct * work->PerItem;
+        int columns = Math.Min(work->PerItem, call.Right.Lines - column);
+        GemmOperand left = call.Left, right = call.Right;
+        left.Advance(product);
+        right.Advance(product);
         var scratch = (float*)work->WorkerScratch[worker];
-        byte* source = work->Small + product * work->SmallStride * work->SmallType.Size();
-        float* small = (float*)source;
-        nint smallLine = work->SmallLine;
-        if (!work->InPlace)
+        var small = (float*)left.Data;
+        nint smallLine = left.Line;
+        if (!work->SmallInPlace)
         {
+            Gather(left, call.K, scratch);
             small = scratch;
-            smallLine = work->K;
-            CopyRows(work, source, scratch);
+            smallLine = call.K;
         }
-
-        byte* large = work->Large + (product * work->LargeStride + column * work->LargeColumn) * work->LargeType.Size();
-        float* c = work->C + product * work->StrideC + column * work->ColumnC;
-        if (work->LargeDepth == 1)
-            work->Dots(work, small, smallLine, large, columns, work->K, c);
+        float* c = call.C + product * call.StrideC + column * call.RightC;
+        if (right.Depth == 1)
+            work->Dots(work, small, smallLine, right.At(column, 0), columns, call.K, c);
         else
-            AddUp(work, small, smallLine, large, columns, scratch + work->SumsAt, c);
+            AddUp(work, small, smallLine, right.At(column, 0), columns, scratch + work->SumsAt, c);
     }
 
-    private static void CopyRows(Work* work, byte* source, float* rows)
+    private static void Gather(in GemmOperand small, int depth, float* rows)
     {
-        switch (work->SmallType)
+        switch (small.Type)
         {
             case DType.F32:
-                GemmPack.Rows<F32Element>(source, work->SmallLine, work->SmallDepth, work->Lines, work->K, rows);
+                GemmPack.Gather<F32Element>(small.Data, small.Line, small.Depth, small.Lines, depth, rows);
                 break;
             case DType.F16:
-                GemmPack.Rows<F16Element>(source, work->SmallLine, work->SmallDepth, work->Lines, work->K, rows);
+                GemmPack.Gather<F16Element>(small.Data, small.Line, small.Depth, small.Lines, depth, rows);
                 break;
             default:
-                GemmPack.Rows<BF16Element>(source, work->SmallLine, work->SmallDepth, work->Lines, work->K, rows);
+                GemmPack.Gather<BF16Element>(small.Data, small.Line, small.Depth, small.Lines, depth, rows);
                 break;
         }
     }
 
     /// <summary>The path along lines of the large operand: sums of one depth block start at zero and are then added to C, as in Gemm.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void AddUp(Work* work, float* small, nint smallLine, byte* large, int columns, float* sums, float* c)
     {
-        for (int depthStart = 0; depthStart < work->K; depthStart += Gemm.DepthBlock)
+        ref GemmCall call = ref work->Call;
+        int depthBlock = Gemm.DepthBlock(call.K), lines = call.Left.Lines;
+        for (int k = 0; k < call.K; k += depthBlock)
         {
-            int depth = Math.Min(Gemm.DepthBlock, work->K - depthStart);
-            new Span<float>(sums, work->Lines * columns).Clear();
-            work->Sums(small + depthStart, smallLine, large + depthStart * work->LargeDepth * work->LargeType.Size(), work->LargeDepth,
-                work->Lines, columns, depth, sums);
-            bool add = depthStart > 0 || work->Accumulate;
-            for (int line = 0; line < work->Lines; line++)
+            int depth = Math.Min(depthBlock, call.K - k);
+            new Span<float>(sums, lines * columns).Clear();
+            work->Sums(small + k, smallLine, large + k * call.Right.Depth * call.Right.Type.Size(), call.Right.Depth, lines, columns, depth, sums);
+            bool add = k > 0 || call.Accumulate;
+            for (int line = 0; line < lines; line++)
             {
                 float* from = sums + line * columns;
-                float* to = c + line * work->LineC;
-                nint step = work->ColumnC;
+                float* to = c + line * call.LeftC;
+                nint step = call.RightC;
                 for (int i = 0; i < columns; i++)
                     to[i * step] = add ? to[i * step] + from[i] : from[i];
             }
         }
     }
 
-    /// <summary>sums[line, column] += Σ_k small[line, k]·large[k, column], four k at a time so that the sums are loaded once per four.</summary>
+    /// <summary>
+    /// sums[line, column] += Σ_k small[line, k]·large[k, column]. Two lines take four k at a time, one line eight, so that
+    /// the sums are loaded and stored once per four or eight multiply-adds.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Sums<TWidth, TVector, TElement>(float* small, nint smallLine, byte* large, nint stride, int lines, int columns, int depth, float* sums)
         where TVector : struct where TWidth : struct, IGemmWidth<TVector> where TElement : struct, IGemmElement
     {
         nint step = stride * TElement.Size;
         int k = 0;
-        for (; k <= depth - 4; k += 4, large += 4 * step)
+        for (; k <= depth - 8; k += 8, large += 8 * step)
         {
-            byte* l0 = large, l1 = l0 + step, l2 = l1 + step, l3 = l2 + step;
-            for (int line = 0; line < lines; line++)
+            int line = 0;
+            for (; line <= lines - 2; line += 2)
             {
                 float* s = small + line * smallLine + k;
                 float* to = sums + line * columns;
-                TVector s0 = TWidth.Broadcast(s[0]), s1 = TWidth.Broadcast(s[1]), s2 = TWidth.Broadcast(s[2]), s3 = TWidth.Broadcast(s[3]);
-                int i = 0;
-                for (; i <= columns - TWidth.Lanes; i += TWidth.Lanes)
-                {
-                    TVector v = TWidth.Load<F32Element>((byte*)to, i);
-                    v = TWidth.MultiplyAdd(s0, TWidth.Load<TElement>(l0, i), v);
-                    v = TWidth.MultiplyAdd(s1, TWidth.Load<TElement>(l1, i), v);
-                    v = TWidth.MultiplyAdd(s2, TWidth.Load<TElement>(l2, i), v);
-                    v = TWidth.MultiplyAdd(s3, TWidth.Load<TElement>(l3, i), v);
-                    TWidth.Store(v, to + i);
-                }
-                for (; i < columns; i++)
-                {
-                    float v = MathF.FusedMultiplyAdd(s[0], TElement.Get(l0, i), to[i]);
-                    v = MathF.FusedMultiplyAdd(s[1], TElement.Get(l1, i), v);
-                    v = MathF.FusedMultiplyAdd(s[2], TElement.Get(l2, i), v);
-                    to[i] = MathF.FusedMultiplyAdd(s[3], TElement.Get(l3, i), v);
-                }
+                Sums2x4<TWidth, TVector, TElement>(s, smallLine, large, step, columns, to);
+                Sums2x4<TWidth, TVector, TElement>(s + 4, smallLine, large + 4 * step, step, columns, to);
             }
+            if (line < lines)
+                Sums1x8<TWidth, TVector, TElement>(small + line * smallLine + k, large, step, columns, sums + line * columns);
         }
         for (; k < depth; k++, large += step)
-        {
             for (int line = 0; line < lines; line++)
-            {
-                float s = small[line * smallLine + k];
-                float* to = sums + line * columns;
-                for (int i = 0; i < columns; i++)
-                    to[i] = MathF.FusedMultiplyAdd(s, TElement.Get(large, i), to[i]);
-            }
+                Sums1x1<TWidth, TVector, TElement>(small[line * smallLine + k], large, columns, sums + line * columns);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Sums2x4<TWidth, TVector, TElement>(float* s, nint smallLine, byte* l0, nint step, int columns, float* to)
+        where TVector : struct where TWidth : struct, IGemmWidth<TVector> where TElement : struct, IGemmElement
+    {
+        byte* l1 = l0 + step, l2 = l1 + step, l3 = l2 + step;
+        float* t = s + smallLine;
+        TVector s0 = TWidth.Broadcast(s[0]), s1 = TWidth.Broadcast(s[1]), s2 = TWidth.Broadcast(s[2]), s3 = TWidth.Broadcast(s[3]);
+        TVector t0 = TWidth.Broadcast(t[0]), t1 = TWidth.Broadcast(t[1]), t2 = TWidth.Broadcast(t[2]), t3 = TWidth.Broadcast(t[3]);
+        nint i = 0;
+        for (; i <= columns - TWidth.Lanes; i += TWidth.Lanes)
+        {
+            TVector v = TWidth.Load<F32Element>((byte*)to, i), w = TWidth.Load<F32Element>((byte*)(to + columns), i);
+            TVector x = TWidth.Load<TElement>(l0, i);
+            v = TWidth.MultiplyAdd(s0, x, v);
+            w = TWidth.MultiplyAdd(t0, x, w);
+            x = TWidth.Load<TElement>(l1, i);
+            v = TWidth.MultiplyAdd(s1, x, v);
+            w = TWidth.MultiplyAdd(t1, x, w);
+            x = TWidth.Load<TElement>(l2, i);
+            v = TWidth.MultiplyAdd(s2, x, v);
+            w = TWidth.MultiplyAdd(t2, x, w);
+            x = TWidth.Load<TElement>(l3, i);
+            v = TWidth.MultiplyAdd(s3, x, v);
+            w = TWidth.MultiplyAdd(t3, x, w);
+            TWidth.Store(v, to + i);
+            TWidth.Store(w, to + columns + i);
         }
+        for (; i < columns; i++)
+        {
+            float x0 = TElement.Get(l0, i), x1 = TElement.Get(l1, i), x2 = TElement.Get(l2, i), x3 = TElement.Get(l3, i);
+            to[i] = Chain(s, x0, x1, x2, x3, to[i]);
+            to[columns + i] = Chain(t, x0, x1, x2, x3, to[columns + i]);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Sums1x8<TWidth, TVector, TElement>(float* s, byte* l0, nint step, int columns, float* to)
+        where TVector : struct where TWidth : struct, IGemmWidth<TVector> where TElement : struct, IGemmElement
+    {
+        byte* l1 = l0 + step, l2 = l1 + step, l3 = l2 + step, l4 = l3 + step, l5 = l4 + step, l6 = l5 + step, l7 = l6 + step;
+        TVector s0 = TWidth.Broadcast(s[0]), s1 = TWidth.Broadcast(s[1]), s2 = TWidth.Broadcast(s[2]), s3 = TWidth.Broadcast(s[3]);
+        TVector s4 = TWidth.Broadcast(s[4]), s5 = TWidth.Broadcast(s[5]), s6 = TWidth.Broadcast(s[6]), s7 = TWidth.Broadcast(s[7]);
+        nint i = 0;
+        for (; i <= columns - TWidth.Lanes; i += TWidth.Lanes)
+        {
+            TVector v = TWidth.Load<F32Element>((byte*)to, i);
+            v = TWidth.MultiplyAdd(s0, TWidth.Load<TElement>(l0, i), v);
+            v = TWidth.MultiplyAdd(s1, TWidth.Load<TElement>(l1, i), v);
+            v = TWidth.MultiplyAdd(s2, TWidth.Load<TElement>(l2, i), v);
+            v = TWidth.MultiplyAdd(s3, TWidth.Load<TElement>(l3, i), v);
+            v = TWidth.MultiplyAdd(s4, TWidth.Load<TElement>(l4, i), v);
+            v = TWidth.MultiplyAdd(s5, TWidth.Load<TElement>(l5, i), v);
+            v = TWidth.MultiplyAdd(s6, TWidth.Load<TElement>(l6, i), v);
+            v = TWidth.MultiplyAdd(s7, TWidth.Load<TElement>(l7, i), v);
+            TWidth.Store(v, to + i);
+        }
+        for (; i < columns; i++)
+        {
+            float v = Chain(s, TElement.Get(l0, i), TElement.Get(l1, i), TElement.Get(l2, i), TElement.Get(l3, i), to[i]);
+            to[i] = Chain(s + 4, TElement.Get(l4, i), TElement.Get(l5, i), TElement.Get(l6, i), TElement.Get(l7, i), v);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Sums1x1<TWidth, TVector, TElement>(float s, byte* l, int columns, float* to)
+        where TVector : struct where TWidth : struct, IGemmWidth<TVector> where TElement : struct, IGemmElement
+    {
+        TVector x = TWidth.Broadcast(s);
+        nint i = 0;
+        for (; i <= columns - TWidth.Lanes; i += TWidth.Lanes)
+            TWidth.Store(TWidth.MultiplyAdd(x, TWidth.Load<TElement>(l, i), TWidth.Load<F32Element>((byte*)to, i)), to + i);
+        for (; i < columns; i++)
+            to[i] = MathF.FusedMultiplyAdd(s, TElement.Get(l, i), to[i]);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float Chain(float* s, float x0, float x1, float x2, float x3, float sum)
+    {
+        sum = MathF.FusedMultiplyAdd(s[0], x0, sum);
+        sum = MathF.FusedMultiplyAdd(s[1], x1, sum);
+        sum = MathF.FusedMultiplyAdd(s[2], x2, sum);
+        return MathF.FusedMultiplyAdd(s[3], x3, sum);
     }
 
     /// <summary>
@@ -292,9 +306,9 @@ internal static unsafe class GemmThin
     private static void Dots<TWidth, TVector, TElement>(Work* work, float* small, nint smallLine, byte* large, int columns, int depth, float* c)
         where TVector : struct where TWidth : struct, IGemmWidth<TVector> where TElement : struct, IGemmElement
     {
-        nint largeColumn = work->LargeColumn * TElement.Size;
+        nint largeColumn = work->Call.Right.Line * TElement.Size;
         float* results = stackalloc float[12];
-        int lines = work->Lines;
+        int lines = work->Call.Left.Lines;
         int across = lines == 1 ? 8 : lines == 2 ? 4 : 3;
         for (int column = 0; column < columns; column += across)
         {
@@ -320,8 +334,8 @@ internal static unsafe class GemmThin
                 {
                     for (int x = 0; x < valid; x++)
                     {
-                        float* to = c + (line + y) * work->LineC + (column + x) * work->ColumnC;
-                        *to = work->Accumulate ? *to + results[y * across + x] : results[y * across + x];
+                        float* to = c + (line + y) * work->Call.LeftC + (column + x) * work->Call.RightC;
+                        *to = work->Call.Accumulate ? *to + results[y * across + x] : results[y * across + x];
                     }
                 }
                 line += down;

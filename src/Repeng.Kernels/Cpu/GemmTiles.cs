@@ -5,15 +5,15 @@ namespace Repeng.Kernels.Cpu;
 
 /// <summary>
 /// Register tiles of the matrix product: C[rows, columns] = or += Σ_k a[k, row]·b[k, column] over packed panels
-/// (a: [depth, rows], b: [depth, columns], both contiguous). Every element is one chain of fused multiply-adds in
-/// the order of k, starting at zero, so its bits depend neither on the tile's shape nor on its place in C.
-/// The tiles are written out because the JIT keeps named locals in registers, not arrays.
+/// (a: [depth, rows], b: [depth, columns], both contiguous; rowA and lastRow have no use here). Every element is one
+/// chain of fused multiply-adds in the order of k, starting at zero, so its bits depend neither on the tile's shape nor
+/// on its place in C. The tiles are written out because the JIT keeps named locals in registers, not arrays.
 /// </summary>
 internal static unsafe class GemmTiles
 {
     /// <summary>8×8 for 128-bit units: 16 accumulators of NEON's 32 registers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Tile8x8(float* a, float* b, nint depth, float* c, nint ldc, bool add)
+    public static void Tile8x8(float* a, nint rowA, int lastRow, float* b, nint depth, float* c, nint rowC, bool add)
     {
         Vector128<float> c00 = Vector128<float>.Zero, c01 = Vector128<float>.Zero;
         Vector128<float> c10 = Vector128<float>.Zero, c11 = Vector128<float>.Zero;
@@ -26,8 +26,7 @@ internal static unsafe class GemmTiles
         for (float* end = a + depth * 8; a < end; a += 8, b += 8)
         {
             Vector128<float> b0 = Vector128.Load(b), b1 = Vector128.Load(b + 4);
-            Vector128<float> x;
-            x = Vector128.Create(a[0]);
+            Vector128<float> x = Vector128.Create(a[0]);
             c00 = Vector128.FusedMultiplyAdd(x, b0, c00);
             c01 = Vector128.FusedMultiplyAdd(x, b1, c01);
             x = Vector128.Create(a[1]);
@@ -56,42 +55,42 @@ internal static unsafe class GemmTiles
         {
             c00 += Vector128.Load(c);
             c01 += Vector128.Load(c + 4);
-            c10 += Vector128.Load(c + ldc);
-            c11 += Vector128.Load(c + ldc + 4);
-            c20 += Vector128.Load(c + 2 * ldc);
-            c21 += Vector128.Load(c + 2 * ldc + 4);
-            c30 += Vector128.Load(c + 3 * ldc);
-            c31 += Vector128.Load(c + 3 * ldc + 4);
-            c40 += Vector128.Load(c + 4 * ldc);
-            c41 += Vector128.Load(c + 4 * ldc + 4);
-            c50 += Vector128.Load(c + 5 * ldc);
-            c51 += Vector128.Load(c + 5 * ldc + 4);
-            c60 += Vector128.Load(c + 6 * ldc);
-            c61 += Vector128.Load(c + 6 * ldc + 4);
-            c70 += Vector128.Load(c + 7 * ldc);
-            c71 += Vector128.Load(c + 7 * ldc + 4);
+            c10 += Vector128.Load(c + rowC);
+            c11 += Vector128.Load(c + rowC + 4);
+            c20 += Vector128.Load(c + 2 * rowC);
+            c21 += Vector128.Load(c + 2 * rowC + 4);
+            c30 += Vector128.Load(c + 3 * rowC);
+            c31 += Vector128.Load(c + 3 * rowC + 4);
+            c40 += Vector128.Load(c + 4 * rowC);
+            c41 += Vector128.Load(c + 4 * rowC + 4);
+            c50 += Vector128.Load(c + 5 * rowC);
+            c51 += Vector128.Load(c + 5 * rowC + 4);
+            c60 += Vector128.Load(c + 6 * rowC);
+            c61 += Vector128.Load(c + 6 * rowC + 4);
+            c70 += Vector128.Load(c + 7 * rowC);
+            c71 += Vector128.Load(c + 7 * rowC + 4);
         }
         c00.Store(c);
         c01.Store(c + 4);
-        c10.Store(c + ldc);
-        c11.Store(c + ldc + 4);
-        c20.Store(c + 2 * ldc);
-        c21.Store(c + 2 * ldc + 4);
-        c30.Store(c + 3 * ldc);
-        c31.Store(c + 3 * ldc + 4);
-        c40.Store(c + 4 * ldc);
-        c41.Store(c + 4 * ldc + 4);
-        c50.Store(c + 5 * ldc);
-        c51.Store(c + 5 * ldc + 4);
-        c60.Store(c + 6 * ldc);
-        c61.Store(c + 6 * ldc + 4);
-        c70.Store(c + 7 * ldc);
-        c71.Store(c + 7 * ldc + 4);
+        c10.Store(c + rowC);
+        c11.Store(c + rowC + 4);
+        c20.Store(c + 2 * rowC);
+        c21.Store(c + 2 * rowC + 4);
+        c30.Store(c + 3 * rowC);
+        c31.Store(c + 3 * rowC + 4);
+        c40.Store(c + 4 * rowC);
+        c41.Store(c + 4 * rowC + 4);
+        c50.Store(c + 5 * rowC);
+        c51.Store(c + 5 * rowC + 4);
+        c60.Store(c + 6 * rowC);
+        c61.Store(c + 6 * rowC + 4);
+        c70.Store(c + 7 * rowC);
+        c71.Store(c + 7 * rowC + 4);
     }
 
     /// <summary>6×16 for AVX2: 12 accumulators, two loads of b and one broadcast fill the 16 registers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Tile6x16(float* a, float* b, nint depth, float* c, nint ldc, bool add)
+    public static void Tile6x16(float* a, nint rowA, int lastRow, float* b, nint depth, float* c, nint rowC, bool add)
     {
         Vector256<float> c00 = Vector256<float>.Zero, c01 = Vector256<float>.Zero;
         Vector256<float> c10 = Vector256<float>.Zero, c11 = Vector256<float>.Zero;
@@ -102,8 +101,7 @@ internal static unsafe class GemmTiles
         for (float* end = a + depth * 6; a < end; a += 6, b += 16)
         {
             Vector256<float> b0 = Vector256.Load(b), b1 = Vector256.Load(b + 8);
-            Vector256<float> x;
-            x = Vector256.Create(a[0]);
+            Vector256<float> x = Vector256.Create(a[0]);
             c00 = Vector256.FusedMultiplyAdd(x, b0, c00);
             c01 = Vector256.FusedMultiplyAdd(x, b1, c01);
             x = Vector256.Create(a[1]);
@@ -126,34 +124,34 @@ internal static unsafe class GemmTiles
         {
             c00 += Vector256.Load(c);
             c01 += Vector256.Load(c + 8);
-            c10 += Vector256.Load(c + ldc);
-            c11 += Vector256.Load(c + ldc + 8);
-            c20 += Vector256.Load(c + 2 * ldc);
-            c21 += Vector256.Load(c + 2 * ldc + 8);
-            c30 += Vector256.Load(c + 3 * ldc);
-            c31 += Vector256.Load(c + 3 * ldc + 8);
-            c40 += Vector256.Load(c + 4 * ldc);
-            c41 += Vector256.Load(c + 4 * ldc + 8);
-            c50 += Vector256.Load(c + 5 * ldc);
-            c51 += Vector256.Load(c + 5 * ldc + 8);
+            c10 += Vector256.Load(c + rowC);
+            c11 += Vector256.Load(c + rowC + 8);
+            c20 += Vector256.Load(c + 2 * rowC);
+            c21 += Vector256.Load(c + 2 * rowC + 8);
+            c30 += Vector256.Load(c + 3 * rowC);
+            c31 += Vector256.Load(c + 3 * rowC + 8);
+            c40 += Vector256.Load(c + 4 * rowC);
+            c41 += Vector256.Load(c + 4 * rowC + 8);
+            c50 += Vector256.Load(c + 5 * rowC);
+            c51 += Vector256.Load(c + 5 * rowC + 8);
         }
         c00.Store(c);
         c01.Store(c + 8);
-        c10.Store(c + ldc);
-        c11.Store(c + ldc + 8);
-        c20.Store(c + 2 * ldc);
-        c21.Store(c + 2 * ldc + 8);
-        c30.Store(c + 3 * ldc);
-        c31.Store(c + 3 * ldc + 8);
-        c40.Store(c + 4 * ldc);
-        c41.Store(c + 4 * ldc + 8);
-        c50.Store(c + 5 * ldc);
-        c51.Store(c + 5 * ldc + 8);
+        c10.Store(c + rowC);
+        c11.Store(c + rowC + 8);
+        c20.Store(c + 2 * rowC);
+        c21.Store(c + 2 * rowC + 8);
+        c30.Store(c + 3 * rowC);
+        c31.Store(c + 3 * rowC + 8);
+        c40.Store(c + 4 * rowC);
+        c41.Store(c + 4 * rowC + 8);
+        c50.Store(c + 5 * rowC);
+        c51.Store(c + 5 * rowC + 8);
     }
 
     /// <summary>12×32 for AVX-512: 24 accumulators of 32 registers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Tile12x32(float* a, float* b, nint depth, float* c, nint ldc, bool add)
+    public static void Tile12x32(float* a, nint rowA, int lastRow, float* b, nint depth, float* c, nint rowC, bool add)
     {
         Vector512<float> c00 = Vector512<float>.Zero, c01 = Vector512<float>.Zero;
         Vector512<float> c10 = Vector512<float>.Zero, c11 = Vector512<float>.Zero;
@@ -170,8 +168,7 @@ internal static unsafe class GemmTiles
         for (float* end = a + depth * 12; a < end; a += 12, b += 32)
         {
             Vector512<float> b0 = Vector512.Load(b), b1 = Vector512.Load(b + 16);
-            Vector512<float> x;
-            x = Vector512.Create(a[0]);
+            Vector512<float> x = Vector512.Create(a[0]);
             c00 = Vector512.FusedMultiplyAdd(x, b0, c00);
             c01 = Vector512.FusedMultiplyAdd(x, b1, c01);
             x = Vector512.Create(a[1]);
@@ -212,52 +209,52 @@ internal static unsafe class GemmTiles
         {
             c00 += Vector512.Load(c);
             c01 += Vector512.Load(c + 16);
-            c10 += Vector512.Load(c + ldc);
-            c11 += Vector512.Load(c + ldc + 16);
-            c20 += Vector512.Load(c + 2 * ldc);
-            c21 += Vector512.Load(c + 2 * ldc + 16);
-            c30 += Vector512.Load(c + 3 * ldc);
-            c31 += Vector512.Load(c + 3 * ldc + 16);
-            c40 += Vector512.Load(c + 4 * ldc);
-            c41 += Vector512.Load(c + 4 * ldc + 16);
-            c50 += Vector512.Load(c + 5 * ldc);
-            c51 += Vector512.Load(c + 5 * ldc + 16);
-            c60 += Vector512.Load(c + 6 * ldc);
-            c61 += Vector512.Load(c + 6 * ldc + 16);
-            c70 += Vector512.Load(c + 7 * ldc);
-            c71 += Vector512.Load(c + 7 * ldc + 16);
-            c80 += Vector512.Load(c + 8 * ldc);
-            c81 += Vector512.Load(c + 8 * ldc + 16);
-            c90 += Vector512.Load(c + 9 * ldc);
-            c91 += Vector512.Load(c + 9 * ldc + 16);
-            c100 += Vector512.Load(c + 10 * ldc);
-            c101 += Vector512.Load(c + 10 * ldc + 16);
-            c110 += Vector512.Load(c + 11 * ldc);
-            c111 += Vector512.Load(c + 11 * ldc + 16);
+            c10 += Vector512.Load(c + rowC);
+            c11 += Vector512.Load(c + rowC + 16);
+            c20 += Vector512.Load(c + 2 * rowC);
+            c21 += Vector512.Load(c + 2 * rowC + 16);
+            c30 += Vector512.Load(c + 3 * rowC);
+            c31 += Vector512.Load(c + 3 * rowC + 16);
+            c40 += Vector512.Load(c + 4 * rowC);
+            c41 += Vector512.Load(c + 4 * rowC + 16);
+            c50 += Vector512.Load(c + 5 * rowC);
+            c51 += Vector512.Load(c + 5 * rowC + 16);
+            c60 += Vector512.Load(c + 6 * rowC);
+            c61 += Vector512.Load(c + 6 * rowC + 16);
+            c70 += Vector512.Load(c + 7 * rowC);
+            c71 += Vector512.Load(c + 7 * rowC + 16);
+            c80 += Vector512.Load(c + 8 * rowC);
+            c81 += Vector512.Load(c + 8 * rowC + 16);
+            c90 += Vector512.Load(c + 9 * rowC);
+            c91 += Vector512.Load(c + 9 * rowC + 16);
+            c100 += Vector512.Load(c + 10 * rowC);
+            c101 += Vector512.Load(c + 10 * rowC + 16);
+            c110 += Vector512.Load(c + 11 * rowC);
+            c111 += Vector512.Load(c + 11 * rowC + 16);
         }
         c00.Store(c);
         c01.Store(c + 16);
-        c10.Store(c + ldc);
-        c11.Store(c + ldc + 16);
-        c20.Store(c + 2 * ldc);
-        c21.Store(c + 2 * ldc + 16);
-        c30.Store(c + 3 * ldc);
-        c31.Store(c + 3 * ldc + 16);
-        c40.Store(c + 4 * ldc);
-        c41.Store(c + 4 * ldc + 16);
-        c50.Store(c + 5 * ldc);
-        c51.Store(c + 5 * ldc + 16);
-        c60.Store(c + 6 * ldc);
-        c61.Store(c + 6 * ldc + 16);
-        c70.Store(c + 7 * ldc);
-        c71.Store(c + 7 * ldc + 16);
-        c80.Store(c + 8 * ldc);
-        c81.Store(c + 8 * ldc + 16);
-        c90.Store(c + 9 * ldc);
-        c91.Store(c + 9 * ldc + 16);
-        c100.Store(c + 10 * ldc);
-        c101.Store(c + 10 * ldc + 16);
-        c110.Store(c + 11 * ldc);
-        c111.Store(c + 11 * ldc + 16);
+        c10.Store(c + rowC);
+        c11.Store(c + rowC + 16);
+        c20.Store(c + 2 * rowC);
+        c21.Store(c + 2 * rowC + 16);
+        c30.Store(c + 3 * rowC);
+        c31.Store(c + 3 * rowC + 16);
+        c40.Store(c + 4 * rowC);
+        c41.Store(c + 4 * rowC + 16);
+        c50.Store(c + 5 * rowC);
+        c51.Store(c + 5 * rowC + 16);
+        c60.Store(c + 6 * rowC);
+        c61.Store(c + 6 * rowC + 16);
+        c70.Store(c + 7 * rowC);
+        c71.Store(c + 7 * rowC + 16);
+        c80.Store(c + 8 * rowC);
+        c81.Store(c + 8 * rowC + 16);
+        c90.Store(c + 9 * rowC);
+        c91.Store(c + 9 * rowC + 16);
+        c100.Store(c + 10 * rowC);
+        c101.Store(c + 10 * rowC + 16);
+        c110.Store(c + 11 * rowC);
+        c111.Store(c + 11 * rowC + 16);
     }
 }
