@@ -70,7 +70,7 @@ public sealed class AdamWTests
     [Fact]
     public void BitsDoNotDependOnThreads()
     {
-        const int N = 100_003;
+        const int N = 150_003;
         Threads.AssertSameBits((b, memory, results) =>
         {
             View p = memory.Of(ReduceReference.Random(N, 1)), m = memory.Zeros(N), v = memory.Zeros(N);
@@ -87,8 +87,8 @@ public sealed class AdamWTests
     {
         using IBackend b = Backends.Create("cpu", 2);
         using TestMemory memory = new(b);
-        View p = memory.Zeros(100_000), g = memory.Zeros(100_000), m = memory.Zeros(100_000), v = memory.Zeros(100_000);
-        Allocation.AssertNone(() => b.AdamW(p, g, m, v, 100_000, new AdamWArgs(1e-2, 0.9, 0.999, 1e-8, 0.1, 1)));
+        View p = memory.Zeros(150_000), g = memory.Zeros(150_000), m = memory.Zeros(150_000), v = memory.Zeros(150_000);
+        Allocation.AssertNone(() => b.AdamW(p, g, m, v, 150_000, new AdamWArgs(1e-2, 0.9, 0.999, 1e-8, 0.1, 1)));
     }
 
     [Theory]

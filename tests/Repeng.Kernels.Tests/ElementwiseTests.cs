@@ -282,7 +282,7 @@ public sealed class ElementwiseTests
     [Fact]
     public void BitsDoNotDependOnThreads()
     {
-        const int N = 100_003, Rows = 1021, Cols = 97;
+        const int N = 150_003, Rows = 1501, Cols = 97;
         float[] x = Random(N, 1), positive = Array.ConvertAll(x, v => Math.Abs(v) + 0.1f), other = Random(N, 2);
         Threads.AssertSameBits((b, memory, results) =>
         {
@@ -342,7 +342,7 @@ public sealed class ElementwiseTests
     {
         using IBackend b = Backends.Create("cpu", 2);
         using TestMemory memory = new(b);
-        foreach (int n in new[] { 7, 100_000 })
+        foreach (int n in new[] { 7, 150_000 })
         {
             View x = memory.Empty(n, 0.5f), y = memory.Empty(n, 0.5f), d = memory.Zeros(n), e = memory.Zeros(n);
             Allocation.AssertNone(() =>

@@ -197,16 +197,16 @@ public sealed class ReduceTests
     {
         using IBackend b = Backends.Create("cpu", 2);
         using TestMemory memory = new(b);
-        View x = memory.Empty(100_000, 1), y = memory.Zeros(100_000), ids = memory.Of(ReduceReference.RandomIndices(500, 100, 1));
+        View x = memory.Empty(200_000, 1), y = memory.Zeros(200_000), ids = memory.Of(ReduceReference.RandomIndices(900, 100, 1));
         Allocation.AssertNone(() =>
         {
-            b.ReduceSum(y, x, 1, 100_000, 1, accumulate: false);
-            b.ReduceSum(y, x, 10, 100, 100, accumulate: true);
+            b.ReduceSum(y, x, 1, 200_000, 1, accumulate: false);
+            b.ReduceSum(y, x, 10, 100, 200, accumulate: true);
             b.ReduceSumBackward(y, x, 10, 100, 100);
-            b.ReduceSumBackward(y, x, 1000, 100, 1);
-            b.GatherRows(y, x, ids, 500, 200);
-            b.GatherRowsBackward(y, x, ids, 500, 200);
-            b.CopyColumns(y, 200, 3, x, 200, 5, 500, 190, accumulate: true);
+            b.ReduceSumBackward(y, x, 2000, 100, 1);
+            b.GatherRows(y, x, ids, 900, 200);
+            b.GatherRowsBackward(y, x, ids, 900, 200);
+            b.CopyColumns(y, 200, 3, x, 200, 5, 900, 190, accumulate: true);
         });
     }
 

@@ -21,10 +21,10 @@ internal unsafe struct BroadcastKernel
         BroadcastKernel job = new() { Y = y, A = a, B = b, Cols = cols, RowsPerB = int.MaxValue };
         switch (Simplify(rows, cols, broadcast))
         {
-            case Broadcast.None: Ranges.Elements(workers, (long)rows * cols, &Flat<TFunction, TMode>, &job); break;
-            case Broadcast.Scalar: Ranges.Elements(workers, (long)rows * cols, &Splat<TFunction, TMode>, &job); break;
-            case Broadcast.OverRows: Ranges.Rows(workers, rows, cols, &RowOfB<TFunction, TMode>, &job); break;
-            case Broadcast.OverCols: Ranges.Rows(workers, rows, cols, &ElementOfB<TFunction, TMode>, &job); break;
+            case Broadcast.None: Ranges.Elements(workers, (long)rows * cols, Ranges.Light, &Flat<TFunction, TMode>, &job); break;
+            case Broadcast.Scalar: Ranges.Elements(workers, (long)rows * cols, Ranges.Light, &Splat<TFunction, TMode>, &job); break;
+            case Broadcast.OverRows: Ranges.Rows(workers, rows, cols, Ranges.Light, &RowOfB<TFunction, TMode>, &job); break;
+            case Broadcast.OverCols: Ranges.Rows(workers, rows, cols, Ranges.Light, &ElementOfB<TFunction, TMode>, &job); break;
             default: throw Check.Unknown(broadcast, nameof(IBackend.Binary));
         }
     }
@@ -33,7 +33,7 @@ internal unsafe struct BroadcastKernel
     public static void AddRepeated(CpuWorkers workers, float* y, float* b, int rows, int cols, int rowsPerB)
     {
         BroadcastKernel job = new() { Y = y, A = y, B = b, Cols = cols, RowsPerB = rowsPerB };
-        Ranges.Rows(workers, rows, cols, &RowOfB<SecondFunction, Accumulate>, &job);
+        Ranges.Rows(workers, rows, cols, Ranges.Light, &RowOfB<SecondFunction, Accumulate>, &job);
     }
 
     /// <summary>The broadcast that reads the same elements with longer loops: a single row or column needs no loop over the other axis.</summary>

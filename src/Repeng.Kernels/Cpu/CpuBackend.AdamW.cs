@@ -32,7 +32,7 @@ public sealed unsafe partial class CpuBackend
             StepSize = (float)(args.LearningRate / (1 - Math.Pow(args.Beta1, args.Step))),
             Eps = (float)args.Eps,
         };
-        Ranges.Elements(_workers, n, &AdamWJob.Part, &job);
+        Ranges.Elements(_workers, n, Ranges.Light, &AdamWJob.Part, &job);
     }
 
     private struct AdamWJob

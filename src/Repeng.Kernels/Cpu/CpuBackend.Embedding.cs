@@ -13,9 +13,9 @@ public sealed unsafe partial class CpuBackend
         EmbeddingJob job = new() { Y = (float*)y.Address, Table = (byte*)table.Address, Ids = (int*)ids.Address, Dim = dim, Scale = scale };
         switch (table.Type)
         {
-            case DType.F32: Ranges.Rows(_workers, rows, dim, &EmbeddingJob.Forward<SingleTable>, &job); break;
-            case DType.F16: Ranges.Rows(_workers, rows, dim, &EmbeddingJob.Forward<HalfTable>, &job); break;
-            case DType.BF16: Ranges.Rows(_workers, rows, dim, &EmbeddingJob.Forward<BFloat16Table>, &job); break;
+            case DType.F32: Ranges.Rows(_workers, rows, dim, Ranges.Light, &EmbeddingJob.Forward<SingleTable>, &job); break;
+            case DType.F16: Ranges.Rows(_workers, rows, dim, Ranges.Light, &EmbeddingJob.Forward<HalfTable>, &job); break;
+            case DType.BF16: Ranges.Rows(_workers, rows, dim, Ranges.Light, &EmbeddingJob.Forward<BFloat16Table>, &job); break;
             default: throw new ArgumentException($"EmbeddingForward: operand table is {table.Type}, needs F32, F16 or BF16");
         }
     }

@@ -22,7 +22,7 @@ public sealed unsafe partial class CpuBackend
             case UnaryOp.GeluTanh: body = &GatedJob.Forward<GeluTanhFunction>; break;
             default: throw Check.Unknown(op, nameof(GatedForward));
         }
-        Ranges.Elements(_workers, n, body, &job);
+        Ranges.Elements(_workers, n, Ranges.Heavy, body, &job);
     }
 
     /// <inheritdoc/>
@@ -54,7 +54,7 @@ public sealed unsafe partial class CpuBackend
             case UnaryOp.GeluTanh: body = &GatedJob.Backward<GeluTanhFunction>; break;
             default: throw Check.Unknown(op, nameof(GatedBackward));
         }
-        Ranges.Elements(_workers, n, body, &job);
+        Ranges.Elements(_workers, n, Ranges.Heavy, body, &job);
     }
 
     private struct GatedJob
@@ -82,41 +82,44 @@ public sealed unsafe partial class CpuBackend
         }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        public static void Backward<TFunction>(void* context, long begin, long end) where TFunction : struct, IUnaryFunction
+        public static void Backward<TFunction>(void* context, long begin, long end) where TFunction : struct, IGateFunction
         {
             GatedJob* job = (GatedJob*)context;
-            float* gate = job->Gate, up = job->Up, dy = job->Dy;
-            if (job->DGate != null)
+            float* gate = job->Gate, up = job->Up, dy = job->Dy, dGate = job->DGate, dUp = job->DUp;
+            long i = begin;
+            for (; i <= end - SimdMath.Lanes; i += SimdMath.Lanes)
+                Add<TFunction>(dGate == null ? null : dGate + i, dUp == null ? null : dUp + i, dy + i, gate + i, up + i);
+            if (i < end)
             {
-                float* dGate = job->DGate;
-                long i = begin;
-                for (; i <= end - SimdMath.Lanes; i += SimdMath.Lanes)
+                // The rest through padded copies, so that it goes the same way as full vectors.
+                const int Lanes = SimdMath.Lanes;
+                uint bytes = (uint)(end - i) * sizeof(float);
+                float* padded = stackalloc float[5 * Lanes];
+                Unsafe.CopyBlock(padded, gate + i, bytes);
+                Unsafe.CopyBlock(padded + Lanes, dy + i, bytes);
+                if (dGate != null)
                 {
-                    V g = Vector256.Load(gate + i);
-                    V outer = Vector256.Load(dy + i) * Vector256.Load(up + i);
-                    Vector256.Store(SimdMath.MulAdd(outer, TFunction.Derivative(g, g, V.Zero), Vector256.Load(dGate + i)), dGate + i);
+                    Unsafe.CopyBlock(padded + (2 * Lanes), up + i, bytes);
+                    Unsafe.CopyBlock(padded + (3 * Lanes), dGate + i, bytes);
                 }
-                if (i < end)
-                {
-                    int count = (int)(end - i);
-                    V g = SimdMath.LoadPartial(gate + i, count);
-                    V outer = SimdMath.LoadPartial(dy + i, count) * SimdMath.LoadPartial(up + i, count);
-                    SimdMath.StorePartial(dGate + i, SimdMath.MulAdd(outer, TFunction.Derivative(g, g, V.Zero), SimdMath.LoadPartial(dGate + i, count)), count);
-                }
+                if (dUp != null)
+                    Unsafe.CopyBlock(padded + (4 * Lanes), dUp + i, bytes);
+                Add<TFunction>(dGate == null ? null : padded + (3 * Lanes), dUp == null ? null : padded + (4 * Lanes), padded + Lanes, padded, padded + (2 * Lanes));
+                if (dGate != null)
+                    Unsafe.CopyBlock(dGate + i, padded + (3 * Lanes), bytes);
+                if (dUp != null)
+                    Unsafe.CopyBlock(dUp + i, padded + (4 * Lanes), bytes);
             }
-            if (job->DUp != null)
-            {
-                float* dUp = job->DUp;
-                long i = begin;
-                for (; i <= end - SimdMath.Lanes; i += SimdMath.Lanes)
-                    Vector256.Store(SimdMath.MulAdd(Vector256.Load(dy + i), TFunction.Value(Vector256.Load(gate + i), V.Zero), Vector256.Load(dUp + i)), dUp + i);
-                if (i < end)
-                {
-                    int count = (int)(end - i);
-                    V value = TFunction.Value(SimdMath.LoadPartial(gate + i, count), V.Zero);
-                    SimdMath.StorePartial(dUp + i, SimdMath.MulAdd(SimdMath.LoadPartial(dy + i, count), value, SimdMath.LoadPartial(dUp + i, count)), count);
-                }
-            }
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static void Add<TFunction>(float* dGate, float* dUp, float* dy, float* gate, float* up) where TFunction : struct, IGateFunction
+        {
+            V upstream = Vector256.Load(dy), value = TFunction.Both(Vector256.Load(gate), out V derivative);
+            if (dGate != null)
+                Vector256.Store(SimdMath.MulAdd(upstream * Vector256.Load(up), derivative, Vector256.Load(dGate)), dGate);
+            if (dUp != null)
+                Vector256.Store(SimdMath.MulAdd(upstream, value, Vector256.Load(dUp)), dUp);
         }
     }
 }

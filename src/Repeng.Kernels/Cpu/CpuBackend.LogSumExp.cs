@@ -10,7 +10,7 @@ public sealed unsafe partial class CpuBackend
         sum.Require(rows, DType.F32, nameof(LogSumExpChunk), nameof(sum));
         int blocks = Ranges.Blocks(cols);
         VocabularyKernel job = new() { Logits = (float*)logits.Address, Cols = cols, Blocks = blocks, Partial = VocabularyKernel.Partials(_workers, rows, blocks) };
-        Ranges.Rows(_workers, rows, cols, &VocabularyKernel.MaxAndSum, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Heavy, &VocabularyKernel.MaxAndSum, &job);
 
         float* runningMax = (float*)max.Address, runningSum = (float*)sum.Address;
         for (int row = 0; row < rows; row++)

@@ -12,7 +12,7 @@ public sealed unsafe partial class CpuBackend
         long sourceRows = RequireRows(y, x, index, rows, cols, nameof(GatherRows), nameof(y), nameof(x));
         Check.Indices((int*)index.Address, rows, sourceRows, nameof(GatherRows), nameof(index));
         RowsJob job = new() { Target = (float*)y.Address, Source = (float*)x.Address, Index = (int*)index.Address, Cols = cols };
-        Ranges.Rows(_workers, rows, cols, &RowsJob.Gather, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Light, &RowsJob.Gather, &job);
     }
 
     /// <inheritdoc/>
@@ -33,7 +33,7 @@ public sealed unsafe partial class CpuBackend
         RequireColumns(dst, dstStride, dstOffset, rows, cols, nameof(dst));
         RequireColumns(src, srcStride, srcOffset, rows, cols, nameof(src));
         RowsJob job = new() { Target = (float*)dst.Address + dstOffset, Source = (float*)src.Address + srcOffset, TargetStride = dstStride, SourceStride = srcStride };
-        Ranges.Rows(_workers, rows, cols, accumulate ? &RowsJob.AddColumns : &RowsJob.CopyColumns, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Light, accumulate ? &RowsJob.AddColumns : &RowsJob.CopyColumns, &job);
     }
 
     private static void RequireColumns(View v, int stride, int offset, int rows, int cols, string name)
@@ -93,7 +93,7 @@ public sealed unsafe partial class CpuBackend
                 return;
             RowsJob job = new() { Target = target, Source = source, Index = index, Rows = rows, Cols = cols, Scale = scale, _tile = cols };
             // Any width of the parts gives the same sums; whole cache lines keep the threads apart.
-            if ((long)rows * cols >= 2 * Ranges.Part)
+            if ((long)rows * cols >= Ranges.Light)
                 job._tile = Math.Max(64, (((cols + workers.Count - 1) / workers.Count) + 15) & ~15);
             workers.Run((cols + job._tile - 1) / job._tile, &ScatterTile, &job);
         }

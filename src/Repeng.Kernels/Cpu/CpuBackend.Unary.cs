@@ -13,7 +13,7 @@ public sealed unsafe partial class CpuBackend
         y.Require(n, DType.F32, nameof(Unary), nameof(y));
         x.Require(n, DType.F32, nameof(Unary), nameof(x));
         UnaryJob job = new() { X = (float*)x.Address, Y = (float*)y.Address, P = p };
-        Ranges.Elements(_workers, n, UnaryJob.ValueBody(op), &job);
+        Ranges.Elements(_workers, n, Ranges.Heavy, UnaryJob.ValueBody(op), &job);
     }
 
     /// <inheritdoc/>
@@ -31,7 +31,7 @@ public sealed unsafe partial class CpuBackend
             x.Require(n, DType.F32, nameof(UnaryBackward), nameof(x));
         // Only one of the two is read; the other may be absent and the pointer to the present one stands in.
         UnaryJob job = new() { Dx = (float*)dx.Address, Dy = (float*)dy.Address, X = (float*)(readsOutput ? y : x).Address, P = p };
-        Ranges.Elements(_workers, n, UnaryJob.DerivativeBody(op), &job);
+        Ranges.Elements(_workers, n, Ranges.Heavy, UnaryJob.DerivativeBody(op), &job);
     }
 
     /// <inheritdoc/>
@@ -42,7 +42,7 @@ public sealed unsafe partial class CpuBackend
         x.Require(n, DType.F32, nameof(AddScaled), nameof(x));
         // The same arithmetic as the backward pass of a scale: y += x·p.
         UnaryJob job = new() { Dx = (float*)y.Address, Dy = (float*)x.Address, X = (float*)x.Address, P = p };
-        Ranges.Elements(_workers, n, &UnaryJob.Backward<ScaleFunction>, &job);
+        Ranges.Elements(_workers, n, Ranges.Light, &UnaryJob.Backward<ScaleFunction>, &job);
     }
 
     private struct UnaryJob

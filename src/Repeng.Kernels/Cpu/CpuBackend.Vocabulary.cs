@@ -19,7 +19,7 @@ public sealed unsafe partial class CpuBackend
             SoftCap = softCap,
             Cols = cols,
         };
-        Ranges.Rows(_workers, rows, cols, &VocabularyKernel.LogProbBackward, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Heavy, &VocabularyKernel.LogProbBackward, &job);
     }
 
     /// <inheritdoc/>
@@ -30,7 +30,7 @@ public sealed unsafe partial class CpuBackend
         lse.Require(rows, DType.F32, nameof(EntropyChunk), nameof(lse));
         int blocks = Ranges.Blocks(cols);
         VocabularyKernel job = new() { Logits = (float*)logits.Address, Lse = (float*)lse.Address, Cols = cols, Blocks = blocks, Partial = VocabularyKernel.Partials(_workers, rows, blocks) };
-        Ranges.Rows(_workers, rows, cols, &VocabularyKernel.Entropy, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Heavy, &VocabularyKernel.Entropy, &job);
         for (int row = 0; row < rows; row++)
             ((float*)entropy.Address)[row] += (float)job.RowSum(row, 0);
     }
@@ -55,7 +55,7 @@ public sealed unsafe partial class CpuBackend
             Blocks = blocks,
             Partial = VocabularyKernel.Partials(_workers, rows, blocks),
         };
-        Ranges.Rows(_workers, rows, cols, &VocabularyKernel.TotalVariation, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Heavy, &VocabularyKernel.TotalVariation, &job);
         for (int row = 0; row < rows; row++)
         {
             ((float*)tv.Address)[row] += (float)job.RowSum(row, 0);
@@ -86,6 +86,6 @@ public sealed unsafe partial class CpuBackend
             SoftCap = softCap,
             Cols = cols,
         };
-        Ranges.Rows(_workers, rows, cols, &VocabularyKernel.TotalVariationBackward, &job);
+        Ranges.Rows(_workers, rows, cols, Ranges.Heavy, &VocabularyKernel.TotalVariationBackward, &job);
     }
 }

@@ -9,8 +9,14 @@ namespace Repeng.Kernels.Cpu;
 /// </summary>
 internal static unsafe class Ranges
 {
-    /// <summary>Elements of a part; two parts are the least that run in parallel.</summary>
+    /// <summary>Elements of a part.</summary>
     public const int Part = 16384;
+
+    /// <summary>From this many elements functions of some 1 ns each are worth waking the other threads.</summary>
+    public const int Heavy = 2 * Part;
+
+    /// <summary>The same for loops that only move, add or multiply.</summary>
+    public const int Light = 8 * Part;
 
     /// <summary>Columns of the fixed blocks that sums over a row are made of.</summary>
     public const int Block = 8192;
@@ -32,10 +38,10 @@ internal static unsafe class Ranges
         public int RowsPerItem;
     }
 
-    /// <summary>Runs body(context, begin, end) over [0, length).</summary>
-    public static void Elements(CpuWorkers workers, long length, delegate*<void*, long, long, void> body, void* context)
+    /// <summary>Runs body(context, begin, end) over [0, length), in parallel from the given number of elements.</summary>
+    public static void Elements(CpuWorkers workers, long length, int parallelFrom, delegate*<void*, long, long, void> body, void* context)
     {
-        if (length < 2 * Part || workers.Count == 1)
+        if (length < parallelFrom || workers.Count == 1)
         {
             body(context, 0, length);
             return;
@@ -48,13 +54,13 @@ internal static unsafe class Ranges
     public static int Blocks(int cols) => (int)(((long)cols + Block - 1) / Block);
 
     /// <summary>Runs body(context, row, block, begin, end) over every block [begin, end) of every row of a [rows, cols] matrix.</summary>
-    public static void Rows(CpuWorkers workers, int rows, int cols, delegate*<void*, int, int, int, int, void> body, void* context)
+    public static void Rows(CpuWorkers workers, int rows, int cols, int parallelFrom, delegate*<void*, int, int, int, int, void> body, void* context)
     {
         int blocks = Blocks(cols);
         if (rows == 0 || blocks == 0)
             return;
         RowJob job = new() { Body = body, Context = context, Rows = rows, Cols = cols, Blocks = blocks, RowsPerItem = 1 };
-        if ((long)rows * cols < 2 * Part || workers.Count == 1)
+        if ((long)rows * cols < parallelFrom || workers.Count == 1)
         {
             job.RowsPerItem = rows;
             for (int item = 0; item < blocks; item++)

@@ -13,7 +13,19 @@ internal static unsafe partial class SimdMath
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Tanh(Vector256<float> x) => Tanh<Vector256<float>, Simd256>(x) | (x & Vector256.Create(-0f));
 
-    /// <summary>σ(x) = 1/(1 + e⁻ˣ), from e^−|x| so that neither side overflows and the small tail keeps its relative accuracy.</summary>
+    /// <summary>σ(x) = 1/(1 + e⁻ˣ), and 1 − σ(x) = σ(−x) with it. From e^−|x|, so that neither overflows and the smaller keeps its relative accuracy.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> Sigmoid(Vector256<float> x, out Vector256<float> complement)
+    {
+        Vector256<float> e = Exp(-Vector256.Abs(x));
+        Vector256<float> sum = Vector256<float>.One + e;
+        Vector256<float> larger = Vector256<float>.One / sum, smaller = e / sum;
+        Vector256<float> negative = Vector256.LessThan(x, Vector256<float>.Zero);
+        complement = Vector256.ConditionalSelect(negative, larger, smaller);
+        return Vector256.ConditionalSelect(negative, smaller, larger);
+    }
+
+    /// <summary>σ(x), the same bits as <see cref="Sigmoid(Vector256{float}, out Vector256{float})"/> with one division.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Sigmoid(Vector256<float> x)
     {
@@ -26,17 +38,13 @@ internal static unsafe partial class SimdMath
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Silu(Vector256<float> x) => x * Sigmoid(x);
 
-    /// <summary>d/dx x·σ(x) = σ·(1 + x·(1 − σ)), with 1 − σ(x) taken as σ(−x).</summary>
+    /// <summary>x·σ(x) and its derivative σ·(1 + x·(1 − σ)).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> SiluDerivative(Vector256<float> x)
+    public static Vector256<float> Silu(Vector256<float> x, out Vector256<float> derivative)
     {
-        Vector256<float> e = Exp(-Vector256.Abs(x));
-        Vector256<float> inverse = Vector256<float>.One / (Vector256<float>.One + e);
-        Vector256<float> tail = e * inverse;
-        Vector256<float> negative = Vector256.LessThan(x, Vector256<float>.Zero);
-        Vector256<float> sigmoid = Vector256.ConditionalSelect(negative, tail, inverse);
-        Vector256<float> complement = Vector256.ConditionalSelect(negative, inverse, tail);
-        return sigmoid * MulAdd(x, complement, Vector256<float>.One);
+        Vector256<float> sigmoid = Sigmoid(x, out Vector256<float> complement);
+        derivative = sigmoid * MulAdd(x, complement, Vector256<float>.One);
+        return x * sigmoid;
     }
 
     /// <summary>
@@ -79,35 +87,30 @@ internal static unsafe partial class SimdMath
         return Vector256.ConditionalSelect(Vector256.LessThan(x, Vector256<float>.Zero), tail, Vector256<float>.One - tail);
     }
 
-    /// <summary>x·Φ(x).</summary>
+    /// <summary>x·Φ(x) and its derivative Φ(x) + x·φ(x).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> Gelu(Vector256<float> x) => x * NormalCdf(x, out _);
-
-    /// <summary>Φ(x) + x·φ(x).</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> GeluDerivative(Vector256<float> x)
+    public static Vector256<float> Gelu(Vector256<float> x, out Vector256<float> derivative)
     {
         Vector256<float> cdf = NormalCdf(x, out Vector256<float> gaussian);
-        return MulAdd(x * InverseSqrtTwoPi, gaussian, cdf);
+        derivative = MulAdd(x * InverseSqrtTwoPi, gaussian, cdf);
+        return x * cdf;
     }
 
     /// <summary>½x(1 + tanh u) = x·σ(2u), u = √(2/π)(x + 0.044715x³).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> GeluTanh(Vector256<float> x) => x * Sigmoid(GeluTanhArgument(x));
 
-    /// <summary>σ(2u) + x·σ(2u)·σ(−2u)·2u′.</summary>
+    /// <summary>x·σ(2u) and its derivative σ(2u) + x·σ(2u)·σ(−2u)·2u′.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> GeluTanhDerivative(Vector256<float> x)
+    public static Vector256<float> GeluTanh(Vector256<float> x, out Vector256<float> derivative)
     {
-        Vector256<float> twice = GeluTanhArgument(x);
-        Vector256<float> e = Exp(-Vector256.Abs(twice));
-        Vector256<float> inverse = Vector256<float>.One / (Vector256<float>.One + e);
-        Vector256<float> tail = e * inverse;
-        Vector256<float> sigmoid = Vector256.ConditionalSelect(Vector256.LessThan(twice, Vector256<float>.Zero), tail, inverse);
+        Vector256<float> sigmoid = Sigmoid(GeluTanhArgument(x), out Vector256<float> complement);
         Vector256<float> slope = MulAdd(x * x, Vector256.Create(6 * SqrtTwoOverPi * GeluCubic), Vector256.Create(2 * SqrtTwoOverPi));
-        // The tail is multiplied in first: at large |x| it is 0 and must not meet an infinite x·slope.
-        Vector256<float> bend = tail * inverse * x * slope;
-        return sigmoid + Vector256.ConditionalSelect(Vector256.Equals(tail, Vector256<float>.Zero), Vector256<float>.Zero, bend);
+        // At large |x| the product of both sigmoids is 0 and must not meet an infinite slope.
+        Vector256<float> both = sigmoid * complement;
+        Vector256<float> bend = Vector256.ConditionalSelect(Vector256.Equals(both, Vector256<float>.Zero), Vector256<float>.Zero, both * x * slope);
+        derivative = sigmoid + bend;
+        return x * sigmoid;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

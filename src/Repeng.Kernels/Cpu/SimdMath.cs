@@ -18,7 +18,7 @@ internal static unsafe partial class SimdMath
     public static Vector256<float> MulAdd(Vector256<float> a, Vector256<float> b, Vector256<float> c) => Vector256.FusedMultiplyAdd(a, b, c);
 
     /// <summary>The first count (1 … 7) lanes from memory, zeros above.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(MethodImplOptions.NoInlining)]
     public static Vector256<float> LoadPartial(float* source, int count)
     {
         Vector256<float> v = default;
@@ -29,7 +29,7 @@ internal static unsafe partial class SimdMath
     }
 
     /// <summary>Writes the first count lanes to memory.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    [MethodImpl(MethodImplOptions.NoInlining)]
     public static void StorePartial(float* destination, Vector256<float> v, int count)
     {
         float* lanes = (float*)&v;

@@ -30,11 +30,12 @@ internal unsafe struct SumKernel
     private int _unitsPerItem;
 
     /// <summary>y[row] (=|+=) Σ_col f(dy, a, b[row]). b is null where f does not read it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void OverCols<TTerm>(CpuWorkers workers, float* y, float* dy, float* a, float* b, int rows, int cols, bool accumulate) where TTerm : struct, IGradientTerm
     {
         int blocks = Ranges.Blocks(cols);
         SumKernel job = new() { _dy = dy, _a = a, _b = b, _cols = cols, _rowBlocks = blocks, _partial = (double*)workers.Scratch(0, (long)rows * blocks * sizeof(double)) };
-        Ranges.Rows(workers, rows, cols, &RowPart<TTerm>, &job);
+        Ranges.Rows(workers, rows, cols, Ranges.Light, &RowPart<TTerm>, &job);
         for (int row = 0; row < rows; row++)
         {
             double sum = 0;
@@ -45,11 +46,12 @@ internal unsafe struct SumKernel
     }
 
     /// <summary>y[0] += Σ f(dy, a, b[0]) over n elements.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void All<TTerm>(CpuWorkers workers, float* y, float* dy, float* a, float* b, long n) where TTerm : struct, IGradientTerm
     {
         long blocks = (n + Ranges.Block - 1) / Ranges.Block;
         SumKernel job = new() { _dy = dy, _a = a, _b = b, _length = n, _partial = (double*)workers.Scratch(0, blocks * sizeof(double)) };
-        Ranges.Elements(workers, n, &FlatParts<TTerm>, &job);
+        Ranges.Elements(workers, n, Ranges.Light, &FlatParts<TTerm>, &job);
         double sum = 0;
         for (long block = 0; block < blocks; block++)
             sum += job._partial[block];
@@ -57,6 +59,7 @@ internal unsafe struct SumKernel
     }
 
     /// <summary>y[outer, col] (=|+=) Σ_row f(dy[outer, row, col], a[outer, row, col], b[col]). b is null where f does not read it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void OverRows<TTerm>(CpuWorkers workers, float* y, float* dy, float* a, float* b, int outer, int rows, int cols, bool accumulate) where TTerm : struct, IGradientTerm
     {
         int rowBlocks = (int)(((long)rows + RowBlock - 1) / RowBlock);
@@ -75,7 +78,7 @@ internal unsafe struct SumKernel
         };
         if (job._units > 0)
         {
-            bool small = (long)outer * rows * cols < 2 * Ranges.Part || workers.Count == 1;
+            bool small = (long)outer * rows * cols < Ranges.Light || workers.Count == 1;
             long unitElements = (long)Math.Min(rows, RowBlock) * Math.Min(cols, Tile);
             long perItem = small ? job._units : Math.Clamp(Ranges.Part / unitElements, 1, job._units);
             // Sizes beyond 2³¹ units keep to the limit of the item counter.
@@ -96,6 +99,7 @@ internal unsafe struct SumKernel
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void RowPart<TTerm>(void* context, int row, int block, int begin, int end) where TTerm : struct, IGradientTerm
     {
         SumKernel* job = (SumKernel*)context;
@@ -104,6 +108,7 @@ internal unsafe struct SumKernel
         job->_partial[((long)row * job->_rowBlocks) + block] = Contiguous<TTerm>(job->_dy + at, job->_a + at, b, end - begin);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void FlatParts<TTerm>(void* context, long begin, long end) where TTerm : struct, IGradientTerm
     {
         SumKernel* job = (SumKernel*)context;
@@ -111,6 +116,7 @@ internal unsafe struct SumKernel
             job->_partial[at / Ranges.Block] = Contiguous<TTerm>(job->_dy + at, job->_a + at, job->_b[0], (int)Math.Min(Ranges.Block, end - at));
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void ColumnParts<TTerm>(void* context, int item, int worker) where TTerm : struct, IGradientTerm
     {
         SumKernel* job = (SumKernel*)context;

@@ -15,7 +15,7 @@ internal unsafe struct TermKernel
     public static void Run<TTerm>(CpuWorkers workers, float* db, float* dy, float* a, float* b, long n) where TTerm : struct, IGradientTerm
     {
         TermKernel job = new() { _db = db, _dy = dy, _a = a, _b = b };
-        Ranges.Elements(workers, n, &Part<TTerm>, &job);
+        Ranges.Elements(workers, n, Ranges.Light, &Part<TTerm>, &job);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -12,6 +12,13 @@ internal interface IUnaryFunction
     static abstract V Derivative(V x, V y, V p);
 }
 
+/// <summary>A function that gates another operand; value and derivative share their work.</summary>
+internal interface IGateFunction : IUnaryFunction
+{
+    /// <summary>f(x), the same bits as Value, and f′(x).</summary>
+    static abstract V Both(V x, out V derivative);
+}
+
 internal readonly struct ScaleFunction : IUnaryFunction
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -183,29 +190,50 @@ internal readonly struct LogSigmoidFunction : IUnaryFunction
     public static V Derivative(V x, V y, V p) => SimdMath.Sigmoid(-x);
 }
 
-internal readonly struct SiluFunction : IUnaryFunction
+internal readonly struct SiluFunction : IGateFunction
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static V Value(V x, V p) => SimdMath.Silu(x);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Derivative(V x, V y, V p) => SimdMath.SiluDerivative(x);
+    public static V Derivative(V x, V y, V p)
+    {
+        SimdMath.Silu(x, out V derivative);
+        return derivative;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static V Both(V x, out V derivative) => SimdMath.Silu(x, out derivative);
 }
 
-internal readonly struct GeluFunction : IUnaryFunction
+internal readonly struct GeluFunction : IGateFunction
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Value(V x, V p) => SimdMath.Gelu(x);
+    public static V Value(V x, V p) => SimdMath.Gelu(x, out _);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Derivative(V x, V y, V p) => SimdMath.GeluDerivative(x);
+    public static V Derivative(V x, V y, V p)
+    {
+        SimdMath.Gelu(x, out V derivative);
+        return derivative;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static V Both(V x, out V derivative) => SimdMath.Gelu(x, out derivative);
 }
 
-internal readonly struct GeluTanhFunction : IUnaryFunction
+internal readonly struct GeluTanhFunction : IGateFunction
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static V Value(V x, V p) => SimdMath.GeluTanh(x);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Derivative(V x, V y, V p) => SimdMath.GeluTanhDerivative(x);
+    public static V Derivative(V x, V y, V p)
+    {
+        SimdMath.GeluTanh(x, out V derivative);
+        return derivative;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static V Both(V x, out V derivative) => SimdMath.GeluTanh(x, out derivative);
 }
