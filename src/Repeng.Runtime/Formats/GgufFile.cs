@@ -126,7 +126,7 @@ public sealed unsafe class GgufFile : MappedTensorSource
             type = ReadValueType(key);
             if (type == GgufValueType.Array)
                 throw Bad($"metadata {FileErrors.Quote(key)} is an array of arrays, which is not supported");
-            count = Read<ulong>($"the length of array {FileErrors.Quote(key)}");
+            count = Read<ulong>("the length of array", key);
         }
         ulong left = (ulong)(File.Length - _at);
         ulong size = (ulong)Math.Max(SizeOf(type), type == GgufValueType.String ? 8 : 0);
@@ -152,13 +152,13 @@ public sealed unsafe class GgufFile : MappedTensorSource
 
     private GgufValueType ReadValueType(string key)
     {
-        uint type = Read<uint>($"the type of {FileErrors.Quote(key)}");
+        uint type = Read<uint>("the type of", key);
         return type <= (uint)GgufValueType.Float64 ? (GgufValueType)type : throw Bad($"metadata {FileErrors.Quote(key)} has the unknown type {type}");
     }
 
     private void SkipText(string key)
     {
-        ulong length = Read<ulong>($"the length of text {FileErrors.Quote(key)}"), left = (ulong)(File.Length - _at);
+        ulong length = Read<ulong>("the length of text", key), left = (ulong)(File.Length - _at);
         if (length > left)
             throw Bad($"metadata {FileErrors.Quote(key)} announces a text of {length} bytes, {left} are left; the file is cut short or damaged");
         _at += (long)length;
@@ -197,14 +197,14 @@ public sealed unsafe class GgufFile : MappedTensorSource
     private (TensorInfo Info, StorageType Type, ulong Offset) ReadTensorInfo(ulong index)
     {
         string name = ReadName($"the name of tensor {index}");
-        uint dimensions = Read<uint>($"the dimensions of tensor {FileErrors.Quote(name)}");
+        uint dimensions = Read<uint>("the dimensions of tensor", name);
         if (dimensions > MaxDimensions)
             throw BadTensor(name, $"has {dimensions} dimensions, at most {MaxDimensions} are allowed");
         var shape = new long[dimensions];
         Int128 elements = 1;
         for (uint i = 0; i < dimensions; i++)
         {
-            ulong size = Read<ulong>($"the shape of tensor {FileErrors.Quote(name)}");
+            ulong size = Read<ulong>("the shape of tensor", name);
             if (size is 0 or > long.MaxValue)
                 throw BadTensor(name, $"dimension {i} is {size}; it must lie from 1 to {long.MaxValue}");
             elements *= size;
@@ -213,11 +213,11 @@ public sealed unsafe class GgufFile : MappedTensorSource
             // The file counts the fastest dimension first.
             shape[dimensions - 1 - i] = (long)size;
         }
-        uint id = Read<uint>($"the type of tensor {FileErrors.Quote(name)}");
+        uint id = Read<uint>("the type of tensor", name);
         StorageType type = StorageType.FindGgml(id) ?? throw BadTensor(name, StorageType.RemovedGgmlName(id) is { } removed
             ? $"has type {id} ({removed}), which was removed from ggml; convert the model anew"
             : $"has the unknown type {id}");
-        ulong offset = Read<ulong>($"the offset of tensor {FileErrors.Quote(name)}");
+        ulong offset = Read<ulong>("the offset of tensor", name);
         long row = dimensions == 0 ? 1 : shape[^1];
         if (row % type.BlockElements != 0)
             throw BadTensor(name, $"rows of {row} are no multiple of {type.Name}'s block of {type.BlockElements}");
@@ -245,10 +245,11 @@ public sealed unsafe class GgufFile : MappedTensorSource
         return Encoding.UTF8.GetString(utf8);
     }
 
-    private T Read<T>(string what) where T : unmanaged
+    /// <summary>Reads a number; what and name make the message, which is put together only when it is needed: a vocabulary is a hundred thousand reads.</summary>
+    private T Read<T>(string what, string? name = null) where T : unmanaged
     {
         if (File.Length - _at < sizeof(T))
-            throw Bad($"ends within {what}, at byte {File.Length}; it is cut short or damaged");
+            throw Bad($"ends within {what}{(name is null ? "" : " " + FileErrors.Quote(name))}, at byte {File.Length}; it is cut short or damaged");
         var value = Unsafe.ReadUnaligned<T>(File.At(_at, sizeof(T)));
         _at += sizeof(T);
         return value;

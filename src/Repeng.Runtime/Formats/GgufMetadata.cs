@@ -123,7 +123,7 @@ public sealed unsafe class GgufMetadata
         long at = value.Offset;
         for (int i = 0; i < texts.Length; i++)
         {
-            texts[i] = ReadText($"{key}[{i}]", at, out long bytes);
+            texts[i] = ReadText(key, at, out long bytes, i);
             at += bytes;
         }
         return texts;
@@ -252,13 +252,15 @@ public sealed unsafe class GgufMetadata
         _ => ReadInteger(key, value, index),
     };
 
-    private string ReadText(string key, long offset, out long bytes)
+    private string ReadText(string key, long offset, out long bytes, int? index = null)
     {
         ulong length = Unsafe.ReadUnaligned<ulong>(_file.At(offset, 8));
         if (length > int.MaxValue)
-            throw Bad(key, $"is a text of {length} bytes, at most {int.MaxValue} can be read");
+            throw Bad(key, $"{Element(index)}is a text of {length} bytes, at most {int.MaxValue} can be read");
         ReadOnlySpan<byte> utf8 = _file.Span(offset + 8, (int)length);
         bytes = 8 + (long)length;
-        return Utf8.IsValid(utf8) ? Encoding.UTF8.GetString(utf8) : throw Bad(key, "is no valid UTF-8 text");
+        return Utf8.IsValid(utf8) ? Encoding.UTF8.GetString(utf8) : throw Bad(key, $"{Element(index)}is no valid UTF-8 text");
     }
+
+    private static string Element(int? index) => index is null ? "" : $"element {index} ";
 }
