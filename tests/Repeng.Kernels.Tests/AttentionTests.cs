@@ -26,6 +26,10 @@ public sealed class AttentionTests
         yield return (Of(2, 1, 203, 6, 2, 64, capacity: 256), [0, 150]);
         yield return (Of(1, 1, 77, 8, 1, 17, cap: 20, window: 9), [0]);
         yield return (Of(2, 3, 70, 2, 1, 33), [69, 70]);
+        yield return (Of(2, 1, 700, 6, 2, 33, cap: 4, capacity: 720), [0, 520]);
+        yield return (Of(1, 4, 530, 2, 1, 16, window: 270), [0]);
+        yield return (Of(2, 2, 513, 4, 1, 48), [512, 511]);
+        yield return (Of(1, 1, 300, 9, 1, 24), [10]);
         yield return (Of(1, 20, 20, 70, 1, 19), [0]);
         yield return (Of(1, 33, 33, 2, 1, 256), [0]);
         yield return (Of(1, 20, 20, 3, 3, 1), [2]);
@@ -184,6 +188,7 @@ public sealed class AttentionTests
                 before = GC.GetAllocatedBytesForCurrentThread();
             backend.AttentionForward(o, lse, q, k, v, firstKey, args);
             backend.AttentionBackward(dq, dk, dv, grad, o, lse, delta, q, k, v, firstKey, args);
+            backend.AttentionForward(o, lse, q, k, v, firstKey, args with { QueryLength = 1 });
         }
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }

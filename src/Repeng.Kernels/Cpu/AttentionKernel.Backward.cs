@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Repeng.Kernels.Cpu;
 
 internal static unsafe partial class AttentionKernel<V, S>
@@ -10,7 +12,7 @@ internal static unsafe partial class AttentionKernel<V, S>
 
     /// <summary>
     /// All queries of one key head, tile after tile, so that dk and dv sum in one order. Probabilities are computed
-    /// again from the log denominators: P = exp(S − lse), dS = P ∘ (dO·Vᵀ − Σ dO·o), with the derivative 1 − tanh² of a soft cap.
+    /// again from the log denominators: P = e^(S − lse), dS = P ∘ (dO·Vᵀ − Σ dO·o), with the derivative 1 − tanh² of a soft cap.
     /// </summary>
     internal static void BackwardItem(void* context, int item, int worker)
     {
@@ -20,6 +22,7 @@ internal static unsafe partial class AttentionKernel<V, S>
             BackwardTile(c, new Tile(c, item / a.KvHeads, item % a.KvHeads, index), (float*)c.Scratch[worker]);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void BackwardTile(in AttentionContext c, in Tile tile, float* scratch)
     {
         ref readonly AttentionArgs a = ref c.Args;
@@ -53,29 +56,33 @@ internal static unsafe partial class AttentionKernel<V, S>
             int count = Math.Min(KeyTile, tile.KeyEnd - key);
             nint keyStride = (nint)a.KvHeads * dim;
             long offset = KeyOffset(a, tile, key);
-            TileProduct<V, S>.Run(scores, stride, c.K + offset, keyStride, 1, queriesT, stride, count, stride, dim, false);
+            KeyProducts(scores, c.K + offset, queriesT, a, tile, highest, key, count);
             if (wantsScores)
-                TileProduct<V, S>.Run(dScores, stride, c.V + offset, keyStride, 1, gradsT, stride, count, stride, dim, false);
+                KeyProducts(dScores, c.V + offset, gradsT, a, tile, highest, key, count);
             bool masked = key < tile.FullStart || key + count > tile.FullEnd;
             for (int r = 0; r < stride; r += S.Width)
-                Differentiate(scores + r, dScores + r, stride, key, count, masked, wantsScores, a, logSum + r, delta + r, lowest + r, highest + r);
+            {
+                int panelEnd = r / TileProduct<V, S>.Panel * TileProduct<V, S>.Panel + TileProduct<V, S>.Panel - 1;
+                int seen = KeysUpTo(tile, highest, panelEnd, key, count);
+                Differentiate(scores + r, dScores + r, stride, key, seen, count, masked, wantsScores, a, logSum + r, delta + r, lowest + r, highest + r);
+            }
 
             if (c.DV != null)
             {
-                TileProduct<V, S>.Run(dKeys, padded, scores, stride, 1, grads, padded, count, padded, tile.Rows, false);
+                KeySums(dKeys, scores, grads, padded, a, tile, key, count);
                 for (int j = 0; j < count; j++)
                     RowMath<V, S>.Add(c.DV + offset + j * keyStride, dKeys + (long)j * padded, dim);
             }
             if (c.DK != null)
             {
-                TileProduct<V, S>.Run(dKeys, padded, dScores, stride, 1, queries, padded, count, padded, tile.Rows, false);
+                KeySums(dKeys, dScores, queries, padded, a, tile, key, count);
                 for (int j = 0; j < count; j++)
                     RowMath<V, S>.Add(c.DK + offset + j * keyStride, dKeys + (long)j * padded, dim);
             }
             if (c.DQ != null)
             {
                 PackKeys(keys, c.K, a, tile, key, count, padded);
-                TileProduct<V, S>.Run(dQueries, padded, dScores, 1, stride, keys, padded, tile.Rows, padded, count, key != tile.KeyStart);
+                RowSums(dQueries, dScores, keys, padded, tile, highest, key, count, key != tile.KeyStart);
             }
         }
 
@@ -84,7 +91,8 @@ internal static unsafe partial class AttentionKernel<V, S>
                 RowMath<V, S>.Add(c.DQ + GlobalRow(a, tile, r) * dim, dQueries + (long)r * padded, dim);
     }
 
-    // A row that saw no key takes part in nothing: with +∞ as its log denominator every probability is exp(−∞) = 0.
+    // A row that saw no key takes part in nothing: with +∞ as its log denominator every probability is 2^−∞ = 0.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void LoadRowSums(in AttentionContext c, in Tile tile, float* logSum, float* delta)
     {
         int dim = c.Args.HeadDim;
@@ -97,7 +105,8 @@ internal static unsafe partial class AttentionKernel<V, S>
             long row = GlobalRow(c.Args, tile, r);
             if (c.Lse[row] != float.NegativeInfinity)
             {
-                logSum[r] = c.Lse[row];
+                // In units of ln 2, as the scores are.
+                logSum[r] = (float)(c.Lse[row] / Ln2);
                 delta[r] = RowMath<V, S>.Dot(c.DO + row * dim, c.O + row * dim, dim);
             }
             c.Delta[row] = delta[r];
@@ -105,6 +114,7 @@ internal static unsafe partial class AttentionKernel<V, S>
     }
 
     // dst[r, padded head size]; rows without a visible key are 0, whatever their operands hold.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void PackRows(float* dst, float* src, in AttentionArgs a, in Tile tile, float* logSum, int padded)
     {
         for (int r = 0; r < tile.Rows; r++)
@@ -116,22 +126,32 @@ internal static unsafe partial class AttentionKernel<V, S>
         }
     }
 
+    // The same rows as PackTransposed would write, from rows that are packed already.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void TransposePacked(float* dst, float* src, int dim, int padded, in Tile tile)
     {
-        for (int r = 0; r < tile.PaddedRows; r++)
+        int stride = tile.PaddedRows, r = 0;
+        for (; r + 4 <= tile.Rows; r += 4)
+        {
+            float* from = src + (long)r * padded;
+            Transpose.FourRows(dst + r, stride, from, from + padded, from + 2L * padded, from + 3L * padded, dim, 1);
+        }
+        for (; r < stride; r++)
             for (int d = 0; d < dim; d++)
-                dst[(long)d * tile.PaddedRows + r] = r < tile.Rows ? src[(long)r * padded + d] : 0;
+                dst[(long)d * stride + r] = r < tile.Rows ? src[(long)r * padded + d] : 0;
     }
 
-    // scores → P, dScores (dO·V) → scale · dS, for one vector of rows down a tile of keys.
-    private static void Differentiate(float* scores, float* dScores, int stride, int key, int count, bool masked, bool wantsScores, in AttentionArgs a, float* logSum, float* delta, float* lowest, float* highest)
+    // scores → P, dScores (dO·V) → scale · dS, for one vector of rows down the keys of a tile; keys from `seen` on get 0.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Differentiate(float* scores, float* dScores, int stride, int key, int seen, int count, bool masked, bool wantsScores, in AttentionArgs a, float* logSum, float* delta, float* lowest, float* highest)
     {
         V log = S.Load(logSum), sum = S.Load(delta), low = S.Load(lowest), high = S.Load(highest);
-        V hidden = S.Set(float.NegativeInfinity), cap = S.Set(a.SoftCap), scale = S.Set(a.Scale), one = S.Set(1f);
-        for (int j = 0; j < count; j++)
+        V hidden = S.Set(float.NegativeInfinity), cap = S.Set(CapScale(a)), scale = S.Set(a.Scale), one = S.Set(1f);
+        bool capped = a.SoftCap > 0;
+        for (int j = 0; j < seen; j++)
         {
             V s = S.Load(scores + (long)j * stride), slope = scale;
-            if (a.SoftCap > 0)
+            if (capped)
             {
                 V t = SimdMath.Tanh<V, S>(s);
                 s = S.Mul(cap, t);
@@ -142,10 +162,15 @@ internal static unsafe partial class AttentionKernel<V, S>
                 V at = S.Set(key + j);
                 s = S.Select(S.And(S.LessOrEqual(low, at), S.LessOrEqual(at, high)), s, hidden);
             }
-            V p = SimdMath.Exp<V, S>(S.Sub(s, log));
+            V p = SimdMath.Exp2Flushed<V, S>(S.Sub(s, log));
             S.Store(p, scores + (long)j * stride);
             if (wantsScores)
                 S.Store(S.Mul(S.Mul(p, slope), S.Sub(S.Load(dScores + (long)j * stride), sum)), dScores + (long)j * stride);
+        }
+        for (int j = seen; j < count; j++)
+        {
+            S.Store(S.Set(0f), scores + (long)j * stride);
+            S.Store(S.Set(0f), dScores + (long)j * stride);
         }
     }
 }

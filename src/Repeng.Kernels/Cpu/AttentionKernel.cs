@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Repeng.Kernels.Cpu;
 
 /// <summary>Operands of one attention op, as its items see them. Gradients that are not wanted are null.</summary>
@@ -16,6 +18,7 @@ internal unsafe struct AttentionContext
     internal float* DV;
     internal int* FirstKey;
     internal nint* Scratch;
+    internal float* Partial;
 }
 
 /// <summary>
@@ -30,7 +33,7 @@ internal static unsafe partial class AttentionKernel<V, S>
     // Multiples of 6 rows and of whole panels, the register block of TileProduct.
     private static int RowTile => S.Width == 16 ? 96 : 48;
 
-    private const int KeyTile = 48;
+    private const int KeyTile = 64;
 
     private static int TileCount(in AttentionArgs a) => (int)(((long)a.QueryLength * a.Group + RowTile - 1) / RowTile);
 
@@ -76,8 +79,68 @@ internal static unsafe partial class AttentionKernel<V, S>
     private static long KeyOffset(in AttentionArgs a, in Tile tile, int key) =>
         (((long)tile.Sequence * a.KeyStride + key) * a.KvHeads + tile.KvHead) * a.HeadDim;
 
-    // Scores arrive as q·k times this; a soft cap is then tanh alone.
-    private static float ScoreScale(in AttentionArgs a) => a.SoftCap > 0 ? a.Scale / a.SoftCap : a.Scale;
+    // Scores are kept in units of ln 2, so that the softmax needs 2ˣ only. They arrive as q·k times this; with a soft cap
+    // they arrive as the argument of tanh and CapScale brings them to units of ln 2.
+    private static float ScoreScale(in AttentionArgs a) => a.SoftCap > 0 ? a.Scale / a.SoftCap : a.Scale * SimdMath.Log2E;
+
+    private static float CapScale(in AttentionArgs a) => a.SoftCap * SimdMath.Log2E;
+
+    private const double Ln2 = 0.693147180559945309417;
+
+    // Rows that end at the diagonal are cut into blocks of this many, each with just the keys that its last row sees.
+    private const int DiagonalBlock = 12;
+
+    // How many of `count` keys from `key` on are visible to the tile's row `row` or to a row before it, rounded up to
+    // whole register blocks of 6 keys, which cost less than a remainder.
+    private static int KeysUpTo(in Tile tile, float* highest, int row, int key, int count)
+    {
+        int visible = Math.Max((int)highest[Math.Min(row, tile.Rows - 1)] - key + 1, 0);
+        return Math.Min((visible + 5) / 6 * 6, count);
+    }
+
+    // The tile's first row that stands at a key or after it.
+    private static int FirstRowAt(in AttentionArgs a, in Tile tile, int key) =>
+        (int)Math.Clamp((key - (long)(a.KeyLength - a.QueryLength)) * a.Group - tile.FirstRow, 0, tile.Rows);
+
+    // scores[keys, rows] = keys · queriesᵀ, each panel of rows with the keys that it sees.
+    private static void KeyProducts(float* scores, float* keys, float* queries, in AttentionArgs a, in Tile tile, float* highest, int key, int count)
+    {
+        nint keyStride = (nint)a.KvHeads * a.HeadDim, stride = tile.PaddedRows;
+        int panel = TileProduct<V, S>.Panel;
+        if (key + count <= tile.FullEnd)
+            TileProduct<V, S>.Run(scores, stride, keys, keyStride, 1, queries, stride, count, (int)stride, a.HeadDim, false);
+        else
+            for (int r = 0; r < stride; r += panel)
+                TileProduct<V, S>.Run(scores + r, stride, keys, keyStride, 1, queries + r, stride, KeysUpTo(tile, highest, r + panel - 1, key, count), panel, a.HeadDim, false);
+    }
+
+    // sums[rows, padded] (+)= weights[keys, rows]ᵀ · values[keys, padded]. Weights of keys that a row does not see are 0.
+    private static void RowSums(float* sums, float* weights, float* values, int padded, in Tile tile, float* highest, int key, int count, bool accumulate)
+    {
+        int stride = tile.PaddedRows;
+        if (key + count <= tile.FullEnd)
+        {
+            TileProduct<V, S>.Run(sums, padded, weights, 1, stride, values, padded, tile.Rows, padded, count, accumulate);
+            return;
+        }
+        for (int r = 0; r < tile.Rows; r += DiagonalBlock)
+        {
+            int rows = Math.Min(DiagonalBlock, tile.Rows - r), seen = KeysUpTo(tile, highest, r + rows - 1, key, count);
+            TileProduct<V, S>.Run(sums + (long)r * padded, padded, weights + r, 1, stride, values, padded, rows, padded, seen, accumulate);
+        }
+    }
+
+    // sums[keys, padded] = weights[keys, rows] · rows[rows, padded], each block of keys from the first row that sees it.
+    private static void KeySums(float* sums, float* weights, float* rows, int padded, in AttentionArgs a, in Tile tile, int key, int count)
+    {
+        int stride = tile.PaddedRows, block = key + count <= tile.FullEnd ? count : DiagonalBlock;
+        for (int j = 0; j < count; j += block)
+        {
+            int first = FirstRowAt(a, tile, key + j);
+            TileProduct<V, S>.Run(sums + (long)j * padded, padded, weights + (long)j * stride + first, stride, 1, rows + (long)first * padded, padded,
+                Math.Min(block, count - j), padded, tile.Rows - first, false);
+        }
+    }
 
     // Lowest and highest visible key of each row; padding rows see none.
     private static void FillBounds(in AttentionArgs a, in Tile tile, float* lowest, float* highest)
@@ -91,25 +154,24 @@ internal static unsafe partial class AttentionKernel<V, S>
     }
 
     // dst[d, r] = src[row r, d] · factor, padding rows 0.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void PackTransposed(float* dst, float* src, in AttentionArgs a, in Tile tile, float factor)
     {
-        int stride = tile.PaddedRows;
-        for (int r = 0; r < tile.PaddedRows; r++)
+        int stride = tile.PaddedRows, dim = a.HeadDim, r = 0;
+        for (; r + 4 <= tile.Rows; r += 4)
+            Transpose.FourRows(dst + r, stride,
+                src + GlobalRow(a, tile, r) * dim, src + GlobalRow(a, tile, r + 1) * dim,
+                src + GlobalRow(a, tile, r + 2) * dim, src + GlobalRow(a, tile, r + 3) * dim, dim, factor);
+        for (; r < stride; r++)
         {
-            float* to = dst + r;
-            if (r >= tile.Rows)
-            {
-                for (int d = 0; d < a.HeadDim; d++)
-                    to[(long)d * stride] = 0;
-                continue;
-            }
-            float* from = src + GlobalRow(a, tile, r) * a.HeadDim;
-            for (int d = 0; d < a.HeadDim; d++)
-                to[(long)d * stride] = from[d] * factor;
+            float* from = r < tile.Rows ? src + GlobalRow(a, tile, r) * dim : null;
+            for (int d = 0; d < dim; d++)
+                dst[(long)d * stride + r] = from == null ? 0 : from[d] * factor;
         }
     }
 
     // dst[n, padded head size] = the keys or values from `key` on.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void PackKeys(float* dst, float* src, in AttentionArgs a, in Tile tile, int key, int count, int padded)
     {
         float* from = src + KeyOffset(a, tile, key);

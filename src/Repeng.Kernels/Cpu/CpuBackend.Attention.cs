@@ -73,10 +73,23 @@ public sealed unsafe partial class CpuBackend
         where S : struct, ISimd<V>
     {
         nint* scratch = stackalloc nint[_workers.Count];
-        TakeScratch(scratch, AttentionKernel<V, S>.ForwardScratchBytes(context.Args));
         context.Scratch = scratch;
         fixed (AttentionContext* c = &context)
-            _workers.Run(AttentionKernel<V, S>.ForwardItems(context.Args), &AttentionKernel<V, S>.ForwardItem, c);
+        {
+            if (!AttentionKernel<V, S>.IsDecode(context.Args))
+            {
+                TakeScratch(scratch, AttentionKernel<V, S>.ForwardScratchBytes(context.Args));
+                _workers.Run(AttentionKernel<V, S>.ForwardItems(context.Args), &AttentionKernel<V, S>.ForwardItem, c);
+                return;
+            }
+            // The splits' sums lie behind the calling thread's own scratch, where every worker may reach them.
+            long own = (AttentionKernel<V, S>.DecodeScratchBytes(context.Args) + 63) & ~63L;
+            _workers.Scratch(0, own + AttentionKernel<V, S>.DecodePartialBytes(context.Args));
+            TakeScratch(scratch, own);
+            context.Partial = (float*)(scratch[0] + own);
+            _workers.Run(AttentionKernel<V, S>.DecodeItems(context.Args), &AttentionKernel<V, S>.DecodeItem, c);
+            _workers.Run(context.Args.Batch * context.Args.KvHeads, &AttentionKernel<V, S>.JoinItem, c);
+        }
     }
 
     private void RunAttentionBackward<V, S>(ref AttentionContext context)

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Repeng.Kernels.Cpu;
 
 /// <summary>Operands of a norm. What is absent or not wanted is null; Centered tells LayerNorm from RMSNorm.</summary>
@@ -34,6 +36,7 @@ internal static unsafe class NormKernel<V, S>
     where V : struct
     where S : struct, ISimd<V>
 {
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static void ForwardChunk(void* context, int item, int worker)
     {
         ref readonly NormContext c = ref *(NormContext*)context;
@@ -50,6 +53,7 @@ internal static unsafe class NormKernel<V, S>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Normalise(float* y, float* x, float mean, float rstd, in NormContext c)
     {
         V m = S.Set(mean), r = S.Set(rstd), offset = S.Set(c.WeightOffset);
@@ -71,6 +75,7 @@ internal static unsafe class NormKernel<V, S>
     /// With u = (x − mean)·rstd and g = dy·(weight + offset): dx += rstd·(g − mean(g) − u·mean(g·u)), mean(g) being left
     /// out for RMSNorm; dWeight += Σ dy·u and dBias += Σ dy into this chunk's partial sums.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static void BackwardChunk(void* context, int item, int worker)
     {
         ref readonly NormContext c = ref *(NormContext*)context;
@@ -95,6 +100,7 @@ internal static unsafe class NormKernel<V, S>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void AddInputGradient(float* dx, float* dy, float* x, float mean, float rstd, in NormContext c)
     {
         V m = S.Set(mean), r = S.Set(rstd), offset = S.Set(c.WeightOffset), sumG = default, sumGu = default;
@@ -129,6 +135,7 @@ internal static unsafe class NormKernel<V, S>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void AddWeightGradient(float* dWeight, float* dy, float* x, float mean, float rstd, int cols)
     {
         V m = S.Set(mean), r = S.Set(rstd);

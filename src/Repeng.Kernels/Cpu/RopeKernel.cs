@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Repeng.Kernels.Cpu;
 
 /// <summary>Operands of a rotary embedding.</summary>
@@ -25,6 +27,7 @@ internal static unsafe class RopeKernel<V, S>
     where V : struct
     where S : struct, ISimd<V>
 {
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static void Chunk(void* context, int item, int worker)
     {
         ref readonly RopeContext c = ref *(RopeContext*)context;
@@ -48,6 +51,7 @@ internal static unsafe class RopeKernel<V, S>
     }
 
     // Interleaved pairs want each cosine twice and the sine with the sign of the rotated partner: y = x·cos + swapped x·sin.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Prepare(float* cos, float* sin, in RopeContext c, long at)
     {
         for (int i = 0; i < c.RotaryDim / 2; i++)
@@ -67,6 +71,7 @@ internal static unsafe class RopeKernel<V, S>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void RotateHalves(float* y, float* x, float* cos, float* sin, int half, bool accumulate)
     {
         int i = 0;
@@ -92,6 +97,7 @@ internal static unsafe class RopeKernel<V, S>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void RotatePairs(float* y, float* x, float* cos, float* sin, int rotaryDim, bool accumulate)
     {
         int i = 0;

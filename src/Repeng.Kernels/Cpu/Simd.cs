@@ -60,6 +60,9 @@ internal unsafe interface ISimd<V> where V : struct
     /// <summary>Sum of the lanes in a fixed order.</summary>
     static abstract float Sum(V a);
 
+    /// <summary>The float whose exponent field is the low 8 bits of each lane and whose mantissa is 0.</summary>
+    static abstract V ExponentFromLowBits(V a);
+
     /// <summary>p · 2ⁿ for integers n in [−252, 254] that stand as the float n + 1.5·2²³; subnormal and infinite results included.</summary>
     static abstract V ScaleByPowerOfTwo(V p, V nBiased);
 }
@@ -91,6 +94,7 @@ internal readonly unsafe struct Simd128 : ISimd<Vector128<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector128<float> Select(Vector128<float> mask, Vector128<float> a, Vector128<float> b) => Vector128.ConditionalSelect(mask, a, b);
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector128<float> SwapPairs(Vector128<float> a) => Vector128.Shuffle(a, Vector128.Create(1, 0, 3, 2));
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static float Sum(Vector128<float> a) => (a[0] + a[2]) + (a[1] + a[3]);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector128<float> ExponentFromLowBits(Vector128<float> a) => Vector128.ShiftLeft(a.AsInt32(), 23).AsSingle();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> ScaleByPowerOfTwo(Vector128<float> p, Vector128<float> nBiased)
@@ -123,6 +127,7 @@ internal readonly unsafe struct Simd256 : ISimd<Vector256<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector256<float> Select(Vector256<float> mask, Vector256<float> a, Vector256<float> b) => Vector256.ConditionalSelect(mask, a, b);
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector256<float> SwapPairs(Vector256<float> a) => Vector256.Shuffle(a, Vector256.Create(1, 0, 3, 2, 5, 4, 7, 6));
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static float Sum(Vector256<float> a) => Simd128.Sum(a.GetLower() + a.GetUpper());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector256<float> ExponentFromLowBits(Vector256<float> a) => Vector256.ShiftLeft(a.AsInt32(), 23).AsSingle();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> ScaleByPowerOfTwo(Vector256<float> p, Vector256<float> nBiased)
@@ -154,6 +159,7 @@ internal readonly unsafe struct Simd512 : ISimd<Vector512<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector512<float> Select(Vector512<float> mask, Vector512<float> a, Vector512<float> b) => Vector512.ConditionalSelect(mask, a, b);
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector512<float> SwapPairs(Vector512<float> a) => Vector512.Shuffle(a, Vector512.Create(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static float Sum(Vector512<float> a) => Simd256.Sum(a.GetLower() + a.GetUpper());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)] public static Vector512<float> ExponentFromLowBits(Vector512<float> a) => Vector512.ShiftLeft(a.AsInt32(), 23).AsSingle();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> ScaleByPowerOfTwo(Vector512<float> p, Vector512<float> nBiased)

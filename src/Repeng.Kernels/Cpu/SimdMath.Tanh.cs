@@ -22,7 +22,7 @@ internal static partial class SimdMath
         p = S.Fma(p, z, S.Set(-3.33332819422e-1f));
         V near = S.Fma(S.Mul(p, z), x, x);
         V size = S.Abs(x);
-        V far = S.Sub(one, S.Div(S.Set(2f), S.Add(Exp<V, S>(S.Add(size, size)), one)));
+        V far = S.Sub(one, S.Div(S.Set(2f), S.Add(Exp2Flushed<V, S>(S.Mul(size, S.Set(2 * Log2E))), one)));
         far = S.Select(S.LessOrEqual(x, S.Set(0f)), S.Sub(S.Set(0f), far), far);
         return S.Select(S.LessOrEqual(size, S.Set(0.625f)), near, far);
     }

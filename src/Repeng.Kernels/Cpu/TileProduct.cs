@@ -21,6 +21,7 @@ internal static unsafe class TileProduct<V, S>
     /// c[i·ldc + j] = (accumulate ? c : 0) + Σ_t a[i·aRow + t·aDepth] · b[t·ldb + j] for i &lt; rows, j &lt; cols, t &lt; depth.
     /// The strides of a are free, which takes a transposed operand as it is.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static void Run(float* c, nint ldc, float* a, nint aRow, nint aDepth, float* b, nint ldb, int rows, int cols, int depth, bool accumulate)
     {
         for (int j = 0; j < cols; j += Panel)
@@ -28,8 +29,16 @@ internal static unsafe class TileProduct<V, S>
             int i = 0;
             for (; i + 6 <= rows; i += 6)
                 Block6(c + i * ldc + j, ldc, a + i * aRow, aRow, aDepth, b + j, ldb, depth, accumulate);
-            for (; i + 2 <= rows; i += 2)
+            if (i + 4 <= rows)
+            {
+                Block4(c + i * ldc + j, ldc, a + i * aRow, aRow, aDepth, b + j, ldb, depth, accumulate);
+                i += 4;
+            }
+            if (i + 2 <= rows)
+            {
                 Block2(c + i * ldc + j, ldc, a + i * aRow, aRow, aDepth, b + j, ldb, depth, accumulate);
+                i += 2;
+            }
             if (i < rows)
                 Block1(c + i * ldc + j, a + i * aRow, aDepth, b + j, ldb, depth, accumulate);
         }
@@ -76,6 +85,39 @@ internal static unsafe class TileProduct<V, S>
         S.Store(c30, c + 3 * ldc); S.Store(c31, c + 3 * ldc + S.Width);
         S.Store(c40, c + 4 * ldc); S.Store(c41, c + 4 * ldc + S.Width);
         S.Store(c50, c + 5 * ldc); S.Store(c51, c + 5 * ldc + S.Width);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Block4(float* c, nint ldc, float* a, nint aRow, nint aDepth, float* b, nint ldb, int depth, bool accumulate)
+    {
+        V c00 = default, c01 = default, c10 = default, c11 = default, c20 = default, c21 = default, c30 = default, c31 = default;
+        if (accumulate)
+        {
+            c00 = S.Load(c); c01 = S.Load(c + S.Width);
+            c10 = S.Load(c + ldc); c11 = S.Load(c + ldc + S.Width);
+            c20 = S.Load(c + 2 * ldc); c21 = S.Load(c + 2 * ldc + S.Width);
+            c30 = S.Load(c + 3 * ldc); c31 = S.Load(c + 3 * ldc + S.Width);
+        }
+        float* lower = a + 2 * aRow;
+        for (int t = 0; t < depth; t++)
+        {
+            V b0 = S.Load(b), b1 = S.Load(b + S.Width);
+            V x = S.Set(*a);
+            c00 = S.Fma(x, b0, c00); c01 = S.Fma(x, b1, c01);
+            x = S.Set(a[aRow]);
+            c10 = S.Fma(x, b0, c10); c11 = S.Fma(x, b1, c11);
+            x = S.Set(*lower);
+            c20 = S.Fma(x, b0, c20); c21 = S.Fma(x, b1, c21);
+            x = S.Set(lower[aRow]);
+            c30 = S.Fma(x, b0, c30); c31 = S.Fma(x, b1, c31);
+            a += aDepth;
+            lower += aDepth;
+            b += ldb;
+        }
+        S.Store(c00, c); S.Store(c01, c + S.Width);
+        S.Store(c10, c + ldc); S.Store(c11, c + ldc + S.Width);
+        S.Store(c20, c + 2 * ldc); S.Store(c21, c + 2 * ldc + S.Width);
+        S.Store(c30, c + 3 * ldc); S.Store(c31, c + 3 * ldc + S.Width);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
