@@ -16,6 +16,13 @@ public enum SeparationLoss
 
     /// <summary>−c·tanh(s / (|s_ref| + 1e-6)).</summary>
     TanhRatio,
+
+    /// <summary>
+    /// −ln σ(c·β·(m − m_ref)) where m is the mean projection of BOTH texts of a pair: at +c everything is to move toward the
+    /// positive persona, at −c toward the negative one. The other forms see only the difference of the two texts, which a
+    /// mere gain on the persona axis satisfies.
+    /// </summary>
+    Shift,
 }
 
 /// <summary>The term that holds on to the base model's label log-probabilities.</summary>
@@ -40,6 +47,9 @@ public sealed record ContrastiveLossConfig
     /// <summary>β of the log-sigmoid.</summary>
     public float Beta { get; init; } = 1;
 
+    /// <summary>Measure projections in units of the personas' own mean distance, so that β means the same in every layer and model.</summary>
+    public bool RelativeToGap { get; init; }
+
     /// <summary>Form of the coherence term.</summary>
     public CoherenceLoss Coherence { get; init; } = CoherenceLoss.None;
 
@@ -63,8 +73,9 @@ public sealed record ContrastiveLossConfig
 /// <param name="Module">Dotted path of the tapped linear layer.</param>
 /// <param name="Direction">d_steer in output space [out, 1]: U·d / (‖d‖ + 1e-6).</param>
 /// <param name="LastLeftSingular">The singular vector [out, 1] that the projection basis leaves out, or null.</param>
+/// <param name="Gap">Mean distance of the personas along the direction.</param>
 /// <param name="Basis">The projection basis [out, k] where it is not (nearly) all of U, or null.</param>
-public sealed record LossLayer(string Module, Tensor Direction, Tensor? LastLeftSingular, Tensor? Basis) : IDisposable
+public sealed record LossLayer(string Module, Tensor Direction, Tensor? LastLeftSingular, Tensor? Basis, float Gap = 1) : IDisposable
 {
     /// <inheritdoc/>
     public void Dispose()
@@ -78,12 +89,12 @@ public sealed record LossLayer(string Module, Tensor Direction, Tensor? LastLeft
 /// <summary>The reference state's loss for one coefficient and one loss layer, with all of its metrics.</summary>
 public static class ContrastiveLoss
 {
-    /// <summary>s [pairs]: the masked mean over the window of ⟨h⁺ − h⁻, direction⟩.</summary>
-    public static Tensor Separation(Tape tape, Tensor tap, PairWindow window, int copy, Tensor direction)
+    /// <summary>s [pairs]: the masked mean over the window of ⟨h⁺ − h⁻, direction⟩, or for the shift of ⟨(h⁺ + h⁻) / 2, direction⟩.</summary>
+    public static Tensor Separation(Tape tape, ContrastiveLossConfig config, Tensor tap, PairWindow window, int copy, Tensor direction)
     {
         Tensor rows = tape.GatherRows(tap, tape.New(window.RowIndices(copy), window.Tokens.Batch * window.Width));
         Tensor projected = tape.MatMul(rows, direction);
-        Tensor weighted = tape.Multiply(projected, tape.Constant(window.DifferenceWeights(), projected.Rows, 1));
+        Tensor weighted = tape.Multiply(projected, tape.Constant(config.Separation == SeparationLoss.Shift ? window.MeanWeights() : window.DifferenceWeights(), projected.Rows, 1));
         return tape.Sum(tape.Reshape(weighted, window.Pairs, 2 * window.Width), 1);
     }
 
@@ -116,15 +127,15 @@ public static class ContrastiveLoss
     }
 
     /// <summary>The separation term, averaged over pairs.</summary>
-    public static Tensor SeparationTerm(Tape tape, ContrastiveLossConfig config, Tensor s, ReadOnlySpan<float> sRef, float c)
+    public static Tensor SeparationTerm(Tape tape, ContrastiveLossConfig config, Tensor s, ReadOnlySpan<float> sRef, float c, float gap)
     {
         switch (config.Separation)
         {
             case SeparationLoss.Linear:
                 return tape.Scale(tape.Mean(s), -c);
-            case SeparationLoss.LogSigmoid:
+            case SeparationLoss.LogSigmoid or SeparationLoss.Shift:
                 Tensor moved = tape.Subtract(s, tape.Constant(sRef, sRef.Length));
-                return tape.Scale(tape.Mean(tape.Unary(tape.Scale(moved, c * config.Beta), UnaryOp.LogSigmoid)), -1);
+                return tape.Scale(tape.Mean(tape.Unary(tape.Scale(moved, c * config.Beta / (config.RelativeToGap ? gap : 1)), UnaryOp.LogSigmoid)), -1);
             default:
                 var scale = new float[sRef.Length];
                 for (int i = 0; i < scale.Length; i++)

@@ -68,19 +68,10 @@ public sealed class PairWindow
     /// Weights [rows · width] that turn values per token into the masked mean of positive − negative per pair when
     /// the window's values are summed over a pair's 2·width entries. Padding of a row weighs nothing.
     /// </summary>
-    public float[] DifferenceWeights()
-    {
-        var weights = new float[Tokens.Batch * Width];
-        for (int i = 0; i < Pairs; i++)
-        {
-            float count = Mask.AsSpan(i * Width, Width).ToArray().Sum();
-            for (int side = 0; side < 2; side++)
-                for (int j = 0; j < Width; j++)
-                    if (Mask[i * Width + j] > 0 && Tokens.IsReal(2 * i + side, First + j))
-                        weights[(2 * i + side) * Width + j] = (side == 0 ? 1 : -1) / count;
-        }
-        return weights;
-    }
+    public float[] DifferenceWeights() => Weights(1, -1);
+
+    /// <summary>As <see cref="DifferenceWeights"/> for the mean of both rows.</summary>
+    public float[] MeanWeights() => Weights(0.5f, 0.5f);
 
     /// <summary>
     /// The label positions of the chosen rows: hidden-state rows (in a tensor of copies), labels, and weights that make
@@ -118,4 +109,20 @@ public sealed class PairWindow
 
     /// <summary>Rows of the positive (0) or negative (1) side.</summary>
     public int[] Side(int side) => [.. Enumerable.Range(0, Pairs).Select(i => 2 * i + side)];
+
+    private float[] Weights(float positive, float negative)
+    {
+        var weights = new float[Tokens.Batch * Width];
+        for (int i = 0; i < Pairs; i++)
+        {
+            float count = 0;
+            for (int j = 0; j < Width; j++)
+                count += Mask[i * Width + j];
+            for (int side = 0; side < 2; side++)
+                for (int j = 0; j < Width; j++)
+                    if (Mask[i * Width + j] > 0 && Tokens.IsReal(2 * i + side, First + j))
+                        weights[(2 * i + side) * Width + j] = (side == 0 ? positive : negative) / count;
+        }
+        return weights;
+    }
 }

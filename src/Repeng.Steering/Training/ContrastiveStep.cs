@@ -48,7 +48,7 @@ public sealed class ContrastiveStep(DecoderModel model, SvdAdapter adapter, IRea
         var window = new PairWindow(batch, config.LastTokens, PairMask.Union);
         var context = new ForwardContext(tape, batch) { Capture = IsTap, LastBlock = NeedsLogProb ? null : _lastLossBlock };
         Tensor hidden = model.Forward(context);
-        float[][] separation = [.. layers.Select(l => ContrastiveLoss.Separation(tape, context.Outputs[l.Module], window, 0, l.Direction).ToArray())];
+        float[][] separation = [.. layers.Select(l => ContrastiveLoss.Separation(tape, config, context.Outputs[l.Module], window, 0, l.Direction).ToArray())];
         float[] logProb = [];
         if (NeedsLogProb)
         {
@@ -85,8 +85,8 @@ public sealed class ContrastiveStep(DecoderModel model, SvdAdapter adapter, IRea
             {
                 LossLayer layer = layers[l];
                 Tensor tap = context.Outputs[layer.Module];
-                Tensor s = ContrastiveLoss.Separation(tape, tap, window, k, layer.Direction);
-                Tensor proj = ContrastiveLoss.SeparationTerm(tape, config, s, reference.Separation[l], cs[k]);
+                Tensor s = ContrastiveLoss.Separation(tape, config, tap, window, k, layer.Direction);
+                Tensor proj = ContrastiveLoss.SeparationTerm(tape, config, s, reference.Separation[l], cs[k], layer.Gap);
                 total = total is null ? proj : tape.Add(total, proj);
                 double lossProj = proj.Item(), lossCoherence = 0, degradation = double.NaN, sum = lossProj;
                 if (coherence.Length > 0)

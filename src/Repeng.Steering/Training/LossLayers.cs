@@ -75,7 +75,7 @@ public static partial class LossLayers
         var d = new double[u.Length];
         for (int i = 0; i < d.Length; i++)
             d[i] = meanDifference[i] - dot * u[i];
-        return new LossLayer(module, Direction(model.Device, d, module), Tensor.From(model.Device, u, u.Length, 1), null);
+        return new LossLayer(module, Direction(model.Device, d, module), Tensor.From(model.Device, u, u.Length, 1), null, Norm(d));
     }
 
     /// <summary>A loss layer projected on the adapter's own left singular vectors [out, r].</summary>
@@ -92,7 +92,7 @@ public static partial class LossLayers
             for (int i = 0; i < n; i++)
                 d[i] += dot * u[i * r + q];
         }
-        return new LossLayer(layer.Path, Direction(model.Device, d, layer.Path), null, Tensor.From(model.Device, u, n, r));
+        return new LossLayer(layer.Path, Direction(model.Device, d, layer.Path), null, Tensor.From(model.Device, u, n, r), Norm(d));
     }
 
     /// <summary>The direction [out, 1] that the loss uses, from a steering direction d: normalised twice, as upstream does (once when stored, once with 1e-6 in the loss).</summary>
@@ -109,6 +109,8 @@ public static partial class LossLayers
             unit[i] = (float)(d[i] / norm / (1 + 1e-6));
         return Tensor.From(device, unit, unit.Length, 1);
     }
+
+    private static float Norm(double[] d) => (float)Math.Sqrt(d.Sum(x => x * x));
 
     [GeneratedRegex(@"\.(\d+)\.")]
     private static partial Regex BlockNumber();
