@@ -41,8 +41,9 @@ public sealed partial class Tape
                 for (int i = 0; i < inputs.Length; i++)
                     detached[i].RequiresGrad = inputs[i].RequiresGrad;
                 Tensor[] again = body(detached);
+                // A tensor may stand in the outputs twice (a block's output that is also tapped); its gradient counts once.
                 for (int i = 0; i < outputs.Length; i++)
-                    if (again[i].RequiresGrad)
+                    if (again[i].RequiresGrad && Array.IndexOf(outputs, outputs[i]) == i)
                         Backend.AddScaled(again[i].GradToAdd(), outputs[i].Grad, outputs[i].Length, 1);
                 Play(_nodes);
                 for (int i = 0; i < inputs.Length; i++)

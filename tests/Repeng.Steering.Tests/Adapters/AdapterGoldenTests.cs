@@ -50,7 +50,7 @@ public sealed class AdapterGoldenTests
     {
         string folder = Golden.Require("adapter");
         using var golden = new GoldenCase(folder, name);
-        TokenBatch tokens = golden.Batches(folder)[0];
+        TokenBatch tokens = GoldenCase.Batches(folder)[0];
         string[] settings = [.. golden.Tensors.Names.Where(n => n.StartsWith("forward.", StringComparison.Ordinal) && n.EndsWith(".logits", StringComparison.Ordinal)).Select(n => n["forward.".Length..^".logits".Length])];
         Assert.NotEmpty(settings);
         float[] off = Run(null, out Dictionary<string, float[]> offTaps);
@@ -105,7 +105,7 @@ public sealed class AdapterGoldenTests
         foreach (bool checkpoint in new[] { false, true })
         {
             using var golden = new GoldenCase(folder, name);
-            GoldenTraining.Run(golden, golden.Batches(folder), checkpoint);
+            GoldenTraining.Run(golden, GoldenCase.Batches(folder), checkpoint);
         }
     }
 
@@ -117,7 +117,7 @@ public sealed class AdapterGoldenTests
         using var golden = new GoldenCase(folder, name);
         string[] layers = [.. golden.Json["loss_layers"]!.AsArray().Select(x => (string)x!)];
         Assert.Equal(layers.Order(StringComparer.Ordinal), LossLayers.Select(golden.Model, golden.Modules).Order(StringComparer.Ordinal));
-        Dictionary<string, float[]> mean = LossLayers.MeanDifference(golden.Model, layers, golden.Batches(folder));
+        Dictionary<string, float[]> mean = LossLayers.MeanDifference(golden.Model, layers, GoldenCase.Batches(folder));
         foreach (string module in layers)
         {
             using LossLayer given = golden.LossLayer(module);

@@ -83,9 +83,14 @@ internal sealed class GoldenCase : IDisposable
         return new LossLayer(module, LossLayers.Direction(Device, output, module), null, Tensor.From(Device, basis, n, k));
     }
 
-    public List<TokenBatch> Batches(string folder)
+    public static List<TokenBatch> Batches(string folder)
     {
         using ITensorSource source = SafetensorsFile.Open(Path.Combine(folder, "batches.safetensors"));
+        return ReadBatches(source);
+    }
+
+    public static List<TokenBatch> ReadBatches(ITensorSource source)
+    {
         long[] shape = source.Info("input_ids").Shape;
         (int count, int rows, int length) = ((int)shape[0], (int)shape[1], (int)shape[2]);
         int[] ids = GoldenFiles.Ints(source, "input_ids"), mask = GoldenFiles.Ints(source, "attention_mask");
