@@ -30,6 +30,8 @@ public sealed class AttentionTests
         yield return (Of(1, 4, 530, 2, 1, 16, window: 270), [0]);
         yield return (Of(2, 2, 513, 4, 1, 48), [512, 511]);
         yield return (Of(1, 1, 300, 9, 1, 24), [10]);
+        // Large enough that the splits are joined by several threads.
+        yield return (Of(4, 1, 1100, 16, 8, 64), [0, 900, 1100, 1]);
         yield return (Of(1, 20, 20, 70, 1, 19), [0]);
         yield return (Of(1, 33, 33, 2, 1, 256), [0]);
         yield return (Of(1, 20, 20, 3, 3, 1), [2]);

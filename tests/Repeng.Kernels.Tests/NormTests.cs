@@ -18,6 +18,9 @@ public sealed class NormTests
         yield return (130, 64);
         yield return (5, 576);
         yield return (2, 4099);
+        // Large enough that several threads take part.
+        yield return (1100, 64);
+        yield return (70, 576);
         var r = new Random(11);
         for (int i = 0; i < 20; i++)
             yield return (r.Next(1, 100), r.Next(3, 300));

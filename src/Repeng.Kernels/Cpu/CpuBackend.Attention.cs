@@ -79,7 +79,7 @@ public sealed unsafe partial class CpuBackend
             if (!AttentionKernel<V, S>.IsDecode(context.Args))
             {
                 TakeScratch(scratch, AttentionKernel<V, S>.ForwardScratchBytes(context.Args));
-                _workers.Run(AttentionKernel<V, S>.ForwardItems(context.Args), &AttentionKernel<V, S>.ForwardItem, c);
+                RunItems(AttentionKernel<V, S>.ForwardItems(context.Args), IsHeavy(context.Args), &AttentionKernel<V, S>.ForwardItem, c);
                 return;
             }
             // The splits' sums lie behind the calling thread's own scratch, where every worker may reach them.
@@ -87,8 +87,8 @@ public sealed unsafe partial class CpuBackend
             _workers.Scratch(0, own + AttentionKernel<V, S>.DecodePartialBytes(context.Args));
             TakeScratch(scratch, own);
             context.Partial = (float*)(scratch[0] + own);
-            _workers.Run(AttentionKernel<V, S>.DecodeItems(context.Args), &AttentionKernel<V, S>.DecodeItem, c);
-            _workers.Run(context.Args.Batch * context.Args.KvHeads, &AttentionKernel<V, S>.JoinItem, c);
+            RunItems(AttentionKernel<V, S>.DecodeItems(context.Args), IsHeavy(context.Args), &AttentionKernel<V, S>.DecodeItem, c);
+            RunItems(context.Args.Batch * context.Args.KvHeads, AttentionKernel<V, S>.DecodePartialBytes(context.Args) > 1 << 16, &AttentionKernel<V, S>.JoinItem, c);
         }
     }
 
@@ -100,8 +100,20 @@ public sealed unsafe partial class CpuBackend
         TakeScratch(scratch, AttentionKernel<V, S>.BackwardScratchBytes(context.Args));
         context.Scratch = scratch;
         fixed (AttentionContext* c = &context)
-            _workers.Run(context.Args.Batch * context.Args.KvHeads, &AttentionKernel<V, S>.BackwardItem, c);
+            RunItems(context.Args.Batch * context.Args.KvHeads, IsHeavy(context.Args), &AttentionKernel<V, S>.BackwardItem, c);
     }
+
+    // Below some 10 µs of work, waking the other threads costs more than it saves; which thread runs an item changes no bit.
+    private void RunItems(int items, bool worthWaking, delegate*<void*, int, int, void> body, void* context)
+    {
+        if (worthWaking)
+            _workers.Run(items, body, context);
+        else
+            for (int item = 0; item < items; item++)
+                body(context, item, 0);
+    }
+
+    private static bool IsHeavy(in AttentionArgs a) => (double)a.Batch * a.Heads * a.QueryLength * a.KeyLength * a.HeadDim > 1 << 17;
 
     // A body sees only unmanaged memory, so every worker's scratch is taken before the loop starts.
     private void TakeScratch(nint* scratch, long bytes)

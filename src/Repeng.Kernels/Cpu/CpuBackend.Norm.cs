@@ -128,13 +128,13 @@ public sealed unsafe partial class CpuBackend
         c->SetChunks();
         if (forward)
         {
-            _workers.Run(c->Chunks, &NormKernel<V, S>.ForwardChunk, c);
+            RunItems(c->Chunks, (long)c->Rows * c->Cols > Ranges.Heavy, &NormKernel<V, S>.ForwardChunk, c);
             return;
         }
         // No body asks for scratch of its own here, so the caller's serves as memory shared by all chunks.
         if (c->DWeight != null || c->DBias != null)
             c->Partial = (float*)_workers.Scratch(0, sizeof(float) * 2L * c->Chunks * c->Cols);
-        _workers.Run(c->Chunks, &NormKernel<V, S>.BackwardChunk, c);
+        RunItems(c->Chunks, (long)c->Rows * c->Cols > Ranges.Heavy, &NormKernel<V, S>.BackwardChunk, c);
         NormKernel<V, S>.SumPartials(c);
     }
 
@@ -146,7 +146,7 @@ public sealed unsafe partial class CpuBackend
         TakeScratch(scratch, sizeof(float) * 2L * c->RotaryDim);
         c->Scratch = scratch;
         c->SetChunks();
-        _workers.Run(c->Chunks, &RopeKernel<V, S>.Chunk, c);
+        RunItems(c->Chunks, (long)c->Rows * c->Heads * c->HeadDim > Ranges.Heavy, &RopeKernel<V, S>.Chunk, c);
     }
 
     private static long CheckNorm(string op, int rows, int cols, View x, View weight)
