@@ -27,6 +27,18 @@ internal static class CodePoints
     private const uint WordMask = LetterMask | MarkMask | 1u << (int)UnicodeCategory.DecimalDigitNumber
         | 1u << (int)UnicodeCategory.LetterNumber | 1u << (int)UnicodeCategory.ConnectorPunctuation;
 
+    /// <summary>Punctuation that came with later versions of Unicode, or characters that became it.</summary>
+    private static readonly (int First, int Last)[] s_newPunctuation =
+    [
+        (0x61D, 0x61D), (0x9FD, 0x9FD), (0xA76, 0xA76), (0xC77, 0xC77), (0xC84, 0xC84), (0x1B4E, 0x1B4F), (0x1B7D, 0x1B7F),
+        (0x2E43, 0x2E4F), (0x2E52, 0x2E5D), (0x10D6E, 0x10D6E), (0x10EAD, 0x10EAD), (0x10F55, 0x10F59), (0x10F86, 0x10F89),
+        (0x113D4, 0x113D5), (0x113D7, 0x113D8), (0x1144B, 0x1144F), (0x1145A, 0x1145B), (0x1145D, 0x1145D), (0x11660, 0x1166C),
+        (0x116B9, 0x116B9), (0x1183B, 0x1183B), (0x11944, 0x11946), (0x119E2, 0x119E2), (0x11A3F, 0x11A46), (0x11A9A, 0x11A9C),
+        (0x11A9E, 0x11AA2), (0x11B00, 0x11B09), (0x11BE1, 0x11BE1), (0x11C41, 0x11C45), (0x11C70, 0x11C71), (0x11EF7, 0x11EF8),
+        (0x11F43, 0x11F4F), (0x11FFF, 0x11FFF), (0x12FF1, 0x12FF2), (0x16D6D, 0x16D6F), (0x16E97, 0x16E9A), (0x16FE2, 0x16FE2),
+        (0x1E5FF, 0x1E5FF), (0x1E95E, 0x1E95F),
+    ];
+
     /// <summary>The code point at <paramref name="index"/> and how many UTF-16 units it takes. A lone surrogate stands for itself.</summary>
     public static int At(ReadOnlySpan<char> text, int index, out int length)
     {
@@ -61,12 +73,18 @@ internal static class CodePoints
     /// <summary>General category N: Nd, Nl or No.</summary>
     public static bool IsNumeric(int codePoint) => (CategoryBit(codePoint) & NumberMask) != 0;
 
-    public static bool IsMark(int codePoint) => (CategoryBit(codePoint) & MarkMask) != 0;
-
-    /// <summary>General category P, or one of ASCII's symbols.</summary>
-    public static bool IsPunctuation(int codePoint) =>
-        codePoint < 128 ? char.IsPunctuation((char)codePoint) || char.IsSymbol((char)codePoint)
-        : (CategoryBit(codePoint) & PunctuationMask) != 0;
+    /// <summary>General category P as the library's older Unicode tables have it, or one of ASCII's symbols.</summary>
+    public static bool IsPunctuation(int codePoint)
+    {
+        if (codePoint < 128)
+            return char.IsPunctuation((char)codePoint) || char.IsSymbol((char)codePoint);
+        if ((CategoryBit(codePoint) & PunctuationMask) == 0)
+            return codePoint is 0x166D or 0x111C9;
+        foreach ((int first, int last) in s_newPunctuation)
+            if (codePoint >= first && codePoint <= last)
+                return false;
+        return true;
+    }
 
     /// <summary>
     /// A word character as UTS #18 defines \w: Alphabetic, marks, Nd, Pc and the joiners.

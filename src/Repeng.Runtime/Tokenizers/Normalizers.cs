@@ -7,7 +7,14 @@ namespace Repeng.Runtime.Tokenizers;
 /// <summary>A text rewritten before it is split.</summary>
 internal abstract class Normalizer
 {
-    public abstract string Normalize(string text);
+    /// <param name="atStart">Becomes false when the front of the text is cut off, so that the result no longer begins where the input did.</param>
+    public abstract string Normalize(string text, ref bool atStart);
+
+    public string Normalize(string text)
+    {
+        bool atStart = true;
+        return Normalize(text, ref atStart);
+    }
 
     /// <exception cref="UserErrorException">The section is malformed or names a normalizer that is not supported.</exception>
     public static Normalizer Read(JsonSection section) => section.Type switch
@@ -18,34 +25,33 @@ internal abstract class Normalizer
         "NFKC" => new FormNormalizer(NormalizationForm.FormKC),
         "NFKD" => new FormNormalizer(NormalizationForm.FormKD),
         "Lowercase" => new LowercaseNormalizer(),
-        "StripAccents" => new StripAccentsNormalizer(),
         "Prepend" => new PrependNormalizer(section.Text("prepend")),
         "Replace" => new ReplaceNormalizer(TextPattern.Read(section), section.Text("content")),
         "Strip" => new StripNormalizer(section.Flag("strip_left", true), section.Flag("strip_right", true)),
         "ByteLevel" => new ByteLevelNormalizer(),
-        _ => throw section.UnknownType("Sequence, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Prepend, Replace, Strip, ByteLevel"),
+        _ => throw section.UnknownType("Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, ByteLevel"),
     };
 }
 
 internal sealed class SequenceNormalizer(IReadOnlyList<Normalizer> steps) : Normalizer
 {
-    public override string Normalize(string text)
+    public override string Normalize(string text, ref bool atStart)
     {
         foreach (Normalizer step in steps)
-            text = step.Normalize(text);
+            text = step.Normalize(text, ref atStart);
         return text;
     }
 }
 
 internal sealed class FormNormalizer(NormalizationForm form) : Normalizer
 {
-    public override string Normalize(string text) => UnicodeNormalization.Normalize(text, form);
+    public override string Normalize(string text, ref bool atStart) => UnicodeNormalization.Normalize(text, form);
 }
 
 /// <summary>Each code point's own lower case, without regard to its neighbours (no final sigma).</summary>
 internal sealed class LowercaseNormalizer : Normalizer
 {
-    public override string Normalize(string text)
+    public override string Normalize(string text, ref bool atStart)
     {
         if (!text.AsSpan().ContainsAnyExceptInRange('\0', '\x7F'))
             return text.ToLowerInvariant();
@@ -62,33 +68,25 @@ internal sealed class LowercaseNormalizer : Normalizer
     }
 }
 
-/// <summary>Drops every mark (Mn, Mc, Me).</summary>
-internal sealed class StripAccentsNormalizer : Normalizer
-{
-    public override string Normalize(string text)
-    {
-        var kept = new StringBuilder(text.Length);
-        foreach (Rune rune in text.EnumerateRunes())
-            if (!CodePoints.IsMark(rune.Value))
-                kept.Append(rune.ToString());
-        return kept.ToString();
-    }
-}
-
 /// <summary>Puts a text before every non-empty piece.</summary>
 internal sealed class PrependNormalizer(string prefix) : Normalizer
 {
-    public override string Normalize(string text) => text.Length == 0 ? text : prefix + text;
+    public override string Normalize(string text, ref bool atStart) => text.Length == 0 ? text : prefix + text;
 }
 
 internal sealed class ReplaceNormalizer(TextPattern pattern, string content) : Normalizer
 {
-    public override string Normalize(string text) => pattern.Replace(text, content);
+    public override string Normalize(string text, ref bool atStart)
+    {
+        string replaced = pattern.Replace(text, content, out bool cutsFront);
+        atStart &= !cutsFront;
+        return replaced;
+    }
 }
 
 internal sealed class StripNormalizer(bool left, bool right) : Normalizer
 {
-    public override string Normalize(string text)
+    public override string Normalize(string text, ref bool atStart)
     {
         int start = 0;
         int end = text.Length;
@@ -96,6 +94,7 @@ internal sealed class StripNormalizer(bool left, bool right) : Normalizer
             start++;
         while (right && end > start && char.IsWhiteSpace(text[end - 1]))
             end--;
+        atStart &= start == 0;
         return text[start..end];
     }
 }
@@ -103,7 +102,7 @@ internal sealed class StripNormalizer(bool left, bool right) : Normalizer
 /// <summary>The UTF-8 bytes of the text, each as its printable stand-in.</summary>
 internal sealed class ByteLevelNormalizer : Normalizer
 {
-    public override string Normalize(string text) => ByteAlphabet.Map(text);
+    public override string Normalize(string text, ref bool atStart) => ByteAlphabet.Map(text);
 }
 
 /// <summary>What a Replace or Split looks for: a literal text or a regular expression.</summary>
@@ -121,7 +120,9 @@ internal sealed class TextPattern
     /// <summary>The literal text; null for a regular expression.</summary>
     public string? Literal => _literal;
 
-    public static TextPattern OfText(string literal) => new(literal, null);
+    /// <summary>An empty text matches between all characters, as an empty expression does.</summary>
+    public static TextPattern OfText(string literal) =>
+        literal.Length == 0 ? OfRegex("", "an empty pattern") : new TextPattern(literal, null);
 
     public static TextPattern OfRegex(string pattern, string where) => new(null, CodePointRegex.Parse(pattern, where));
 
@@ -144,8 +145,6 @@ internal sealed class TextPattern
     /// <summary>Appends the matches in order; each begins where the last one ended or later, and a match may be empty.</summary>
     public void FindAll(ReadOnlySpan<char> text, List<(int Start, int End)> matches)
     {
-        if (_literal is { Length: 0 })
-            return;
         if (_literal is not null)
         {
             for (int at = 0; ;)
@@ -183,14 +182,22 @@ internal sealed class TextPattern
         }
     }
 
-    public string Replace(string text, string content)
+    public string Replace(string text, string content) => Replace(text, content, out _);
+
+    /// <param name="cutsFront">True when a match at the front is replaced by nothing.</param>
+    public string Replace(string text, string content, out bool cutsFront)
     {
-        if (_literal is { Length: > 0 })
+        cutsFront = false;
+        if (_literal is not null)
+        {
+            cutsFront = content.Length == 0 && text.StartsWith(_literal, StringComparison.Ordinal);
             return text.Replace(_literal, content, StringComparison.Ordinal);
+        }
         List<(int Start, int End)> matches = [];
         FindAll(text, matches);
         if (matches.Count == 0)
             return text;
+        cutsFront = content.Length == 0 && matches[0] is { Start: 0, End: > 0 };
         var replaced = new StringBuilder(text.Length);
         int done = 0;
         foreach ((int start, int end) in matches)

@@ -35,7 +35,7 @@ internal abstract class PreTokenizer
             case "Metaspace":
                 return [MetaspaceSplit.ReadFrom(section)];
             case "Whitespace":
-                return [new PatternSplit(TextPattern.OfRegex(@"\w+|[^\w\s]+", section.Place), SplitBehavior.Removed, invert: true)];
+                return [new WordSplit()];
             case "WhitespaceSplit":
                 return [new ClassSplit(CodePoints.IsWhiteSpace, SplitBehavior.Removed)];
             case "Punctuation":
@@ -149,6 +149,34 @@ internal sealed class ClassSplit(Func<int, bool> isMember, SplitBehavior behavio
         if (done < text.Length)
             parts.Add((done, text.Length, false));
     }
+}
+
+/// <summary>Runs of word characters, and runs of what is neither that nor white space; white space drops out.</summary>
+internal sealed class WordSplit : PreTokenizer
+{
+    public override void Split(Piece piece, List<Piece> output)
+    {
+        ReadOnlySpan<char> text = piece.Span;
+        int start = 0;
+        Kind before = Kind.Space;
+        for (int i = 0; i < text.Length;)
+        {
+            int point = CodePoints.At(text, i, out int length);
+            Kind kind = CodePoints.IsWord(point) ? Kind.Word : CodePoints.IsWhiteSpace(point) ? Kind.Space : Kind.Other;
+            if (kind != before)
+            {
+                if (before != Kind.Space)
+                    output.Add(piece.Slice(start, i));
+                start = i;
+                before = kind;
+            }
+            i += length;
+        }
+        if (before != Kind.Space)
+            output.Add(piece.Slice(start, text.Length));
+    }
+
+    private enum Kind { Space, Word, Other }
 }
 
 /// <summary>The byte-level steps: a space in front, GPT-2's split, the bytes as printable stand-ins.</summary>

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using System.Text;
 using Repeng.Kernels;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Runtime.Tokenizers;
 
@@ -113,12 +114,14 @@ public sealed class Tokenizer
         FromJson(Encoding.UTF8.GetBytes(tokenizerJson),
             tokenizerConfigJson is null ? default : Encoding.UTF8.GetBytes(tokenizerConfigJson), chatTemplate, name);
 
-    /// <summary>Makes a tokenizer of the metadata of a GGUF file.</summary>
+    /// <summary>Makes a tokenizer of the metadata of a GGUF file: gpt2 (byte-level BPE) with a known pre-tokenizer name, or llama (SentencePiece).</summary>
+    /// <param name="source">What error messages call the file.</param>
     /// <exception cref="UserErrorException">The metadata is incomplete or contradicts itself, or its kind of tokenizer is not known.</exception>
-    public static Tokenizer FromGguf(GgufTokenizerData data)
+    public static Tokenizer FromGguf(GgufTokenizer metadata, string source)
     {
-        ArgumentNullException.ThrowIfNull(data);
-        return new Tokenizer(GgufTokenizer.BuildParts(data), GgufTokenizer.BuildSettings(data));
+        ArgumentNullException.ThrowIfNull(metadata);
+        var builder = new GgufTokenizerBuilder(metadata, source);
+        return new Tokenizer(builder.BuildParts(), builder.BuildSettings());
     }
 
     /// <summary>The ids of a text.</summary>
@@ -258,7 +261,7 @@ public sealed class Tokenizer
 
     private void EncodeSegment(string segment, bool atStart, Working working)
     {
-        string text = _parts.Normalizer?.Normalize(segment) ?? segment;
+        string text = _parts.Normalizer?.Normalize(segment, ref atStart) ?? segment;
         int taken = 0;
         int from = 0;
         while (_normalizedTokens.Find(text, from, taken, out int start, out int end, out from) is { } token)

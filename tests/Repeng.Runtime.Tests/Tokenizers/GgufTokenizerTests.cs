@@ -1,0 +1,153 @@
+using System.Text.Json;
+using Repeng.Kernels;
+using Repeng.Runtime.Formats;
+using Repeng.Runtime.Tokenizers;
+using Repeng.Testing;
+
+namespace Repeng.Runtime.Tests.Tokenizers;
+
+public sealed class GgufTokenizerTests
+{
+    private const string Absent = "absent";
+
+    private static GgufTokenizer ByteLevel(string? pre = "smollm") => new()
+    {
+        Model = "gpt2",
+        Pre = pre,
+        Tokens = ["<s>", "<tool>", "a", "b", "1", "\u0120", "\u0120a", "ab", ""],
+        TokenTypes = [3, 4, 1, 1, 1, 1, 1, 1, 5],
+        Merges = ["\u0120 a", "a b"],
+        BosId = 0,
+        EosId = 0,
+        ChatTemplate = "T",
+    };
+
+    private static GgufTokenizer SentencePiece() => new()
+    {
+        Model = "llama",
+        Tokens = ["<unk>", "<s>", "</s>", "<0x41>", "<0x42>", "\u2581", "a", "b", "ab", "\u2581ab", "ba", "<x>"],
+        TokenTypes = [2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1, 4],
+        Scores = [0, 0, 0, 0, 0, -5, -6, -7, -2, -3, -1, 0],
+        BosId = 1,
+        EosId = 2,
+        UnknownId = 0,
+    };
+
+    [Fact]
+    public void AByteLevelVocabularyWorksAsItsPreTokenizerNameSays()
+    {
+        Tokenizer tokenizer = Tokenizer.FromGguf(ByteLevel(), "m.gguf");
+        Assert.Equal([7, 6, 3, 4, 4, 0, 1, 2], tokenizer.Encode("ab ab11<s><tool>a", true));
+        Assert.Equal("ab<tool>a", tokenizer.Decode([0, 7, 1, 2], true));
+        Assert.Equal((0, 0, "T"), (tokenizer.BosId, tokenizer.EosId, tokenizer.ChatTemplate));
+        Assert.Equal("<s>", tokenizer.SpecialTokenTexts["eos_token"]);
+        Assert.Equal([0, 7, 0], Tokenizer.FromGguf(ByteLevel() with { AddBos = true, AddEos = true }, "m.gguf").Encode("ab", true));
+    }
+
+    [Fact]
+    public void NamesOfTheLlama3FamilyAddABosUnlessTheFileSaysNo()
+    {
+        Assert.Equal([0, 7], Tokenizer.FromGguf(ByteLevel("llama-bpe"), "m.gguf").Encode("ab", true));
+        Assert.Equal([7], Tokenizer.FromGguf(ByteLevel("llama-bpe") with { AddBos = false }, "m.gguf").Encode("ab", true));
+        Assert.Equal([7], Tokenizer.FromGguf(ByteLevel("qwen2"), "m.gguf").Encode("ab", true));
+    }
+
+    [Fact]
+    public void ASentencePieceVocabularyMergesByScore()
+    {
+        Tokenizer tokenizer = Tokenizer.FromGguf(SentencePiece(), "m.gguf");
+        // ▁ab|a: "ba" scores highest, so a b a is a + ba. Unknown letters are bytes, where the bytes are there.
+        Assert.Equal([1, 5, 6, 10], tokenizer.Encode("aba", true));
+        Assert.Equal([9, 9], tokenizer.Encode("ab ab", false));
+        Assert.Equal([9, 3, 4, 0], tokenizer.Encode("abABCD", false));
+        Assert.Equal([9, 11, 9], tokenizer.Encode("ab<x>ab", false));
+        Assert.Equal("ab abA", tokenizer.Decode([1, 9, 9, 3], true));
+        Assert.Equal([8], Tokenizer.FromGguf(SentencePiece() with { AddSpacePrefix = false, AddBos = false }, "m.gguf").Encode("ab", true));
+    }
+
+    [Fact]
+    public void WhatIsUnknownOrContradictoryIsRefusedByName()
+    {
+        Assert.Contains("known are", ErrorOf(ByteLevel("klingon")), StringComparison.Ordinal);
+        Assert.Contains("smollm", ErrorOf(ByteLevel("klingon")), StringComparison.Ordinal);
+        Assert.Contains("tokenizer.ggml.pre", ErrorOf(ByteLevel(null)), StringComparison.Ordinal);
+        Assert.Contains("\"bert\"", ErrorOf(ByteLevel() with { Model = "bert" }), StringComparison.Ordinal);
+        Assert.Contains("merges", ErrorOf(ByteLevel() with { Merges = null }), StringComparison.Ordinal);
+        Assert.Contains("merges[0]", ErrorOf(ByteLevel() with { Merges = ["a z"] }), StringComparison.Ordinal);
+        Assert.Contains("merges[0]", ErrorOf(ByteLevel() with { Merges = ["ab"] }), StringComparison.Ordinal);
+        Assert.Contains("token_type", ErrorOf(ByteLevel() with { TokenTypes = [1] }), StringComparison.Ordinal);
+        Assert.Contains("99", ErrorOf(ByteLevel() with { BosId = 99 }), StringComparison.Ordinal);
+        Assert.Contains("bos", ErrorOf(ByteLevel() with { BosId = null, AddBos = true }), StringComparison.Ordinal);
+        Assert.Contains("occurs twice", ErrorOf(ByteLevel() with { Tokens = ["a", "a", "a", "b", "1", "c", "d", "ab", ""] }), StringComparison.Ordinal);
+        Assert.Contains("scores", ErrorOf(SentencePiece() with { Scores = null }), StringComparison.Ordinal);
+        Assert.Contains("scores[1]", ErrorOf(SentencePiece() with { Scores = [0, float.NaN, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }), StringComparison.Ordinal);
+    }
+
+    public static TheoryData<string> GoldenModels()
+    {
+        string folder = Golden.Path("gguf");
+        string[] names = !Directory.Exists(folder) ? [] : [.. Directory.GetFiles(folder, "*.gguf").Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal)];
+        return new TheoryData<string>(names.Length == 0 ? [Absent] : names);
+    }
+
+    [Theory]
+    [MemberData(nameof(GoldenModels))]
+    [Trait("Category", "Golden")]
+    [Trait("Golden", "gguf")]
+    public void IdsOfAGoldenFileAreEqual(string name)
+    {
+        string path = Golden.Require("gguf", name);
+        using GgufFile file = GgufFile.Open(path);
+        Tokenizer fromGguf = Tokenizer.FromGguf(GgufTokenizer.Read(file)!, path);
+        Tokenizer fromJson = Tokenizer.Load(Golden.Require("gguf", "tokenizer.json"));
+        using JsonDocument cases = JsonDocument.Parse(File.ReadAllBytes(Golden.Require("gguf", "tokenizer_cases.json")));
+        Assert.NotEqual(0, cases.RootElement.GetArrayLength());
+        foreach (JsonElement row in cases.RootElement.EnumerateArray())
+        {
+            string text = row.GetProperty("text").GetString()!;
+            int[] ids = [.. row.GetProperty("ids").EnumerateArray().Select(e => e.GetInt32())];
+            Assert.Equal(ids, fromGguf.Encode(text, false));
+            Assert.Equal(ids, fromJson.Encode(text, false));
+            Assert.Equal(text, fromGguf.Decode(ids, false));
+        }
+    }
+
+    /// <summary>The real model's metadata gives the ids, texts and template that its tokenizer.json gives.</summary>
+    [Fact]
+    [Trait("Category", "Golden")]
+    [Trait("Golden", "smollm2")]
+    public void TheRealModelTokenizesAsItsTokenizerJson()
+    {
+        const string name = "smollm2";
+        using JsonDocument prompts = JsonDocument.Parse(File.ReadAllBytes(Golden.Require(name, "prompts.json")));
+        string[] models = Directory.GetFiles(Golden.RequireBeside("models"), "*.gguf", SearchOption.AllDirectories);
+        Assert.NotEmpty(models);
+        foreach (string path in models)
+        {
+            using GgufFile file = GgufFile.Open(path);
+            Tokenizer fromGguf = Tokenizer.FromGguf(GgufTokenizer.Read(file)!, path);
+            foreach (JsonElement row in prompts.RootElement.EnumerateArray())
+                Assert.Equal(row.GetProperty("ids").EnumerateArray().Select(e => e.GetInt32()), fromGguf.Encode(row.GetProperty("text").GetString()!, false));
+
+            Tokenizer fromJson = Tokenizer.Load(Golden.RequireBeside("tokenizers", name));
+            Assert.Equal(fromJson.VocabularySize, fromGguf.VocabularySize);
+            Assert.Equal((fromJson.BosId, fromJson.EosId, fromJson.PadId, fromJson.UnkId), (fromGguf.BosId, fromGguf.EosId, fromGguf.PadId, fromGguf.UnkId));
+            Assert.Equal(fromJson.ChatTemplate, fromGguf.ChatTemplate);
+            using JsonDocument strings = JsonDocument.Parse(File.ReadAllBytes(Golden.Require("tokenizers", "strings.json")));
+            foreach (JsonElement row in strings.RootElement.GetProperty("rows").EnumerateArray())
+            {
+                string text = row[2].GetString()!;
+                int[] ids = fromJson.Encode(text, true);
+                Assert.Equal(ids, fromGguf.Encode(text, true));
+                Assert.Equal(fromJson.Decode(ids, true), fromGguf.Decode(ids, true));
+            }
+        }
+    }
+
+    private static string ErrorOf(GgufTokenizer metadata)
+    {
+        UserErrorException error = Assert.Throws<UserErrorException>(() => Tokenizer.FromGguf(metadata, "m.gguf"));
+        Assert.StartsWith("m.gguf: ", error.Message, StringComparison.Ordinal);
+        return error.Message;
+    }
+}
