@@ -1,1 +1,23 @@
-System.Console.WriteLine("repeng-native");
+using System.Runtime.InteropServices;
+using System.Text;
+using Repeng.Cli;
+
+Console.OutputEncoding = new UTF8Encoding(false);
+using var stop = new CancellationTokenSource();
+int stopCode = ExitCodes.Interrupted;
+// The first signal asks for a clean stop; the second does not wait for it.
+void Ask(PosixSignalContext context, int code)
+{
+    if (stop.IsCancellationRequested)
+        return;
+    context.Cancel = true;
+    stopCode = code;
+    stop.Cancel();
+}
+
+using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, c => Ask(c, ExitCodes.Interrupted));
+using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, c => Ask(c, ExitCodes.Terminated));
+bool colours = string.IsNullOrEmpty(Environment.GetEnvironmentVariable("NO_COLOR"));
+var session = new Session(Console.In, Console.Out, Console.Error,
+    outputIsTerminal: !Console.IsOutputRedirected && colours, statusIsTerminal: !Console.IsErrorRedirected && colours, stop.Token, () => stopCode);
+return CliApp.Run(args, session);

@@ -61,6 +61,16 @@ public static class AdapterFile
         bases.Write(Path.Combine(folder, BasesName));
     }
 
+    /// <summary>The base model that a saved adapter names, as its training was given it; null when it names none.</summary>
+    public static string? ReadBaseModel(string folder)
+    {
+        string path = Path.Combine(folder, ConfigName);
+        if (!File.Exists(path))
+            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote");
+        JsonObject json = JsonFile.Read(path) as JsonObject ?? throw new UserErrorException($"{path}: a JSON object is needed");
+        return new ConfigReader(json, path).OptionalString("base_model_name_or_path");
+    }
+
     /// <summary>Loads an adapter for a model; refuses one that was trained on another base model.</summary>
     public static SvdAdapter Load(DecoderModel model, string folder)
     {

@@ -35,14 +35,21 @@ public sealed class RunFolder : IDisposable
     /// <summary>Where it will be in the end.</summary>
     public string FinalPath { get; }
 
-    /// <summary>A new run's folder; one that exists already is refused.</summary>
-    public static RunFolder Create(string final)
+    /// <summary>Throws where <see cref="Create"/> would: to be called before minutes of work.</summary>
+    public static void RequireFree(string final)
     {
         string partial = final + PartialSuffix;
         if (Directory.Exists(final) || File.Exists(final))
             throw new UserErrorException($"output folder {final} exists; choose another --output_dir or --run_name, or remove it");
         if (Directory.Exists(partial))
             throw new UserErrorException($"{partial} holds an unfinished run; go on with it by --resume {partial}, or remove it");
+    }
+
+    /// <summary>A new run's folder; one that exists already is refused.</summary>
+    public static RunFolder Create(string final)
+    {
+        RequireFree(final);
+        string partial = final + PartialSuffix;
         try
         {
             Directory.CreateDirectory(partial);

@@ -1,0 +1,103 @@
+using System.CommandLine;
+using System.CommandLine.Help;
+using Repeng.Cli.Verbs;
+using Repeng.Kernels;
+
+namespace Repeng.Cli;
+
+/// <summary>The program without its process: command line and session in, exit code out.</summary>
+public static class CliApp
+{
+    /// <summary>Name of the program.</summary>
+    public const string Name = "repeng-native";
+
+    /// <summary>Runs a command line. Whatever goes wrong ends as one of <see cref="ExitCodes"/>.</summary>
+    public static int Run(IReadOnlyList<string> args, Session session)
+    {
+        try
+        {
+            RootCommand root = Build(session);
+            if (args.Count == 0)
+            {
+                new Help(Name).Write(root, session.StatusOutput);
+                return ExitCodes.Usage;
+            }
+            ParseResult parsed = Parse(root, args);
+            if (Complaint(root, parsed, args) is { } complaint)
+            {
+                session.StatusOutput.WriteLine($"error: {complaint}");
+                return ExitCodes.Usage;
+            }
+            return parsed.Invoke(new InvocationConfiguration
+            {
+                EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null, Output = session.Output, Error = session.StatusOutput,
+            });
+        }
+        catch (UserErrorException e)
+        {
+            session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
+            return ExitCodes.UserError;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // No space left, a pipe that was closed, a folder without permission: the system's own words say which.
+            session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
+            return ExitCodes.UserError;
+        }
+        catch (OperationCanceledException) when (session.Stop.IsCancellationRequested)
+        {
+            session.StatusOutput.WriteLine("stopped; nothing was written");
+            return session.StopCode;
+        }
+        catch (Exception e)
+        {
+            session.StatusOutput.WriteLine($"defect: {OneLine(e.Message)}; please report it with the lines below");
+            session.StatusOutput.WriteLine(e);
+            return ExitCodes.Defect;
+        }
+    }
+
+    /// <summary>All verbs.</summary>
+    public static RootCommand Build(Session session)
+    {
+        var root = new RootCommand("repeng-native: teaches language models to be steered, and steers them (SVD adapters, one coefficient a row)")
+        {
+            TrainVerb.Create(session),
+            GenerateVerb.Create(session),
+        };
+        foreach (Option option in root.Options.Where(o => o is HelpOption))
+            option.Action = new Help(Name);
+        return root;
+    }
+
+    /// <summary>Parses in any spelling.</summary>
+    public static ParseResult Parse(RootCommand root, IReadOnlyList<string> args) =>
+        root.Parse(ArgumentNormaliser.Normalise(root, args), new ParserConfiguration { EnablePosixBundling = false, ResponseFileTokenReplacer = null });
+
+    /// <summary>What is wrong with a command line, in one line; null when nothing is.</summary>
+    public static string? Complaint(RootCommand root, ParseResult parsed, IReadOnlyList<string> args)
+    {
+        if (parsed.Action is Help)
+            return null;
+        Command command = parsed.CommandResult.Command;
+        if (parsed.UnmatchedTokens.Count > 0)
+        {
+            string token = parsed.UnmatchedTokens[0];
+            if (token.StartsWith('-'))
+            {
+                IEnumerable<string> known = command.Options.SelectMany(o => o.ValueType == typeof(bool?) ? o.Aliases.Concat([o.Name, "--no_" + o.Name[2..]]) : o.Aliases.Append(o.Name));
+                return $"unknown option {token}{Meant(Nearest.To(token.Split('=')[0].Replace('-', '_'), known.Select(k => k.Replace('-', '_'))))} ({Name}{(command == root ? "" : " " + command.Name)} --help lists what there is)";
+            }
+            return command == root
+                ? $"unknown verb '{token}'{Meant(Nearest.To(token, root.Subcommands.Select(c => c.Name)))} (there are {string.Join(", ", root.Subcommands.Select(c => c.Name))})"
+                : $"unexpected '{token}' after {command.Name}; texts with blanks need quotes";
+        }
+        if (command == root && parsed.Action is null)
+            return $"no verb is given; known: {string.Join(", ", root.Subcommands.Select(c => c.Name))}";
+        return parsed.Errors.Count > 0 ? OneLine(parsed.Errors[0].Message) : null;
+
+        static string Meant(string? near) => near is null ? "" : $", did you mean {(near.StartsWith("__", StringComparison.Ordinal) ? "--" + near[2..] : near)}?";
+    }
+
+    private static string OneLine(string message) => string.Join(' ', message.Split(['\r', '\n'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries));
+}

@@ -1,0 +1,95 @@
+using System.Text;
+using Repeng.Runtime.Formats;
+
+namespace Repeng.Cli.Reports;
+
+/// <summary>A point with its standard error.</summary>
+public readonly record struct CurvePoint(double X, double Y, double Error);
+
+/// <summary>Points that belong together, by rising x.</summary>
+public sealed record Curve(string Name, IReadOnlyList<CurvePoint> Points);
+
+/// <summary>Dose-response curves as text and as a picture.</summary>
+public static class Plots
+{
+    private const string Marks = "●▲■◆○△";
+
+    /// <summary>Lines of text; markers at the points, dots between them.</summary>
+    public static string Text(IReadOnlyList<Curve> curves, string yTitle, string xTitle, int width = 61, int height = 13)
+    {
+        CurvePoint[] all = [.. curves.SelectMany(c => c.Points)];
+        if (all.Length == 0)
+            return "";
+        double x0 = all.Min(p => p.X), x1 = all.Max(p => p.X), y0 = Math.Min(0, all.Min(p => p.Y)), y1 = Math.Max(0, all.Max(p => p.Y));
+        (x1, y1) = (x1 > x0 ? x1 : x0 + 1, y1 > y0 ? y1 : y0 + 1);
+        var canvas = new char[height, width];
+        for (int r = 0; r < height; r++)
+            for (int c = 0; c < width; c++)
+                canvas[r, c] = r == Row(0) ? '─' : ' ';
+        for (int k = 0; k < curves.Count; k++)
+        {
+            IReadOnlyList<CurvePoint> points = curves[k].Points;
+            for (int i = 0; i + 1 < points.Count; i++)
+                for (int c = Column(points[i].X); c <= Column(points[i + 1].X); c += 2)
+                {
+                    double t = Math.Clamp((c - Column(points[i].X)) / (double)Math.Max(1, Column(points[i + 1].X) - Column(points[i].X)), 0, 1);
+                    Put(points[i].Y + t * (points[i + 1].Y - points[i].Y), c, '·');
+                }
+        }
+        for (int k = 0; k < curves.Count; k++)
+            foreach (CurvePoint p in curves[k].Points)
+                canvas[Row(p.Y), Column(p.X)] = Marks[k % Marks.Length];
+
+        var text = new StringBuilder($"{yTitle}\n");
+        for (int r = 0; r < height; r++)
+        {
+            double y = y1 - (y1 - y0) * r / (height - 1);
+            string label = r % 3 == 0 || r == height - 1 ? Format.Signed(y, 1) : "";
+            var line = new StringBuilder($"{label,7} │");
+            for (int c = 0; c < width; c++)
+                line.Append(canvas[r, c]);
+            text.Append(line.ToString().TrimEnd()).Append('\n');
+        }
+        text.Append("        └").Append('─', width).Append('\n');
+        var axis = new char[width + 12];
+        Array.Fill(axis, ' ');
+        foreach (double x in all.Select(p => p.X).Distinct())
+        {
+            string label = Format.Coefficient(x);
+            label.CopyTo(0, axis, Math.Max(0, 9 + Column(x) - label.Length / 2), label.Length);
+        }
+        text.Append(new string(axis).TrimEnd()).Append($"   {xTitle}\n");
+        text.AppendJoin("   ", curves.Select((c, k) => $"{Marks[k % Marks.Length]} {c.Name}"));
+        return text.ToString();
+
+        int Row(double y) => (int)Math.Round((y1 - y) / (y1 - y0) * (height - 1));
+        int Column(double x) => (int)Math.Round((x - x0) / (x1 - x0) * (width - 1));
+        void Put(double y, int c, char mark)
+        {
+            if (c < width)
+                canvas[Row(y), c] = mark;
+        }
+    }
+
+    /// <summary>A PNG with error bars of one standard error.</summary>
+    public static void Png(string path, IReadOnlyList<Curve> curves, string title, string yTitle, string xTitle)
+    {
+        var plot = new ScottPlot.Plot();
+        plot.Title(title, size: 16);
+        plot.XLabel(xTitle);
+        plot.YLabel(yTitle);
+        foreach (Curve curve in curves)
+        {
+            double[] xs = [.. curve.Points.Select(p => p.X)], ys = [.. curve.Points.Select(p => p.Y)];
+            ScottPlot.Plottables.Scatter line = plot.Add.Scatter(xs, ys);
+            (line.LegendText, line.LineWidth, line.MarkerSize) = (curve.Name, 2, 8);
+            plot.Add.ErrorBar(xs, ys, [.. curve.Points.Select(p => double.IsFinite(p.Error) ? p.Error : 0)]).Color = line.Color;
+        }
+        plot.Add.HorizontalLine(0, width: 1, color: ScottPlot.Colors.Gray);
+        double[] doses = [.. curves.SelectMany(c => c.Points).Select(p => p.X).Distinct().Order()];
+        plot.Axes.Bottom.SetTicks(doses, [.. doses.Select(Format.Coefficient)]);
+        plot.ShowLegend(ScottPlot.Edge.Bottom);
+        byte[] png = plot.GetImageBytes(900, 560, ScottPlot.ImageFormat.Png);
+        AtomicFile.Write(path, s => s.Write(png), expectedBytes: png.Length);
+    }
+}

@@ -1,0 +1,159 @@
+using System.CommandLine;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Repeng.Cli.Reports;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Chat;
+using Repeng.Runtime.Tokenizers;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Generation;
+using Repeng.Steering.Models;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>generate: continues a prompt, steered by an adapter at one or several coefficients.</summary>
+public sealed class GenerateVerb
+{
+    private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
+    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
+    private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficient", "steering coefficient; several are generated in one batch and shown side by side (default 1 with an adapter, else 0)");
+    private readonly Option<string?> _prompt = Opt.Text("--prompt", "TEXT", "what the user says (default: standard input)");
+    private readonly Option<string?> _system = Opt.Text("--system", "TEXT", "system message of the chat");
+    private readonly Option<bool?> _raw = Opt.Flag("--raw", "continue the prompt as plain text, without chat template");
+    private readonly Option<int?> _maxNew = Opt.Int("--max_new_tokens", "new tokens at most (default 128)");
+    private readonly Option<bool?> _sample = Opt.Flag("--do_sample", "draw at random (default: greedy, unless a sampling value is given)");
+    private readonly Option<double?> _temperature = Opt.Number("--temperature", "scores are divided by it (default 1)");
+    private readonly Option<int?> _topK = Opt.Int("--top_k", "keep the k most likely tokens; 0 for all (default 0)");
+    private readonly Option<double?> _topP = Opt.Number("--top_p", "keep the most likely tokens up to this probability (default 1)");
+    private readonly Option<double?> _minP = Opt.Number("--min_p", "keep tokens with at least this part of the largest probability (default 0)");
+    private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "makes tokens that were there less likely (default 1: off)");
+    private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random draws (default 42)");
+    private readonly Option<bool?> _json = Opt.Flag("--json", "print one JSON object");
+    private readonly Option<string?> _device = DeviceOption.Create();
+    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly Session _session;
+
+    private GenerateVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new GenerateVerb(session);
+        var command = new Command("generate", "Continue a prompt, steered by an adapter at one or several coefficients");
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json, verb._device, verb._threads })
+            command.Options.Add(o);
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        string? adapterFolder = p.GetValue(_adapter);
+        float[] coefficients = Coefficients(p, adapterFolder);
+        SamplingSettings sampling = Sampling(p);
+        int maxNew = p.GetValue(_maxNew) ?? 128;
+        if (maxNew < 1)
+            throw new UserErrorException($"--max_new_tokens {maxNew} must be at least 1");
+        bool raw = p.GetValue(_raw) == true;
+        if (raw && p.GetValue(_system) is not null)
+            throw new UserErrorException("--system beside --raw: plain text has no system message; leave one out");
+        string model = p.GetValue(_model) ?? (adapterFolder is null ? null : AdapterFile.ReadBaseModel(adapterFolder)) ?? ModelBundle.Demo;
+        string prompt = p.GetValue(_prompt) ?? ReadPrompt();
+        if (prompt.Length == 0)
+            throw new UserErrorException("the prompt is empty; give --prompt TEXT or a text on standard input");
+
+        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using ModelBundle bundle = ModelBundle.Load(device, model);
+        using SvdAdapter? adapter = adapterFolder is null ? null : AdapterFile.Load(bundle.Model, adapterFolder);
+        int[] ids = raw ? bundle.EncodeRaw(prompt) : bundle.EncodeChat([.. p.GetValue(_system) is { } system ? new[] { new ChatMessage("system", system) } : [], new ChatMessage("user", prompt)]);
+        int room = bundle.Model.Config.MaxPositions - ids.Length;
+        if (room >= 1 && room < maxNew)
+            _session.Say($"max_new_tokens {maxNew} is cut to {room}: the prompt has {ids.Length} tokens and the context holds {bundle.Model.Config.MaxPositions}");
+        _session.Say($"model {model}{(adapterFolder is null ? "" : $", adapter {adapterFolder}")}, prompt {ids.Length} tokens, {(raw ? "raw" : "chat")}, max_new_tokens {maxNew}");
+        _session.Say(Describe(sampling));
+        var steering = new Steering.Generation.Steering(adapter);
+        if (p.GetValue(_json) == true)
+            WriteJson(SteeredTexts.Generate(bundle, steering, ids, coefficients, sampling, maxNew, null, _session.Stop), model, adapterFolder, prompt, sampling);
+        else if (coefficients.Length == 1)
+            Stream(bundle, steering, ids, coefficients, sampling, maxNew);
+        else
+            _session.Out.Write(SteeredTexts.SideBySide(SteeredTexts.Generate(bundle, steering, ids, coefficients, sampling, maxNew, null, _session.Stop)));
+        return _session.Stop.IsCancellationRequested ? _session.StopCode : ExitCodes.Ok;
+    }
+
+    private float[] Coefficients(ParseResult p, string? adapter)
+    {
+        double[] given = p.Given(_coefficients) ?? [adapter is null ? 0 : 1];
+        if (adapter is null && given.Any(c => c != 0))
+            throw new UserErrorException($"--coefficient {Format.Coefficient(given.First(c => c != 0))} without --adapter has nothing to steer with; give --adapter FOLDER");
+        return [.. given.Select(c => (float)c)];
+    }
+
+    private SamplingSettings Sampling(ParseResult p)
+    {
+        // A sampling value asks for sampling; only --no-do_sample overrules it.
+        bool asked = p.GetValue(_temperature) is not null || p.GetValue(_topK) is not null || p.GetValue(_topP) is not null || p.GetValue(_minP) is not null;
+        var settings = new SamplingSettings
+        {
+            Sample = p.GetValue(_sample) ?? asked,
+            Temperature = (float)(p.GetValue(_temperature) ?? 1),
+            TopK = p.GetValue(_topK) ?? 0,
+            TopP = (float)(p.GetValue(_topP) ?? 1),
+            MinP = (float)(p.GetValue(_minP) ?? 0),
+            RepetitionPenalty = (float)(p.GetValue(_penalty) ?? 1),
+            Seed = p.GetValue(_seed) ?? 42,
+        };
+        settings.Validate();
+        return settings;
+    }
+
+    private static string Describe(SamplingSettings s) => s.Sample
+        ? FormattableString.Invariant($"do_sample true, temperature {s.Temperature}, top_k {s.TopK}, top_p {s.TopP}, min_p {s.MinP}, repetition_penalty {s.RepetitionPenalty}, seed {s.Seed}")
+        : FormattableString.Invariant($"do_sample false (greedy), repetition_penalty {s.RepetitionPenalty}");
+
+    private string ReadPrompt()
+    {
+        if (_session.Input == Console.In && !Console.IsInputRedirected)
+            throw new UserErrorException("no --prompt is given and standard input is a terminal; give --prompt TEXT or pipe a text in");
+        return _session.Input.ReadToEnd().TrimEnd('\n', '\r');
+    }
+
+    private void Stream(ModelBundle bundle, Steering.Generation.Steering steering, int[] ids, float[] coefficients, SamplingSettings sampling, int maxNew)
+    {
+        _session.Say($"c = {Format.Coefficient(coefficients[0])}");
+        DecodeStream stream = bundle.Tokenizer.CreateStream(skipSpecialTokens: true);
+        SteeredTexts.Generate(bundle, steering, ids, coefficients, sampling, maxNew, (_, id) =>
+        {
+            string piece = stream.Add(id);
+            if (piece.Length == 0)
+                return;
+            _session.Output.Write(piece);
+            _session.Output.Flush();
+        }, _session.Stop);
+        _session.Output.WriteLine(stream.Flush());
+    }
+
+    private void WriteJson(SteeredText[] texts, string model, string? adapter, string prompt, SamplingSettings s)
+    {
+        var json = new JsonObject
+        {
+            ["model"] = model,
+            ["adapter"] = adapter,
+            ["prompt"] = prompt,
+            ["sampling"] = new JsonObject
+            {
+                ["do_sample"] = s.Sample, ["temperature"] = s.Temperature, ["top_k"] = s.TopK, ["top_p"] = s.TopP, ["min_p"] = s.MinP,
+                ["repetition_penalty"] = s.RepetitionPenalty, ["seed"] = s.Seed,
+            },
+            ["results"] = new JsonArray([.. texts.Select(t => (JsonNode)new JsonObject
+            {
+                ["coefficient"] = t.Coefficient, ["text"] = t.Text, ["tokens"] = t.Tokens, ["finish_reason"] = t.Ended ? "stop" : "length",
+            })]),
+        };
+        _session.Output.WriteLine(json.ToJsonString(s_json));
+    }
+}

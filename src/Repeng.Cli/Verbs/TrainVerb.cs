@@ -1,0 +1,144 @@
+using System.CommandLine;
+using Repeng.Cli.Reports;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Models;
+using Repeng.Steering.Training;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>train: makes an adapter, writes its folder and shows what it does.</summary>
+public sealed class TrainVerb
+{
+    private readonly TrainOptions _options = new();
+    private readonly Session _session;
+
+    private TrainVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new TrainVerb(session);
+        var command = new Command("train", "Train a steering adapter; without options on the built-in demo model");
+        foreach (Option o in verb._options.All)
+            command.Options.Add(o);
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        _options.RefuseMissing(p);
+        string? resume = p.GetValue(_options.Resume);
+        RunSettings settings;
+        string folder;
+        if (resume is not null)
+        {
+            folder = Path.TrimEndingDirectorySeparator(resume);
+            settings = LoadStopped(p, folder);
+        }
+        else
+        {
+            string model = p.GetValue(_options.Model) ?? ModelBundle.Demo;
+            settings = _options.Settings(p, model, ReadConfig(model));
+            folder = _options.Folder(p, settings, DateTime.Now);
+            RunFolder.RequireFree(folder);
+        }
+
+        using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
+        using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Weights, (_, _) => _session.Stop.ThrowIfCancellationRequested());
+        _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");
+        var progress = new TrainProgress(_session, p.GetValue(_options.LogN) ?? 10);
+        using TrainOutcome outcome = Execute(bundle, settings, folder, resume is not null, progress);
+        if (outcome.End == TrainingEnd.Stopped)
+        {
+            _session.Say($"stopped after batch {outcome.State.Step} of {progress.TotalBatches}; the checkpoint is in {outcome.Folder}");
+            _session.Say($"go on with: {CliApp.Name} train --resume {Quote(outcome.Folder)}");
+            return _session.StopCode;
+        }
+        Report(outcome, progress, settings);
+        try
+        {
+            new TrainExamples(_session, bundle, outcome, new ExampleSettings(p.GetValue(_options.EvalQuestions), p.GetValue(_options.EvalBatchSize) ?? 64, p.GetValue(_options.EvalTokens) ?? 128)).Show();
+        }
+        catch (OperationCanceledException) when (_session.Stop.IsCancellationRequested)
+        {
+            _session.Say($"stopped; the adapter in {outcome.Folder} is complete, its evaluation was left out");
+            return _session.StopCode;
+        }
+        _session.Print($"Adapter: {outcome.Folder}");
+        _session.Print($"Try:     {CliApp.Name} generate --adapter {Quote(outcome.Folder)} --coefficient -2 0 2 --prompt \"{ExamplePrompts.For(bundle)[0]}\"");
+        return ExitCodes.Ok;
+    }
+
+    private TrainOutcome Execute(ModelBundle bundle, RunSettings settings, string folder, bool resume, TrainProgress progress)
+    {
+        try
+        {
+            return progress.Show(() => TrainRun.Execute(bundle, settings, folder, resume, progress, _session.Stop));
+        }
+        catch (UserErrorException e)
+        {
+            string partial = resume ? folder : folder + RunFolder.PartialSuffix;
+            if (File.Exists(Path.Combine(partial, Checkpoint.Name)))
+                throw new UserErrorException($"{e.Message} (the last checkpoint is in {partial})", e);
+            throw;
+        }
+    }
+
+    private RunSettings LoadStopped(ParseResult p, string folder)
+    {
+        _options.RefuseBesideResume(p);
+        if (!Directory.Exists(folder))
+            throw new UserErrorException($"--resume {folder}: no such folder; give the folder of a stopped run (it ends in {RunFolder.PartialSuffix})");
+        if (!File.Exists(Path.Combine(folder, Checkpoint.Name)))
+            throw new UserErrorException($"--resume {folder}: no {Checkpoint.Name} in it; give the folder of a stopped run (it ends in {RunFolder.PartialSuffix}), or start anew");
+        RunSettings settings = RunSettings.Load(Path.Combine(folder, TrainRun.SettingsName));
+        return p.GetValue(_options.Model) is { } model ? settings with { Model = model } : settings;
+    }
+
+    private static ModelConfig ReadConfig(string model)
+    {
+        (ModelConfig config, ITensorSource tensors, _) = ModelBundle.OpenConfig(model);
+        tensors.Dispose();
+        return config;
+    }
+
+    private void Report(TrainOutcome outcome, TrainProgress progress, RunSettings settings)
+    {
+        SvdAdapter adapter = outcome.Adapter;
+        _session.Print($"Adapter: {adapter.Layers.Count} layers, {adapter.ParameterCount} trained values, {progress.TrainPairs} pairs, {outcome.State.OptimiserSteps} optimiser steps", Trained(adapter, outcome));
+        if (progress.LastEpoch.Count > 0)
+            _session.Print($"Last epoch: loss {Format.Number(progress.LastEpoch.Average(b => b.Loss))}{(progress.ValidationLoss is { } v ? $", validation loss {Format.Number(v)}" : "")}", Losses(progress));
+        if (outcome.End == TrainingEnd.EarlyStop)
+            _session.Print($"Ended early: {settings.Train.Patience} validations without improvement; the best parameters are kept.");
+        if (outcome.Sign is { } sign)
+            _session.Print($"Sign: after held-out texts the model leans toward the positive persona by {Format.Signed(sign.Plus, 3)} nats at c = +1 and {Format.Signed(sign.Minus, 3)} at c = -1{(sign.Flipped ? "; the adapter was turned round for that" : "")}.");
+        _session.Print();
+    }
+
+    private static Spectre.Console.Table Trained(SvdAdapter adapter, TrainOutcome outcome)
+    {
+        Spectre.Console.Table table = Format.Table("layer", "blocks", ">shape", ">rank", ">values", "loss read at");
+        foreach (IGrouping<string, SvdLayer> leaf in adapter.Layers.Values.GroupBy(l => l.Path[(l.Path.LastIndexOf('.') + 1)..]))
+        {
+            SvdLayer[] layers = [.. leaf];
+            table.Row(leaf.Key, string.Join(' ', layers.Select(l => LossLayers.BlockOf(l.Path))), $"{layers[0].U.Rows} × {layers[0].V.Rows}", $"{adapter.Config.Rank}",
+                $"{layers.Sum(l => l.Parameters.Sum(x => x.Value.Length))}", string.Join(' ', outcome.LossLayers.Where(n => leaf.Any(l => l.Path == n)).Select(n => $"block {LossLayers.BlockOf(n)}")));
+        }
+        return table;
+    }
+
+    private static Spectre.Console.Table Losses(TrainProgress progress)
+    {
+        Spectre.Console.Table table = Format.Table(">c", ">separation loss", ">coherence loss", ">separation moved", ">degradation, nats", ">probability kept");
+        foreach (var side in progress.LastEpoch.SelectMany(b => b.Rows).GroupBy(r => r.C))
+            table.Row(Format.Coefficient(side.Key), Format.Number(side.Average(r => r.LossProj)), Format.Number(side.Average(r => r.LossCoherence)),
+                Format.Signed(side.Average(r => r.ProjPi - r.ProjRef)), Format.Signed(side.Average(r => r.LogpDegradation), 3), Format.Number(side.Average(r => r.ProbRatio)));
+        return table;
+    }
+
+    private static string Quote(string path) => path.Contains(' ', StringComparison.Ordinal) ? $"\"{path}\"" : path;
+}
