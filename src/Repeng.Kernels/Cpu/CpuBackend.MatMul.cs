@@ -1,8 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 
-[assembly: InternalsVisibleTo("Repeng.Kernels.Tests")]
-
 namespace Repeng.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -12,8 +10,9 @@ public sealed unsafe partial class CpuBackend
 
     /// <inheritdoc/>
     /// <remarks>
-    /// Bits: an element of C depends on its row of op(A), its column of op(B), K and the path alone: not on the number of
-    /// threads, its place or the other rows. There are two paths: min(M, N) of at most <see cref="GemmThin.Limit"/>, and above.
+    /// Bits: an element of C depends on its row of op(A), its column of op(B) and K alone, not on the number of threads, its
+    /// place, or how many rows and columns there are; with one exception: products with M or N of at most
+    /// <see cref="GemmThin.Limit"/> whose larger operand is contiguous along K sum in another order (and by SIMD width).
     /// Sums are fp32. With a batch, StrideC = 0 is taken with Accumulate only: C += Σ of the products in order.
     /// </remarks>
     /// <exception cref="ArgumentException">A size is negative, a row stride is below the row's length, a view is too short or of a wrong type.</exception>

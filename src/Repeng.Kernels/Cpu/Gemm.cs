@@ -69,8 +69,9 @@ internal static unsafe class Gemm
     // Lines of a right block that all workers share: 3072 × 640 floats are 7.5 MiB, within L3.
     private const int RightBlock = 3072;
 
-    // The same when a worker packs for itself.
-    private const int OwnRightBlock = 512;
+    // The same when a worker packs for itself. With the left operand in place, the panels stay in L2 (128 × 640 floats are
+    // 320 KiB) while tiles of left lines pass; a packed left block stays there instead and the panels pass.
+    private const int OwnRightBlockInPlace = 128, OwnRightBlockPacked = 512;
 
     // Below this many multiply-adds a product is cheaper on the calling thread than a wake-up of the pool.
     private const double SerialLimit = 400_000;
@@ -84,7 +85,7 @@ internal static unsafe class Gemm
 
         // The left operand is used where it lies (InPlace), copied in rows (Rows), or packed in panels.
         public bool InPlace, Rows;
-        public int DepthBlock, LeftBlock, LeftBlocks, RightBlock;
+        public int DepthBlock, LeftBlock, LeftBlocks, RightBlock, RightBlocks;
         public nint* WorkerScratch;
 
         // The current right block, packed by all workers, and how it is split into items.
@@ -140,19 +141,14 @@ internal static unsafe class Gemm
         int threads = workers.Count;
         nint* scratch = stackalloc nint[threads];
         blocks.WorkerScratch = scratch;
-        // Products of one batch that add to the same C must not run side by side.
-        bool batchItems = call.StrideC != 0 && (call.Batch >= 4 * threads || (call.Batch >= threads && each < 16 * SerialLimit));
         bool serial = threads == 1 || each * call.Batch < SerialLimit;
-        if (serial || batchItems)
+        PrepareOwn(ref blocks, serial ? 1 : threads);
+        // Products of one batch that add to the same C must not run side by side.
+        int ownItems = blocks.RightBlocks * (call.StrideC != 0 || call.Batch == 1 ? call.Batch : 1);
+        bool batchItems = call.Batch >= threads && each < 16 * SerialLimit;
+        if (serial || (ownItems >= 3 * threads && (blocks.InPlace || call.Batch > 1)) || (batchItems && ownItems >= threads))
         {
-            PrepareWhole(ref blocks, workers, serial ? 1 : threads);
-            if (!serial)
-            {
-                workers.Run(call.Batch, &Whole, &blocks);
-                return;
-            }
-            for (int i = 0; i < call.Batch; i++)
-                Whole(&blocks, i, 0);
+            RunOwn(&blocks, workers, serial ? 1 : threads);
             return;
         }
         long* packed = stackalloc long[threads];
@@ -221,42 +217,68 @@ internal static unsafe class Gemm
         _ => rows ? &GemmPack.Rows<BF16Element> : operand.Depth == 1 ? &GemmPack.Across<BF16Element> : &GemmPack.Along<BF16Element>,
     };
 
-    private static void PrepareWhole(ref Blocks blocks, CpuWorkers workers, int threads)
+    private static void PrepareOwn(ref Blocks blocks, int threads)
     {
-        blocks.RightBlock = RoundUp(Math.Min(blocks.Call.Right.Lines, OwnRightBlock), blocks.TileRight);
+        int rights = blocks.Call.Right.Lines;
+        int most = blocks.InPlace ? OwnRightBlockInPlace : OwnRightBlockPacked;
+        int count = (rights + most - 1) / most;
+        // Equal blocks, and as many as the threads can share evenly.
+        if (blocks.InPlace && blocks.Call.Batch == 1 && threads > 1 && count < 4 * threads)
+            count = Math.Max(count, Math.Min(4 * threads, rights / (2 * blocks.TileRight)));
+        blocks.RightBlock = RoundUp((rights + count - 1) / count, blocks.TileRight);
+        blocks.RightBlocks = (rights + blocks.RightBlock - 1) / blocks.RightBlock;
         blocks.LeftBlock = RoundUp(Math.Min(blocks.Call.Left.Lines, LeftBlock), blocks.TileLeft);
-        long floats = ((long)blocks.RightBlock + (blocks.InPlace ? 0 : blocks.LeftBlock)) * blocks.DepthBlock;
-        for (int w = 0; w < threads; w++)
-            blocks.WorkerScratch[w] = (nint)workers.Scratch(w, floats * sizeof(float));
     }
 
-    /// <summary>One product of the batch on one worker, which packs both operands into its own scratch.</summary>
+    /// <summary>All products, each right block of each product an item of one worker, which packs both operands into its own scratch.</summary>
+    private static void RunOwn(Blocks* blocks, CpuWorkers workers, int threads)
+    {
+        ref GemmCall call = ref blocks->Call;
+        long floats = ((long)blocks->RightBlock + (blocks->InPlace ? 0 : blocks->LeftBlock)) * blocks->DepthBlock;
+        for (int w = 0; w < threads; w++)
+            blocks->WorkerScratch[w] = (nint)workers.Scratch(w, floats * sizeof(float));
+        bool apart = call.StrideC != 0 || call.Batch == 1;
+        int runs = apart ? 1 : call.Batch, items = checked(blocks->RightBlocks * (apart ? call.Batch : 1));
+        for (int run = 0; run < runs; run++)
+        {
+            if (threads > 1)
+            {
+                workers.Run(items, &OwnItem, blocks);
+            }
+            else
+            {
+                for (int i = 0; i < items; i++)
+                    OwnItem(blocks, i, 0);
+            }
+            call.Left.Advance(1);
+            call.Right.Advance(1);
+        }
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Whole(void* context, int batch, int worker)
+    private static void OwnItem(void* context, int item, int worker)
     {
         var blocks = (Blocks*)context;
         ref GemmCall call = ref blocks->Call;
+        int batch = item / blocks->RightBlocks, r = item % blocks->RightBlocks * blocks->RightBlock;
+        int rights = Math.Min(blocks->RightBlock, call.Right.Lines - r);
         GemmOperand left = call.Left, right = call.Right;
         left.Advance(batch);
         right.Advance(batch);
-        float* c = call.C + batch * call.StrideC;
+        float* c = call.C + batch * call.StrideC + r * call.RightC;
         var panels = (float*)blocks->WorkerScratch[worker];
         float* ownLeft = panels + (long)blocks->RightBlock * blocks->DepthBlock;
-        for (int r = 0; r < right.Lines; r += blocks->RightBlock)
+        for (int k = 0; k < call.K; k += blocks->DepthBlock)
         {
-            int rights = Math.Min(blocks->RightBlock, right.Lines - r);
-            for (int k = 0; k < call.K; k += blocks->DepthBlock)
+            int depth = Math.Min(blocks->DepthBlock, call.K - k);
+            bool add = k > 0 || call.Accumulate;
+            Pack(blocks->PackRight, right, r, rights, blocks->TileRight, k, depth, panels);
+            for (int l = 0; l < left.Lines; l += blocks->LeftBlock)
             {
-                int depth = Math.Min(blocks->DepthBlock, call.K - k);
-                Pack(blocks->PackRight, right, r, rights, blocks->TileRight, k, depth, panels);
-                for (int l = 0; l < left.Lines; l += blocks->LeftBlock)
-                {
-                    int lefts = Math.Min(blocks->LeftBlock, left.Lines - l);
-                    if (!blocks->InPlace)
-                        Pack(blocks->PackLeft, left, l, lefts, blocks->TileLeft, k, depth, ownLeft);
-                    Multiply(blocks, blocks->InPlace ? (float*)left.At(l, k) : ownLeft, panels, lefts, rights, depth,
-                        c + l * call.LeftC + r * call.RightC, k > 0 || call.Accumulate);
-                }
+                int lefts = Math.Min(blocks->LeftBlock, left.Lines - l);
+                if (!blocks->InPlace)
+                    Pack(blocks->PackLeft, left, l, lefts, blocks->TileLeft, k, depth, ownLeft);
+                Multiply(blocks, blocks->InPlace ? (float*)left.At(l, k) : ownLeft, panels, lefts, rights, depth, c + l * call.LeftC, add);
             }
         }
     }
@@ -359,25 +381,36 @@ internal static unsafe class Gemm
         nint row = blocks->InPlace ? blocks->Call.Left.Line : depth;
         nint leftStep = blocks->InPlace || blocks->Rows ? tileLeft * row : (nint)tileLeft * depth;
         float* copy = stackalloc float[12 * 32];
-        for (int j = 0; j < rights; j += tileRight, panels += (nint)tileRight * depth)
+        // The operand of the outer loop stays in L1 for the inner one: lines in place come from afar once, packed ones lie in L2.
+        bool leftOutside = blocks->InPlace;
+        int leftTiles = (lefts + tileLeft - 1) / tileLeft, rightTiles = (rights + tileRight - 1) / tileRight;
+        int tiles = leftTiles * rightTiles, y = 0, x = 0;
+        for (int t = 0; t < tiles; t++)
         {
-            int across = Math.Min(tileRight, rights - j);
-            float* a = left;
-            for (int i = 0; i < lefts; i += tileLeft, a += leftStep)
+            int down = Math.Min(tileLeft, lefts - y * tileLeft), across = Math.Min(tileRight, rights - x * tileRight);
+            float* a = left + y * leftStep, b = panels + x * (nint)tileRight * depth;
+            float* to = c + y * tileLeft * leftC + x * tileRight * rightC;
+            Prefetch(to, leftC, rightC, down, across);
+            if (across == tileRight && down == tileLeft && rightC == 1)
             {
-                int down = Math.Min(tileLeft, lefts - i);
-                float* to = c + i * leftC + j * rightC;
-                Prefetch(to, leftC, rightC, down, across);
-                if (across == tileRight && down == tileLeft && rightC == 1)
-                {
-                    blocks->Tile(a, row, tileLeft - 1, panels, depth, to, leftC, add);
-                    continue;
-                }
-                blocks->Tile(a, row, down - 1, panels, depth, copy, tileRight, false);
+                blocks->Tile(a, row, tileLeft - 1, b, depth, to, leftC, add);
+            }
+            else
+            {
+                blocks->Tile(a, row, down - 1, b, depth, copy, tileRight, false);
                 if (leftC == 1)
                     StoreTransposed(copy, tileRight, down, across, to, rightC, add);
                 else
                     Store(copy, tileRight, down, across, to, leftC, rightC, add);
+            }
+            if (leftOutside)
+            {
+                if (++x == rightTiles)
+                    (x, y) = (0, y + 1);
+            }
+            else if (++y == leftTiles)
+            {
+                (x, y) = (x + 1, 0);
             }
         }
     }

@@ -13,11 +13,20 @@ namespace Repeng.Kernels.Cpu;
 /// </summary>
 internal static unsafe class GemmPack
 {
+    // Panels that are written side by side: long enough runs of the source, few enough streams for the hardware to follow.
+    private const int PanelsAbreast = 8;
+
     /// <summary>Packs from a source that is contiguous along the lines: element (k, line) at source[k·stride + line].</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Along<TElement>(byte* source, nint stride, int count, int width, int depth, float* panels) where TElement : struct, IGemmElement
     {
-        // One row of the source after the other over all panels: it is read in long runs, not in pieces of one panel's width.
+        for (int line = 0; line < count; line += PanelsAbreast * width)
+            AlongRuns<TElement>(source + line * TElement.Size, stride, Math.Min(PanelsAbreast * width, count - line), width, depth, panels + (nint)line * depth);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AlongRuns<TElement>(byte* source, nint stride, int count, int width, int depth, float* panels) where TElement : struct, IGemmElement
+    {
         int full = count / width, rest = count % width;
         nint panelLength = (nint)width * depth;
         // Rows lie a page or more apart, where the hardware does not look ahead.

@@ -5,9 +5,9 @@ namespace Repeng.Kernels.Cpu;
 
 /// <summary>
 /// Products where C has few rows (decoding) or few columns: bound by reading the large operand, which is therefore read
-/// once, in place, without packing. The small operand has up to Limit lines. Where the large one is contiguous along
-/// the depth, an element of C is a dot product: one accumulator of the SIMD width over k in order, its lanes summed in
-/// fixed order, the rest of K last. Otherwise multiples of its lines are added up, in exactly the order of
+/// once, in place, without packing. Where it is contiguous along the depth, and the small operand has up to Limit lines, an
+/// element of C is a dot product: one accumulator of the SIMD width over k in order, its lanes summed in fixed order, the
+/// rest of K last. Otherwise, with up to SumLimit lines, multiples of its lines are added up, in exactly the order of
 /// <see cref="Gemm"/>. Either way an element's bits do not depend on how many lines there are, on its place or on the
 /// number of threads.
 /// </summary>
@@ -15,6 +15,9 @@ internal static unsafe class GemmThin
 {
     /// <summary>Most lines of the small operand.</summary>
     internal const int Limit = 8;
+
+    // Adding up lines gives the blocked path's bits, so it may go on as long as it is faster.
+    private const int SumLimit = 16;
 
     // Partial sums of one item on the path that adds up lines: half of a 32 KiB L1.
     private const int SumFloats = 4096;
@@ -36,7 +39,8 @@ internal static unsafe class GemmThin
     }
 
     /// <summary>Whether this path takes the product.</summary>
-    public static bool Takes(in GemmCall call) => Math.Min(call.Left.Lines, call.Right.Lines) <= Limit;
+    public static bool Takes(in GemmCall call) =>
+        Math.Min(call.Left.Lines, call.Right.Lines) <= Limit || (call.Left.Lines <= Math.Min(SumLimit, call.Right.Lines) && call.Right.Depth != 1);
 
     /// <summary>Computes all products of the call.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
