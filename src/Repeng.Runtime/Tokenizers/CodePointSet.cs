@@ -50,12 +50,15 @@ internal sealed class CodePointSet
     public static CodePointSet DecimalDigit { get; } = OfCategories(Bits(UnicodeCategory.DecimalDigitNumber));
 
     /// <summary>
-    /// \w of Oniguruma: letters and other alphabetic characters, marks, Nd, Pc, and the superscripts and fractions of
-    /// Latin-1 but not the joiners; <see cref="CodePoints.IsWord"/> differs in both.
+    /// \w of Oniguruma inside a character class: letters and other alphabetic characters, marks, Nd and Pc, but not
+    /// the joiners that <see cref="CodePoints.IsWord"/> has.
     /// </summary>
-    public static CodePointSet Word { get; } = Union(Property("L") | Property("M")
+    public static CodePointSet WordInClass { get; } = Union(Property("L") | Property("M")
         | Bits(UnicodeCategory.DecimalDigitNumber, UnicodeCategory.LetterNumber, UnicodeCategory.ConnectorPunctuation),
-        [(0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE), (0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189)]);
+        [(0x24B6, 0x24E9), (0x1F130, 0x1F149), (0x1F150, 0x1F169), (0x1F170, 0x1F189)]);
+
+    /// <summary>\w and \b of Oniguruma by themselves: below U+0100 another table counts, with the superscripts and fractions of Latin-1.</summary>
+    public static CodePointSet Word { get; } = Union(0, [(0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE)], WordInClass);
 
     public static CodePointSet AnyButNewline { get; } = Of(('\n', '\n')).Negate();
 

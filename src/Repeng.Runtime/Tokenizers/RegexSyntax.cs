@@ -415,8 +415,8 @@ internal sealed class RegexSyntax
             case 'S': return CodePointSet.WhiteSpace.Negate();
             case 'd': return CodePointSet.DecimalDigit;
             case 'D': return CodePointSet.DecimalDigit.Negate();
-            case 'w': return CodePointSet.Word;
-            case 'W': return CodePointSet.Word.Negate();
+            case 'w': return inClass ? CodePointSet.WordInClass : CodePointSet.Word;
+            case 'W': return (inClass ? CodePointSet.WordInClass : CodePointSet.Word).Negate();
             case 'p' or 'P': return ParseProperty(c == 'P');
             case 'n': literal = '\n'; return null;
             case 'r': literal = '\r'; return null;

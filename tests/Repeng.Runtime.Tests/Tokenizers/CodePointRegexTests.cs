@@ -64,6 +64,9 @@ public sealed class CodePointRegexTests
     [InlineData(@"(?i:[^s])+", "aS\u017fb", "a|b")]
     [InlineData(@"\s+", "\u0085\u3000x\u200b\u001c\u180e\ufeff", "\u0085\u3000")]
     [InlineData(@"\bb", "ab b", "b")]
+    // Alone, \w has the fractions of Latin-1; in a class it has not.
+    [InlineData(@"\w+", "a\u00bdb\u2153c", "a\u00bdb|c")]
+    [InlineData(@"[\w]+", "a\u00bdb\u2153c", "a|b|c")]
     [InlineData(@"(?<!\d)\d", "12 3", "1|3")]
     public void CodePointsAndRubySyntaxAreRespected(string pattern, string text, string expected) =>
         Assert.Equal(expected, string.Join('|', Matches(pattern, text)));
