@@ -4,11 +4,11 @@ using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Training;
 
-/// <summary>A contrast pair: the same text under the positive and under the negative persona.</summary>
-public sealed record TextPair(string Positive, string Negative);
+/// <summary>A contrast pair: the same text under the positive and under the negative persona, and under none.</summary>
+public sealed record TextPair(string Positive, string Negative, string? Neutral = null);
 
 /// <summary>A contrast pair as token ids.</summary>
-public sealed record TokenPair(int[] Positive, int[] Negative);
+public sealed record TokenPair(int[] Positive, int[] Negative, int[]? Neutral = null);
 
 /// <summary>Contrast pairs and the batches that they are read in.</summary>
 public sealed class PairData
@@ -45,6 +45,19 @@ public sealed class PairData
         var rows = new int[2 * pairs.Length][];
         for (int i = 0; i < pairs.Length; i++)
             (rows[2 * i], rows[2 * i + 1]) = (_pairs[pairs[i]].Positive, _pairs[pairs[i]].Negative);
+        return TokenBatch.Pad(rows, _padId);
+    }
+
+    /// <summary>The texts of these pairs without a persona, left-padded; null where a pair has none.</summary>
+    public TokenBatch? NeutralBatch(ReadOnlySpan<int> pairs)
+    {
+        var rows = new int[pairs.Length][];
+        for (int i = 0; i < rows.Length; i++)
+        {
+            if (_pairs[pairs[i]].Neutral is not { } neutral)
+                return null;
+            rows[i] = neutral;
+        }
         return TokenBatch.Pad(rows, _padId);
     }
 

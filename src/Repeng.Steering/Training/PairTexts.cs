@@ -22,12 +22,20 @@ public static class PairTexts
         if (suffixes.Count == 0)
             throw new UserErrorException("no suffix is given; see --suffixes");
         var pairs = new List<TextPair>(suffixes.Count * personas.Count);
+        string nobody = WithoutPersona(template);
         foreach (string suffix in suffixes)
             foreach ((string positive, string negative) in personas)
-                pairs.Add(new TextPair(Text(positive, suffix), Text(negative, suffix)));
+                pairs.Add(new TextPair(Text(positive, suffix), Text(negative, suffix), bundle.RenderPersona(nobody, suffix)));
         return pairs;
 
         string Text(string persona, string suffix) => bundle.RenderPersona(template.Replace(Placeholder, persona, StringComparison.Ordinal), suffix);
+    }
+
+    /// <summary>The template without the persona, its article mended: "an {persona} person" becomes "a person".</summary>
+    public static string WithoutPersona(string template)
+    {
+        string text = template.Replace($"an {Placeholder} person", "a person", StringComparison.Ordinal).Replace($"a very {Placeholder} person", "a person", StringComparison.Ordinal);
+        return text.Replace($"{Placeholder} ", "", StringComparison.Ordinal).Replace(Placeholder, "", StringComparison.Ordinal);
     }
 
     /// <summary>Token ids of pairs; texts are cut to the last maxTokens, as the trainer's truncation keeps the end that the loss reads.</summary>
@@ -36,7 +44,7 @@ public static class PairTexts
         var encoded = new List<TokenPair>();
         foreach (TextPair p in pairs)
         {
-            var pair = new TokenPair(Ids(p.Positive), Ids(p.Negative));
+            var pair = new TokenPair(Ids(p.Positive), Ids(p.Negative), p.Neutral is null ? null : Ids(p.Neutral));
             if (pair.Positive.AsSpan().SequenceEqual(pair.Negative))
                 throw new UserErrorException($"both texts of a pair are the same to the tokenizer of {bundle.Name}: '{Shorten(p.Positive)}'; choose personas that differ");
             encoded.Add(pair);

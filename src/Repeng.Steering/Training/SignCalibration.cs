@@ -12,37 +12,41 @@ namespace Repeng.Steering.Training;
 public readonly record struct SignReport(double Plus, double Minus, bool Flipped);
 
 /// <summary>
-/// The sign of a trained adapter is arbitrary. It is set by what the model itself says: for held-out pairs, p⁺ and p⁻
-/// are the base model's next-token distributions after the positive and the negative text; steered at c, the mean
-/// over both texts of E_{p_c}[ln p⁺ − ln p⁻] must be larger at +1 than at −1.
+/// The sign of a trained adapter is arbitrary. It is set by what the model itself says: for held-out suffixes, p⁺ and
+/// p⁻ are the base model's next-token distributions after the positive and the negative text, and p_c the steered
+/// one after the text without a persona; the mean of E_{p_c}[ln p⁺ − ln p⁻] must be larger at +1 than at −1.
 /// </summary>
 public static class SignCalibration
 {
-    /// <summary>Measures and, where needed, negates the adapter.</summary>
-    public static SignReport Run(DecoderModel model, SvdAdapter adapter, PairData data, int maxPairs = 32, int pairsPerBatch = 8)
+    /// <summary>Measures and, where needed, negates the adapter. Pairs without a neutral text use both texts instead.</summary>
+    public static SignReport Run(DecoderModel model, SvdAdapter adapter, PairData data, int maxPairs = 48, int pairsPerBatch = 8)
     {
-        int n = Math.Min(maxPairs, data.Pairs.Count);
+        int n = Math.Min(maxPairs, data.Pairs.Count), rows = 0;
         double plus = 0, minus = 0;
         for (int first = 0; first < n; first += pairsPerBatch)
         {
             int[] pairs = [.. Enumerable.Range(first, Math.Min(pairsPerBatch, n - first))];
             TokenBatch batch = data.Batch(pairs);
+            TokenBatch steered = data.NeutralBatch(pairs) ?? batch;
             double[][] reference = LogProbabilities(model, batch, null, 0);
-            plus += Score(reference, LogProbabilities(model, batch, adapter, 1));
-            minus += Score(reference, LogProbabilities(model, batch, adapter, -1));
+            int each = steered.Batch / pairs.Length;
+            plus += Score(reference, LogProbabilities(model, steered, adapter, 1), each);
+            minus += Score(reference, LogProbabilities(model, steered, adapter, -1), each);
+            rows += steered.Batch;
         }
         bool flip = plus < minus;
         if (flip)
             adapter.Negate();
-        return new SignReport((flip ? minus : plus) / (2 * n), (flip ? plus : minus) / (2 * n), flip);
+        return new SignReport((flip ? minus : plus) / rows, (flip ? plus : minus) / rows, flip);
     }
 
-    private static double Score(double[][] reference, double[][] steered)
+    // Rows of one pair stand together: each of them in the steered batch, two in the reference.
+    private static double Score(double[][] reference, double[][] steered, int each)
     {
         double total = 0;
         for (int row = 0; row < steered.Length; row++)
         {
-            double[] positive = reference[row / 2 * 2], negative = reference[row / 2 * 2 + 1];
+            double[] positive = reference[row / each * 2], negative = reference[row / each * 2 + 1];
             for (int v = 0; v < steered[row].Length; v++)
                 total += Math.Exp(steered[row][v]) * (positive[v] - negative[v]);
         }

@@ -16,6 +16,18 @@ public sealed record TrainConfig
     /// <summary>The loss.</summary>
     public ContrastiveLossConfig Loss { get; init; } = new();
 
+    /// <summary>AntiPaSTO's loss instead, on the residual stream; null for <see cref="Loss"/>.</summary>
+    public AntiPastoLossConfig? AntiPasto { get; init; }
+
+    /// <summary>Block whose output AntiPaSTO's loss reads, as a part of all blocks.</summary>
+    public double LossBlockFraction { get; init; } = 0.5;
+
+    /// <summary>Directions of AntiPaSTO's loss subspace.</summary>
+    public int SubspaceRank { get; init; } = 4;
+
+    /// <summary>Part of the schedule in which the learning rate rises.</summary>
+    public double PctStart { get; init; } = 0.3;
+
     /// <summary>Rows a batch, two a pair.</summary>
     public int BatchSize { get; init; } = 14;
 
@@ -102,6 +114,8 @@ public sealed record TrainConfig
         {
             Profile = name,
             Adapter = new SvdAdapterConfig { RotateV = true, Scale = ScaleMethod.Add, MaxRotationAngle = Math.PI / 4, InitRotation = 0.003 },
+            AntiPasto = new AntiPastoLossConfig(),
+            PctStart = 0.1,
             LearningRate = 2e-3,
             WeightDecay = 1e-4,
             GradAccumSteps = 2,

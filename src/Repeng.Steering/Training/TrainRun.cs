@@ -62,19 +62,19 @@ public static class TrainRun
         // Everything that the settings can be wrong about is found before the folder exists.
         SvdAdapter.Match(model, config.Adapter.TargetModules);
         SvdAdapter adapter = SvdAdapter.Create(model, config.Adapter, (done, of) => listener.Preparing("singular vectors", done, of));
-        LossLayer[] layers = [];
+        ITrainingObjective? objective = null;
         RunFolder? run = null;
         try
         {
-            layers = MakeLossLayers(model, adapter, config, train, listener);
-            using var loop = new TrainingLoop(model, adapter, layers, config, train, validation);
+            objective = MakeObjective(model, adapter, config, train, listener);
+            using var loop = new TrainingLoop(adapter, objective, config, train, validation);
             if (resume)
                 Checkpoint.Load(folder, loop, adapter);
             run = resume ? RunFolder.Reopen(folder, loop.State.Step) : RunFolder.Create(folder);
             string json = settings.ToJson();
             if (!resume)
                 AtomicFile.Write(Path.Combine(run.Path, SettingsName), s => s.Write(Encoding.UTF8.GetBytes(json)));
-            string[] names = [.. layers.Select(l => l.Module)];
+            IReadOnlyList<string> names = objective.LossLayers;
             listener.Begin(adapter, names, train.Pairs.Count, validation?.Pairs.Count ?? 0, loop.TotalBatches);
             RunFolder open = run;
             TrainingEnd end = loop.Run(
@@ -103,9 +103,25 @@ public static class TrainRun
         finally
         {
             run?.Dispose();
-            foreach (LossLayer layer in layers)
-                layer.Dispose();
+            objective?.Dispose();
         }
+    }
+
+    /// <summary>The loss of the settings, with directions or subspace from the training pairs (adapter off).</summary>
+    public static ITrainingObjective MakeObjective(DecoderModel model, SvdAdapter adapter, TrainConfig config, PairData train, TrainRunListener listener)
+    {
+        if (config.AntiPasto is { } anti)
+        {
+            int block = Math.Clamp((int)(config.LossBlockFraction * model.Config.NumLayers), 0, model.Config.NumLayers - 1);
+            Tensor subspace = AntiPastoObjective.TaskSubspace(model, block, train, config.SubspaceRank, Math.Max(1, config.BatchSize / 2), (done, of) => listener.Preparing("loss subspace", done, of));
+            var step = new AntiPastoStep(model, adapter, block, subspace, anti) { CheckpointBlocks = config.CheckpointActivations };
+            return new AntiPastoObjective(step, subspace, model.Blocks[block].Path);
+        }
+        LossLayer[] layers = MakeLossLayers(model, adapter, config, train, listener);
+        return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss)
+        {
+            CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence,
+        }, layers);
     }
 
     /// <summary>Loss layers by upstream's rule, with directions from the training pairs (adapter off).</summary>

@@ -46,30 +46,21 @@ public sealed record LoopState
 /// </summary>
 public sealed class TrainingLoop : IDisposable
 {
-    private static readonly float[] s_coefficients = [-1, 1];
     private readonly TrainConfig _config;
     private readonly SvdAdapter _adapter;
+    private readonly ITrainingObjective _objective;
     private readonly PairData _train;
     private readonly PairData? _validation;
-    private readonly ContrastiveStep _step;
-    private readonly ReferenceCache _references;
-    private readonly ReferenceCache? _validationReferences;
 
     /// <summary>Prepares a loop; the adapter's parameters are trained in place.</summary>
-    public TrainingLoop(DecoderModel model, SvdAdapter adapter, IReadOnlyList<LossLayer> layers, TrainConfig config, PairData train, PairData? validation)
+    public TrainingLoop(SvdAdapter adapter, ITrainingObjective objective, TrainConfig config, PairData train, PairData? validation)
     {
         config.Validate();
-        (_config, _adapter, _train, _validation) = (config, adapter, train, validation);
-        _step = new ContrastiveStep(model, adapter, layers, config.Loss)
-        {
-            CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence, MeasureSeparationNorm = true,
-        };
-        _references = new ReferenceCache(_step, train);
-        _validationReferences = validation is null ? null : new ReferenceCache(_step, validation);
+        (_config, _adapter, _objective, _train, _validation) = (config, adapter, objective, train, validation);
         Optimiser = new AdamW(adapter.Parameters, weightDecay: config.WeightDecay);
         BatchesPerEpoch = (train.Pairs.Count * 2 + config.BatchSize - 1) / config.BatchSize;
         TotalBatches = checked(BatchesPerEpoch * config.Epochs);
-        Schedule = new OneCycle(TotalBatches / config.GradAccumSteps + 1, config.LearningRate);
+        Schedule = new OneCycle(TotalBatches / config.GradAccumSteps + 1, config.LearningRate, config.PctStart);
         BestParameters = [];
     }
 
@@ -107,7 +98,7 @@ public sealed class TrainingLoop : IDisposable
             int perBatch = _config.BatchSize / 2, first = within * perBatch;
             int[] pairs = order[first..Math.Min(order.Length, first + perBatch)];
             TokenBatch batch = _train.Batch(pairs);
-            StepResult result = _step.Run(batch, _references.Get(batch, pairs), s_coefficients);
+            StepResult result = _objective.Run(_train, batch, pairs, Optimiser.Steps, Schedule.TotalSteps, backward: true);
             if (!double.IsFinite(result.Total))
                 throw new UserErrorException($"the loss became {result.Total} at batch {State.Step} (epoch {epoch}); the run stops and its last checkpoint stays good. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
             rowsDone += batch.Batch;
@@ -171,7 +162,7 @@ public sealed class TrainingLoop : IDisposable
         {
             int[] pairs = [.. Enumerable.Range(first, Math.Min(perBatch, _validation.Pairs.Count - first))];
             TokenBatch batch = _validation.Batch(pairs);
-            total += _step.Run(batch, _validationReferences!.Get(batch, pairs), s_coefficients, backward: false).Total * pairs.Length;
+            total += _objective.Run(_validation, batch, pairs, Optimiser.Steps, Schedule.TotalSteps, backward: false).Total * pairs.Length;
         }
         double loss = total / _validation.Pairs.Count;
         bool better = loss < State.BestValidation - 1e-5 * Math.Abs(State.BestValidation) || double.IsPositiveInfinity(State.BestValidation);

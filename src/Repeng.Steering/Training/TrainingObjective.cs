@@ -1,0 +1,100 @@
+using Repeng.Kernels;
+using Repeng.Kernels.LinearAlgebra;
+using Repeng.Autograd;
+using Repeng.Runtime;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Losses;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Training;
+
+/// <summary>What a training loop minimises: the loss of a batch of pairs at c = −1 and +1, gradients into the adapter's parameters.</summary>
+public interface ITrainingObjective : IDisposable
+{
+    /// <summary>Names of what the loss reads, for reports.</summary>
+    IReadOnlyList<string> LossLayers { get; }
+
+    /// <summary>The loss of a batch made of these pairs of a data set, at an optimiser step of the schedule.</summary>
+    StepResult Run(PairData data, TokenBatch batch, ReadOnlySpan<int> pairs, int optimiserStep, int totalSteps, bool backward);
+}
+
+/// <summary>The reference state's losses on the outputs of adapted layers; owns the loss layers. Base values are cached per pair.</summary>
+public sealed class ContrastiveObjective(ContrastiveStep step, IReadOnlyList<LossLayer> layers) : ITrainingObjective
+{
+    private static readonly float[] s_coefficients = [-1, 1];
+    private readonly Dictionary<PairData, ReferenceCache> _references = [];
+
+    /// <inheritdoc/>
+    public IReadOnlyList<string> LossLayers { get; } = [.. layers.Select(l => l.Module)];
+
+    /// <inheritdoc/>
+    public StepResult Run(PairData data, TokenBatch batch, ReadOnlySpan<int> pairs, int optimiserStep, int totalSteps, bool backward)
+    {
+        if (!_references.TryGetValue(data, out ReferenceCache? cache))
+            _references[data] = cache = new ReferenceCache(step, data);
+        return step.Run(batch, cache.Get(batch, pairs), s_coefficients, backward);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (LossLayer layer in layers)
+            layer.Dispose();
+    }
+}
+
+/// <summary>AntiPaSTO's loss on the residual stream; owns the subspace.</summary>
+public sealed class AntiPastoObjective(AntiPastoStep step, Tensor subspace, string tap) : ITrainingObjective
+{
+    /// <inheritdoc/>
+    public IReadOnlyList<string> LossLayers { get; } = [tap];
+
+    /// <inheritdoc/>
+    public StepResult Run(PairData data, TokenBatch batch, ReadOnlySpan<int> pairs, int optimiserStep, int totalSteps, bool backward)
+    {
+        AntiPastoResult r = step.Run(batch, optimiserStep, totalSteps, backward);
+        LossRow Row(float c, double coherence, double delta) => new(c, tap, r.Projection, coherence, r.Total, -delta, Math.Exp(delta), delta, 0, double.NaN);
+        return new StepResult(r.Total, [Row(-1, r.CoherenceMinus, r.DeltaMinus), Row(1, r.CoherencePlus, r.DeltaPlus)]);
+    }
+
+    /// <summary>
+    /// The task subspace [d, k]: leading principal directions (not centred away from the mean difference) of the
+    /// row-normalised differences positive − negative at the last token of the block's output.
+    /// </summary>
+    public static Tensor TaskSubspace(DecoderModel model, int block, PairData data, int k, int pairsPerBatch, Action<int, int>? progress = null)
+    {
+        int d = model.Config.HiddenSize, n = data.Pairs.Count;
+        if (k > Math.Min(d, n))
+            throw new UserErrorException($"a loss subspace of {k} directions needs at least {k} pairs and a width of {k}; there are {n} pairs and a width of {d}");
+        var rows = new float[(long)n * d];
+        string path = model.Blocks[block].Path;
+        for (int first = 0; first < n; first += pairsPerBatch)
+        {
+            TokenBatch batch = data.Batch([.. Enumerable.Range(first, Math.Min(pairsPerBatch, n - first))]);
+            using var tape = new Tape(model.Device, record: false);
+            var context = new ForwardContext(tape, batch) { Capture = m => m == path, LastBlock = block };
+            model.Forward(context);
+            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
+            float[] h = tape.GatherRows(context.Outputs[path], tape.New(last, last.Length)).ToArray();
+            for (int i = 0; i < batch.Batch / 2; i++)
+            {
+                double square = 0;
+                for (int j = 0; j < d; j++)
+                {
+                    float difference = h[2 * i * d + j] - h[(2 * i + 1) * d + j];
+                    rows[(first + i) * d + j] = difference;
+                    square += (double)difference * difference;
+                }
+                float scale = square > 0 ? (float)(1 / Math.Sqrt(square)) : 0;
+                for (int j = 0; j < d; j++)
+                    rows[(first + i) * d + j] *= scale;
+            }
+            progress?.Invoke(Math.Min(n, first + pairsPerBatch), n);
+        }
+        TruncatedSvd svd = TopSvd.Compute(model.Device.HostWorkers, rows, n, d, k);
+        return Tensor.From(model.Device, svd.V, d, k);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => subspace.Dispose();
+}
