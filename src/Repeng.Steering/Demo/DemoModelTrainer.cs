@@ -29,7 +29,7 @@ public sealed record DemoModelRecipe
     public int Batch { get; init; } = 24;
 
     /// <summary>Steps.</summary>
-    public int Steps { get; init; } = 1800;
+    public int Steps { get; init; } = 2000;
 
     /// <summary>Largest learning rate.</summary>
     public double LearningRate { get; init; } = 3e-3;
@@ -44,7 +44,7 @@ public sealed record DemoModelRecipe
     public double ClipNorm { get; init; } = 1;
 
     /// <summary>Standard deviation of the first weights.</summary>
-    public double InitStd { get; init; } = 0.05;
+    public double InitStd { get; init; } = 0.08;
 
     /// <summary>Decay of the second moment.</summary>
     public double Beta2 { get; init; } = 0.98;
@@ -53,13 +53,16 @@ public sealed record DemoModelRecipe
     public ulong Seed { get; init; } = 7;
 
     /// <summary>Texts that the model learns from.</summary>
-    public DemoCorpusOptions Corpus { get; init; } = new();
+    public DemoCorpusOptions Corpus { get; init; } = new()
+    {
+        TruthfulShare = 0.35, UntruthfulShare = 0.35, NeutralShare = 0.08, TruthfulLevel = 1, UntruthfulLevel = 0, DefaultLevel = 0.7, ValueWeight = 12,
+    };
 
     /// <summary>
     /// First steps in which every speaker tells the truth. Facts are then worth 2 nats a value rather than half a nat, and
     /// are learned in a few hundred steps; who lies is learned on top.
     /// </summary>
-    public int FactSteps { get; init; } = 500;
+    public int FactSteps { get; init; } = 200;
 
     /// <summary>Texts of the first steps.</summary>
     public DemoCorpusOptions FactCorpus => Corpus with { UntruthfulShare = 0, TruthfulLevel = 1, DefaultLevel = 1, GradedShare = 0 };
