@@ -121,11 +121,7 @@ public sealed class ModelBundle : IDisposable
         using GgufModel gguf = GgufModel.Open(path);
         ModelConfig config = Families.Read(new ConfigReader(gguf.Config, path));
         GgufTokenizer t = gguf.Tokenizer ?? throw new UserErrorException($"{path}: no tokenizer in the file; take a GGUF made by llama.cpp's converter");
-        Tokenizer tokenizer = Tokenizer.FromGguf(new GgufTokenizerData
-        {
-            Source = path, Model = t.Model, PreTokenizer = t.Pre, Tokens = t.Tokens, Merges = t.Merges, Scores = t.Scores, TokenTypes = t.TokenTypes,
-            BosId = t.BosId, EosId = t.EosId, PadId = t.PadId, UnkId = t.UnknownId, AddBos = t.AddBos, AddEos = t.AddEos, AddSpacePrefix = t.AddSpacePrefix, ChatTemplate = t.ChatTemplate,
-        });
+        Tokenizer tokenizer = Tokenizer.FromGguf(t, path);
         CheckVocabulary(config, tokenizer, path);
         var special = tokenizer.SpecialTokenTexts.ToDictionary(p => p.Key, p => (object?)p.Value);
         ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
