@@ -106,8 +106,8 @@ public sealed class TrainOptions
             throw new UserErrorException("--use_wandb: logging to Weights & Biases comes later; leave it out, the same rows are written to metrics.jsonl and training_history.csv in the run's folder");
         if (p.GetValue(_quantization) is { } q and not "none")
             throw new UserErrorException($"--quantization_type {q}: weights of 4 and 8 bits come later; take none (GGUF files with quantised blocks are read as they are)");
-        if (p.GetValue(_profile) == "antipasto")
-            throw new UserErrorException("--profile antipasto: its own losses come later; take recommended, upstream or readme");
+        if (p.GetValue(_profile) == "antipasto" && LossOption(p) is { } option)
+            throw new UserErrorException($"{option.Name} belongs to the reference state's loss; --profile antipasto has its own. Leave one of them out");
     }
 
     /// <summary>With --resume, every setting comes from the folder; another one beside it would be lost silently.</summary>
@@ -149,12 +149,16 @@ public sealed class TrainOptions
         return Path.Combine(p.GetValue(OutputDir) ?? DefaultOutput, name);
     }
 
+    private Option? LossOption(ParseResult p) =>
+        new Option[] { _logSigmoid, _coherence, _lambda, _threshold, _order }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false });
+
     // Said beats preset beats profile; a profile that was asked for by name beats the preset's rank and rate.
     private TrainConfig Train(ParseResult p, TrainPreset preset, bool quick)
     {
         string? asked = p.GetValue(_profile);
-        TrainConfig c = TrainConfig.FromProfile(asked ?? "recommended");
-        bool mine = asked is null;
+        // An option of the reference state's loss asks for that loss.
+        bool mine = asked is null && (preset.Profile != "antipasto" || LossOption(p) is null);
+        TrainConfig c = TrainConfig.FromProfile(asked ?? (mine ? preset.Profile : "recommended"));
         ulong seed = p.GetValue(_seed) ?? c.Seed;
         SvdAdapterConfig a = c.Adapter;
         ContrastiveLossConfig l = c.Loss;
@@ -187,7 +191,7 @@ public sealed class TrainOptions
             Epochs = p.GetValue(_epochs) ?? (mine || quick ? preset.Epochs : null) ?? c.Epochs,
             LearningRate = p.GetValue(_rate) ?? (mine ? preset.LearningRate : null) ?? c.LearningRate,
             WeightDecay = p.GetValue(_decay) ?? c.WeightDecay,
-            GradAccumSteps = p.GetValue(_accumulate) ?? c.GradAccumSteps,
+            GradAccumSteps = p.GetValue(_accumulate) ?? (mine ? preset.GradAccumSteps : null) ?? c.GradAccumSteps,
             ClipNorm = NotNegative(p.GetValue(_clip), "--clip_norm") ?? c.ClipNorm,
             ValidationSplit = p.GetValue(_valSplit) ?? c.ValidationSplit,
             Patience = NotNegative(p.GetValue(_patience), "--patience") ?? c.Patience,
