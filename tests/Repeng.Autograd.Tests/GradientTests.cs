@@ -1,0 +1,185 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Autograd.Tests;
+
+/// <summary>Every op of the tape: its gradients against central differences, and nothing left in memory afterwards.</summary>
+public sealed class GradientTests
+{
+    private static readonly Dictionary<string, (int[][] Shapes, Func<Tape, Tensor[], Tensor> Run)> s_ops = Ops();
+
+    public static IEnumerable<TheoryDataRow<string>> Names => s_ops.Keys.Order(StringComparer.Ordinal).Select(n => new TheoryDataRow<string>(n));
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Gradients_are_those_of_central_differences(string name)
+    {
+        (int[][] shapes, Func<Tape, Tensor[], Tensor> run) = s_ops[name];
+        using Device device = Device.Cpu(2);
+        Tensor[] inputs = [.. shapes.Select((s, i) => Input(device, s, 11 + (ulong)i))];
+        float[] weights;
+        long before = device.Pool.InUse;
+        using (var tape = new Tape(device))
+        {
+            Tensor y = run(tape, inputs);
+            weights = Values((int)y.Length, 99);
+            tape.Backward(tape.Sum(tape.Multiply(tape.Reshape(y, (int)y.Length), tape.Constant(weights, weights.Length))));
+        }
+        float[][] gradients = [.. inputs.Select(x => x.GradToArray())];
+        foreach (Tensor x in inputs)
+            x.FreeGrad();
+        Assert.Equal(before, device.Pool.InUse);
+
+        for (int i = 0; i < inputs.Length; i++)
+        {
+            float[] values = inputs[i].ToArray();
+            double scale = Math.Max(1e-3, gradients[i].Max(Math.Abs));
+            for (int k = 0; k < values.Length; k += Math.Max(1, values.Length / 7))
+            {
+                const float step = 1e-2f;
+                double difference = (Loss(i, k, values[k] + step) - Loss(i, k, values[k] - step)) / (2 * step);
+                Assert.True(Math.Abs(difference - gradients[i][k]) <= 5e-3 * scale, $"{name}: input {i} element {k}: gradient {gradients[i][k]:g6}, difference {difference:g6}");
+                inputs[i].Upload(values);
+            }
+        }
+
+        double Loss(int i, int k, float value)
+        {
+            float[] moved = inputs[i].ToArray();
+            moved[k] = value;
+            inputs[i].Upload(moved);
+            using var tape = new Tape(device, record: false);
+            float[] y = run(tape, inputs).ToArray();
+            return y.Zip(weights, (a, w) => (double)a * w).Sum();
+        }
+    }
+
+    [Fact]
+    public void Checkpointing_gives_the_same_gradients_and_counts_a_tensor_returned_twice_once()
+    {
+        using Device device = Device.Cpu(2);
+        Tensor x = Input(device, [4, 6], 1), w = Input(device, [6, 6], 2);
+        float[][] Run(bool checkpoint)
+        {
+            using var tape = new Tape(device);
+            Tensor[] Body(Tensor[] i)
+            {
+                Tensor y = tape.Unary(tape.Linear(i[0], w), UnaryOp.Silu);
+                return [y, y];
+            }
+            Tensor[] outputs = checkpoint ? tape.Checkpoint(Body, true, x) : Body([x]);
+            tape.Backward(tape.Sum(tape.Multiply(outputs[0], outputs[1])));
+            float[][] g = [x.GradToArray(), w.GradToArray()];
+            x.FreeGrad();
+            w.FreeGrad();
+            return g;
+        }
+        Assert.Equal(Run(false), Run(true));
+    }
+
+    [Fact]
+    public void A_frozen_path_records_nothing()
+    {
+        using Device device = Device.Cpu(1);
+        using Tensor x = Tensor.From(device, Values(12, 3), 3, 4), w = Tensor.From(device, Values(16, 4), 4, 4);
+        using var tape = new Tape(device);
+        tape.Unary(tape.Linear(x, w), UnaryOp.Silu);
+        Assert.Equal(0, tape.NodeCount);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(25)]
+    public void One_cycle_begins_at_a_25th_peaks_and_ends_at_a_ten_thousandth_of_that(int steps)
+    {
+        var schedule = new OneCycle(steps, 1e-2);
+        Assert.All(Enumerable.Range(0, steps), i => Assert.InRange(schedule.At(i).LearningRate, 1e-2 / 25 / 1e4 * 0.999, 1e-2 * 1.001));
+        if (steps > 10)
+        {
+            Assert.Equal(1e-2 / 25, schedule.At(0).LearningRate, 12);
+            Assert.Equal(1e-2 / 25 / 1e4, schedule.At(steps - 1).LearningRate, 12);
+        }
+        Assert.Throws<ArgumentOutOfRangeException>(() => schedule.At(steps));
+    }
+
+    private static Dictionary<string, (int[][], Func<Tape, Tensor[], Tensor>)> Ops()
+    {
+        var ops = new Dictionary<string, (int[][], Func<Tape, Tensor[], Tensor>)>
+        {
+            ["MatMul"] = ([[3, 4], [4, 5]], (t, x) => t.MatMul(x[0], x[1])),
+            ["MatMul aT"] = ([[4, 3], [4, 5]], (t, x) => t.MatMul(x[0], x[1], transA: true)),
+            ["MatMul bT"] = ([[3, 4], [5, 4]], (t, x) => t.MatMul(x[0], x[1], transB: true)),
+            ["MatMul aTbT"] = ([[4, 3], [5, 4]], (t, x) => t.MatMul(x[0], x[1], true, true)),
+            ["Linear"] = ([[3, 4], [5, 4], [5]], (t, x) => t.Linear(x[0], x[1], x[2])),
+            ["Linear with low-rank terms"] = ([[6, 4], [2, 2], [2, 2]], (t, x) => t.Linear(x[0], Fixed(t, 5, 4, 7), null,
+                new LowRankTerm(Fixed(t, 4, 2, 8), Fixed(t, 5, 2, 9), [new LowRankSegment(0, 2, x[1]), new LowRankSegment(3, 3, x[2])]))),
+            ["Attention"] = ([[2 * 5, 4 * 4], [2 * 5, 2 * 4], [2 * 5, 2 * 4]], (t, x) => t.Attention(x[0], x[1], x[2], t.New([0, 2], 2), new AttentionArgs(2, 5, 5, 4, 2, 4, 0.5f, 3, 3))),
+            ["RmsNorm"] = ([[3, 6], [6]], (t, x) => t.RmsNorm(x[0], x[1], 1e-6f, 1)),
+            ["LayerNorm"] = ([[3, 6], [6], [6]], (t, x) => t.LayerNorm(x[0], x[1], x[2], 1e-5f)),
+            ["Rope"] = ([[4, 8]], (t, x) => t.Rope(x[0], Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 2, 4, interleaved: false)),
+            ["Rope interleaved"] = ([[4, 8]], (t, x) => t.Rope(x[0], Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 2, 4, interleaved: true)),
+            ["Gated Silu"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.Silu)),
+            ["Gated GeluTanh"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.GeluTanh)),
+            ["AddOuter"] = ([[4, 3], [3]], (t, x) => t.AddOuter(x[0], Fixed(t, 4, 1, 5), x[1])),
+            ["Sum of all"] = ([[3, 4]], (t, x) => t.Sum(x[0])),
+            ["Sum 0"] = ([[3, 4, 2]], (t, x) => t.Sum(x[0], 0)),
+            ["Sum 1"] = ([[3, 4, 2]], (t, x) => t.Sum(x[0], 1)),
+            ["Sum -1"] = ([[3, 4, 2]], (t, x) => t.Sum(x[0], -1)),
+            ["Mean"] = ([[3, 4]], (t, x) => t.Mean(x[0])),
+            ["GatherRows"] = ([[4, 3]], (t, x) => t.GatherRows(x[0], t.New([2, 0, 2], 3))),
+            ["SliceRows"] = ([[4, 3]], (t, x) => t.SliceRows(x[0], 1, 2)),
+            ["SplitColumns"] = ([[3, 6]], (t, x) => t.SplitColumns(x[0], 2, 1, 3) is var p ? t.MatMul(p[0], p[2], transA: true) : null!),
+            ["ConcatRows"] = ([[2, 3], [1, 3]], (t, x) => t.ConcatRows(x[0], x[1])),
+            ["BlockDiagonal"] = ([[2, 3, 3]], (t, x) => t.BlockDiagonal(x[0])),
+            ["Skew"] = ([[2, 3, 3]], (t, x) => t.Skew(x[0])),
+            ["Cayley"] = ([[4, 4]], (t, x) => t.Cayley(t.Skew(x[0]))),
+            ["MatrixExp"] = ([[2, 3, 3]], (t, x) => t.MatrixExp(t.Skew(x[0]))),
+            ["Embedding"] = ([[5, 3]], (t, x) => t.Embedding(x[0], t.New([4, 1, 4], 3), 2)),
+            ["LabelLogProb"] = ([[3, 4], [9, 4]], (t, x) => Head(t, x[0], x[1], 0, null).LogProb),
+            ["LabelLogProb with a soft cap"] = ([[3, 4], [9, 4]], (t, x) => Head(t, x[0], x[1], 2, null).LogProb),
+            ["TotalVariation"] = ([[3, 4]], (t, x) =>
+            {
+                Tensor w = Fixed(t, 9, 4, 6), reference = Fixed(t, 3, 4, 7);
+                Tensor lse = Head(t, reference, w, 2, null).LogSumExp;
+                HeadOutput h = Head(t, x[0], w, 2, new ReferenceDistribution(reference, lse));
+                return t.Add(h.TotalVariation!, h.LogProb);
+            }),
+        };
+        foreach (UnaryOp op in Enum.GetValues<UnaryOp>())
+            ops[$"Unary {op}"] = ([[3, 5]], (t, x) => t.Unary(Domain(t, x[0], op), op, op is UnaryOp.Min or UnaryOp.Max ? 5 : 1.5f));
+        foreach (BinaryOp op in Enum.GetValues<BinaryOp>())
+            foreach (Broadcast b in Enum.GetValues<Broadcast>())
+                ops[$"Binary {op} {b}"] = ([[3, 5], b switch { Broadcast.None => [3, 5], Broadcast.OverRows => [5], Broadcast.OverCols => [3], _ => [1] }],
+                    (t, x) => t.Binary(x[0], op == BinaryOp.Divide ? t.Unary(t.Unary(x[1], UnaryOp.Square), UnaryOp.Offset, 1) : x[1], op, b));
+        return ops;
+    }
+
+    // Functions with a limited domain or a kink are measured away from its edge.
+    private static Tensor Domain(Tape t, Tensor x, UnaryOp op) => op is UnaryOp.Log or UnaryOp.Log1p or UnaryOp.Sqrt or UnaryOp.Power or UnaryOp.Reciprocal or UnaryOp.Abs or UnaryOp.Relu or UnaryOp.Min or UnaryOp.Max
+        ? t.Unary(t.Unary(x, UnaryOp.Square), UnaryOp.Offset, 0.5f)
+        : x;
+
+    private static HeadOutput Head(Tape t, Tensor h, Tensor w, float cap, ReferenceDistribution? reference)
+    {
+        t.VocabularyChunk = 4;
+        return t.LabelLogProb(h, w, t.New([0, 8, 5], 3), cap, reference);
+    }
+
+    private static Tensor Fixed(Tape t, int rows, int cols, ulong seed) => t.Constant(Values(rows * cols, seed), rows, cols);
+
+    private static Tensor Input(Device device, int[] shape, ulong seed)
+    {
+        Tensor x = Tensor.From(device, Values((int)Tensor.Count(shape), seed), shape);
+        x.RequiresGrad = x.RetainGrad = true;
+        return x;
+    }
+
+    private static float[] Values(int n, ulong seed)
+    {
+        var v = new float[n];
+        Philox.FillNormal(v, seed, 0);
+        return v;
+    }
+}

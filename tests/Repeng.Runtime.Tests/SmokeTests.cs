@@ -1,2 +1,0 @@
-namespace Repeng.Runtime.Tests;
-public sealed class SmokeTests { [Fact] public void Runs() => Assert.True(true); }

@@ -1,2 +1,0 @@
-namespace Repeng.Steering.Tests;
-public sealed class SmokeTests { [Fact] public void Runs() => Assert.True(true); }
