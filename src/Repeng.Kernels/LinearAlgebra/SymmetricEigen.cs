@@ -15,7 +15,7 @@ public static unsafe class SymmetricEigen
     /// <summary>
     /// All eigenvalues in descending order and, as the rows of vectors [count, n], the eigenvectors of the count largest.
     /// Errors are a few n·2⁻⁵²·‖a‖. Only the lower triangle of a [n, n] is read. n is at least 1.
-    /// Throws <see cref="ArithmeticException"/> when an element is not finite.
+    /// Eigenvalues below 2⁻⁵²·‖a‖ are rounding. Throws <see cref="ArithmeticException"/> when an element is not finite.
     /// </summary>
     public static void Decompose(CpuWorkers workers, ReadOnlySpan<double> a, int n, Span<double> values, Span<double> vectors, int count)
     {
@@ -39,8 +39,15 @@ public static unsafe class SymmetricEigen
                     throw new ArithmeticException($"SymmetricEigen: element ({i}, {j}) of a {n}×{n} matrix is {a[(long)i * n + j]}");
         using DoubleBuffer off = new(n), factors = new(n), rotations = new((long)n * n);
         Tridiagonalise(a, values, off.At, factors.At, n);
+        // QL wants the large elements at the end: a graded matrix the other way round converges slowly or not at all.
+        bool reverse = Math.Abs(values[0]) > Math.Abs(values[n - 1]);
+        if (reverse)
+        {
+            new Span<double>(values, n).Reverse();
+            new Span<double>(off.At, n - 1).Reverse();
+        }
         for (int i = 0; i < n; i++)
-            rotations.At[(long)i * n + i] = 1;
+            rotations.At[(long)i * n + (reverse ? n - 1 - i : i)] = 1;
         ImplicitQl(workers, values, off.At, rotations.At, n);
 
         int[] order = new int[n];
@@ -110,13 +117,15 @@ public static unsafe class SymmetricEigen
     {
         using DoubleBuffer turns = new(2L * n);
         e[n - 1] = 0;
-        double epsilon = Math.ScaleB(1, -53);
+        double epsilon = Math.ScaleB(1, -53), norm = 0;
+        for (int i = 0; i < n; i++)
+            norm = Math.Max(norm, Math.Abs(d[i]) + Math.Abs(e[i]));
         for (int low = 0; low < n; low++)
         {
             for (int sweep = 0; ; sweep++)
             {
                 int high = low;
-                while (high < n - 1 && Math.Abs(e[high]) > epsilon * (Math.Abs(d[high]) + Math.Abs(d[high + 1])))
+                while (high < n - 1 && Math.Abs(e[high]) > epsilon * norm)
                     high++;
                 if (high == low)
                     break;
