@@ -38,6 +38,34 @@ public sealed class LastSingularVectorTests
     }
 
     [Theory]
+    [InlineData(900, 200)]
+    [InlineData(200, 900)]
+    public void CrowdedEndOfTheSpectrum(int rows, int cols)
+    {
+        // A tall Gaussian matrix: its smallest singular values lie close together, far from zero.
+        double[] w = Array.ConvertAll(SvdTests.Narrow(RotationReference.Random(rows * cols, seed: 21)), x => (double)x);
+        int k = Math.Min(rows, cols), length = Math.Max(rows, cols);
+        double[] gram = new double[k * k], values = new double[k], vectors = new double[k * k], u = new double[rows];
+        for (int i = 0; i < k; i++)
+            for (int j = 0; j <= i; j++)
+                for (int t = 0; t < length; t++)
+                    gram[i * k + j] += rows > cols ? w[t * cols + i] * w[t * cols + j] : w[i * cols + t] * w[j * cols + t];
+        using CpuWorkers workers = new();
+        SymmetricEigen.Decompose(workers, gram, k, values, vectors, k);
+        double sigma = Math.Sqrt(values[k - 1]);
+        for (int i = 0; i < rows; i++)
+            if (rows > cols)
+                u[i] = RotationReference.Dot(w.AsSpan(i * cols, cols), vectors.AsSpan((k - 1) * k, k)) / sigma;
+            else
+                u[i] = vectors[(k - 1) * k + i];
+        LastSingularVector last = LastSingularVector.Compute(workers, SvdTests.Narrow(w), rows, cols);
+        Assert.Equal(1, Math.Abs(RotationReference.Dot(u, RotationReference.Widen(last.U))), 1e-7);
+        Assert.Equal(sigma, last.Sigma, 1e-9 * sigma);
+        Assert.Equal((Math.Sqrt(values[k - 2]) - sigma) / Math.Sqrt(values[0]), last.Gap, 0.05 * last.Gap);
+        Assert.InRange(last.Uncertainty, 0, 1e-8);
+    }
+
+    [Theory]
     [InlineData(6)]
     [InlineData(160)]
     [InlineData(200)]

@@ -5,7 +5,7 @@ namespace Repeng.Kernels.LinearAlgebra;
 /// <summary>Smallest singular triplets of a tall matrix a [m, n], m ≥ n, in double.</summary>
 internal static unsafe class LastSingularEngine
 {
-    private const int Block = 8;
+    private const int Block = 4;
     private const int MaxSteps = 60;
 
     /// <summary>For w = a, rows above columns: the last left vector is a·v/σ.</summary>
@@ -21,10 +21,10 @@ internal static unsafe class LastSingularEngine
         double largest, sigma, next, left;
         if (n <= SvdEngine.DenseSize)
         {
-            using DoubleBuffer long_ = new((long)n * m), values = new(n), short_ = new((long)n * n);
-            SvdEngine.All(workers, a, m, n, n, long_.At, values.At, short_.At);
+            using DoubleBuffer tall = new((long)n * m), values = new(n), square = new((long)n * n);
+            SvdEngine.All(workers, a, m, n, n, tall.At, values.At, square.At);
             (largest, sigma, next, left) = (values.At[0], values.At[n - 1], n > 1 ? values.At[n - 2] : 0, 0);
-            double* found = leftIsShort ? short_.At + (long)(n - 1) * n : long_.At + (long)(n - 1) * m;
+            double* found = leftIsShort ? square.At + (long)(n - 1) * n : tall.At + (long)(n - 1) * m;
             Buffer.MemoryCopy(found, vector.At, (long)length * sizeof(double), (long)length * sizeof(double));
         }
         else
@@ -45,74 +45,75 @@ internal static unsafe class LastSingularEngine
     }
 
     /// <summary>
-    /// Locally optimal preconditioned iteration for a block of the smallest right vectors x: the preconditioned residuals
-    /// t = (aᵀa)⁻¹(aᵀ(a·x) − σ²x) widen the space, and the decomposition of a on the span of x and t gives the next x.
-    /// Returns (σ₁, σ_k, σ_{k−1}, last change of the vector).
+    /// Lanczos with the inverse of the Gram matrix finds the smallest right vectors x, also where many lie close together, but its
+    /// squaring leaves an error of 2⁻⁵²(σ₁/σ)². A locally optimal preconditioned iteration on a itself takes that away:
+    /// the preconditioned residuals t = (aᵀa)⁻¹(aᵀ(a·x) − σ²x) and the block before widen the space, and the decomposition
+    /// of a on it gives the next x. Returns (σ₁, σ_k, σ_{k−1}, bound of the angle that is left).
     /// </summary>
-    private static (double Largest, double Sigma, double Next, double Change) Iterate(CpuWorkers workers, MatrixOperand a, int m, int n, double* vector, bool leftIsShort)
+    private static (double Largest, double Sigma, double Next, double Angle) Iterate(CpuWorkers workers, MatrixOperand a, int m, int n, double* vector, bool leftIsShort)
     {
         using DoubleBuffer gram = new((long)n * n), span = new(3L * Block * n), leftSpan = new(3L * Block * m), values = new(3 * Block);
-        using DoubleBuffer right = new(3L * Block * n), images = new((long)Block * n), previous = new((long)Block * n);
+        using DoubleBuffer right = new(3L * Block * n), previous = new((long)Block * n);
         SvdEngine.Gram(workers, a, m, n, gram.At);
-        using Cholesky preconditioner = Precondition(workers, gram.At, n);
+        using Cholesky factor = Precondition(workers, gram.At, n);
         double largest = LargestSingularValue(workers, gram.At, n);
-
-        // Two solves turn random directions into the neighbourhood of the smallest singular vectors.
-        for (int i = 0; i < Block; i++)
-            VectorMath.Random(span.At + (long)i * n, n, 0x10000u + (ulong)i);
-        for (int pass = 0; pass < 2; pass++)
-        {
-            preconditioner.Solve(span.At, Block);
-            Basis.Orthonormalise(workers, span.At, 0, Block, n);
-        }
+        KrylovSubspace.Leading(workers, new InverseOperator(factor, n), n, Block, 1e-13, span.At);
 
         int have = Block, stalled = 0;
-        double change = double.PositiveInfinity, best = double.PositiveInfinity;
+        double angle, best = double.PositiveInfinity;
         for (int step = 0; ; step++)
         {
             SvdEngine.Refine(workers, a, m, n, have, span.At, leftSpan.At, values.At, right.At);
-            double* smallest = right.At + (long)(have - Block) * n;
-            if (step > 0)
-            {
-                change = AngleFrom(previous.At + (long)(Block - 1) * n, right.At + (long)(have - 1) * n, n);
-                stalled = change < best / 2 ? 0 : stalled + 1;
-                best = Math.Min(best, change);
-                if (change < 1e-12 || stalled >= 4 || step == MaxSteps)
-                    break;
-            }
+            double* smallest = right.At + (long)(have - Block) * n, residual = span.At + (long)Block * n;
+            Residuals(workers, a, m, n, leftSpan.At + (long)(have - Block) * m, values.At + have - Block, smallest, residual);
+            double sigma = values.At[have - 1], next = values.At[have - 2];
+            // The gap theorem: the sine of the angle to the true vector is at most the residual over the distance of the eigenvalues.
+            angle = VectorMath.Norm(residual + (Block - 1L) * n, n) / ((next - sigma) * (next + sigma));
+            stalled = angle < best / 2 ? 0 : stalled + 1;
+            best = Math.Min(best, angle);
+            // Two steps at least, which also settle the neighbour that the bound rests on.
+            if ((step >= 2 && !(angle > 1e-12)) || stalled >= 5 || step == MaxSteps)
+                break;
 
-            // σ²x with the residual computed through a, not through the Gram matrix: this is what removes its rounding.
-            double* residual = span.At + (long)Block * n;
-            ParallelGemm.Multiply(workers, images.At, n, new MatrixOperand(leftSpan.At + (long)(have - Block) * m, m), a, Block, n, m);
-            for (int i = 0; i < Block; i++)
-            {
-                double sigma = values.At[have - Block + i];
-                for (int j = 0; j < n; j++)
-                    residual[(long)i * n + j] = sigma * (images.At[(long)i * n + j] - sigma * smallest[(long)i * n + j]);
-            }
-            preconditioner.Solve(residual, Block);
-            Buffer.MemoryCopy(smallest, span.At, (long)Block * n * sizeof(double), (long)Block * n * sizeof(double));
-            // The block before this one holds the conjugate direction, as in conjugate gradients.
+            factor.Solve(residual, Block);
+            Copy(smallest, span.At, (long)Block * n);
             int wanted = 2 * Block;
             if (step > 0)
             {
-                Buffer.MemoryCopy(previous.At, span.At + 2L * Block * n, (long)Block * n * sizeof(double), (long)Block * n * sizeof(double));
+                // The block before this one holds the conjugate directions, as in conjugate gradients.
+                Copy(previous.At, span.At + 2L * Block * n, (long)Block * n);
                 wanted = 3 * Block;
             }
-            Buffer.MemoryCopy(smallest, previous.At, (long)Block * n * sizeof(double), (long)Block * n * sizeof(double));
+            Copy(smallest, previous.At, (long)Block * n);
             Basis.Orthonormalise(workers, span.At, Block, wanted - Block, n);
             have = wanted;
         }
 
         double found = values.At[have - 1];
-        Buffer.MemoryCopy(leftIsShort ? right.At + (long)(have - 1) * n : leftSpan.At + (long)(have - 1) * m, vector,
-            (leftIsShort ? n : m) * (long)sizeof(double), (leftIsShort ? n : m) * (long)sizeof(double));
+        if (leftIsShort)
+            Copy(right.At + (long)(have - 1) * n, vector, n);
+        else
+            Copy(leftSpan.At + (long)(have - 1) * m, vector, m);
         if (!leftIsShort && found <= 1e-9 * largest)
-            RemoveRange(workers, a, m, n, preconditioner, vector);
-        return (largest, found, values.At[have - 2], change);
+            RemoveRange(workers, a, m, n, factor, vector);
+        return (largest, found, values.At[have - 2], angle);
     }
 
-    /// <summary>Cholesky factor of the Gram matrix, shifted by as little as makes it positive definite to rounding.</summary>
+    /// <summary>residual = σ(aᵀu − σx) for each of the block's triplets: aᵀa·x − σ²x through a, not through the Gram matrix with its rounding.</summary>
+    private static void Residuals(CpuWorkers workers, MatrixOperand a, int m, int n, double* left, double* values, double* right, double* residual)
+    {
+        ParallelGemm.Multiply(workers, residual, n, new MatrixOperand(left, m), a, Block, n, m);
+        for (int i = 0; i < Block; i++)
+        {
+            VectorMath.Add(residual + (long)i * n, -values[i], right + (long)i * n, n);
+            VectorMath.Scale(residual + (long)i * n, values[i], n);
+        }
+    }
+
+    /// <summary>
+    /// Cholesky factor of the Gram matrix, shifted by as little as makes it positive definite to rounding. The shift also bounds
+    /// the largest eigenvalue of the inverse, so that a vanishing σ_k leaves its neighbours visible beside it.
+    /// </summary>
     private static Cholesky Precondition(CpuWorkers workers, double* gram, int n)
     {
         double largest = 0;
@@ -120,7 +121,7 @@ internal static unsafe class LastSingularEngine
             largest = Math.Max(largest, gram[(long)i * n + i]);
         if (largest == 0)
             largest = 1;
-        for (double shift = 0; ; shift = shift == 0 ? n * Math.ScaleB(1, -52) * largest : 8 * shift)
+        for (double shift = n * Math.ScaleB(1, -52) * largest; ; shift *= 8)
             if (Cholesky.TryFactor(workers, gram, n, shift, out _) is { } factor)
                 return factor;
     }
@@ -147,26 +148,17 @@ internal static unsafe class LastSingularEngine
     /// A left vector of a (nearly) zero singular value is rounding noise after division by it; what is right about it is
     /// only that it is orthogonal to the range of a. Projects on that complement: u −= a·(aᵀa)⁻¹·aᵀu, repeated.
     /// </summary>
-    private static void RemoveRange(CpuWorkers workers, MatrixOperand a, int m, int n, Cholesky preconditioner, double* u)
+    private static void RemoveRange(CpuWorkers workers, MatrixOperand a, int m, int n, Cholesky factor, double* u)
     {
         using DoubleBuffer inner = new(n);
         for (int pass = 0; pass < 4; pass++)
         {
             ParallelGemm.Multiply(workers, inner.At, n, new MatrixOperand(u, m), a, 1, n, m);
-            preconditioner.Solve(inner.At, 1);
+            factor.Solve(inner.At, 1);
             ParallelGemm.Multiply(workers, u, m, new MatrixOperand(inner.At, n), a.Transposed, 1, m, n, -1, true);
             VectorMath.Scale(u, 1 / VectorMath.Norm(u, m), m);
         }
     }
 
-    private static double AngleFrom(double* a, double* b, int n)
-    {
-        double sign = VectorMath.Dot(a, b, n) < 0 ? 1 : -1, square = 0;
-        for (int i = 0; i < n; i++)
-        {
-            double difference = a[i] + sign * b[i];
-            square += difference * difference;
-        }
-        return Math.Sqrt(square);
-    }
+    private static void Copy(double* from, double* to, long count) => Buffer.MemoryCopy(from, to, count * sizeof(double), count * sizeof(double));
 }

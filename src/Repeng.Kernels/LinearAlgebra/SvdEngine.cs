@@ -12,9 +12,6 @@ internal static unsafe class SvdEngine
     /// <summary>Up to this size the Jacobi iteration takes the whole matrix: every singular value to the digits of its own size.</summary>
     public const int DenseSize = 160;
 
-    private const int Block = 8;
-    private const int MaxCycles = 200;
-
     /// <summary>The r leading triplets: left [r, m], values [r] descending, right [r, n]. Elements must be finite. Returns the number of products with a vector and its transpose.</summary>
     public static int Top(CpuWorkers workers, MatrixOperand a, int m, int n, int r, double* left, double* values, double* right)
     {
@@ -82,130 +79,18 @@ internal static unsafe class SvdEngine
         ParallelGemm.Mirror(gram, n);
     }
 
-    /// <summary>
-    /// Block Lanczos for aᵀa with full reorthogonalisation and thick restarts (Wu and Simon 2000). Before the result is
-    /// believed, one cycle starts from fresh random directions: a singular value of multiplicity above the block size
-    /// shows only partly in one Krylov space.
-    /// </summary>
-    private static int KrylovBasis(CpuWorkers workers, MatrixOperand a, int m, int n, int r, double* wanted)
+    private static int KrylovBasis(CpuWorkers workers, MatrixOperand a, int m, int n, int r, double* basis)
     {
-        int keep = Math.Min(n / 3, 2 * r + 4 * Block), most = Math.Min(n - Block, keep + Math.Max(16 * Block, 2 * r));
         // A guess of the products needed decides whether forming aᵀa, m·n² operations, is repaid by products of 2n² in the place of 4·m·n.
         long guess = 10L * r + 160;
-        bool gramPays = (long)m * n + 2 * guess * n < 4 * guess * m;
-        using DoubleBuffer gram = new(gramPays ? (long)n * n : 1);
-        if (gramPays)
-            Gram(workers, a, m, n, gram.At);
-        using DoubleBuffer basis = new((long)(most + Block) * n), ritz = new((long)(keep + Block) * n), images = new((long)Block * m), projected = new((long)(most + Block) * (most + Block));
-        using DoubleBuffer small = new((long)most * most), smallValues = new(most), smallVectors = new((long)most * most);
-        double[] last = new double[r];
-        int products = 0, have = 0;
-        bool checking = false;
-        for (int i = 0; i < Block; i++)
-            VectorMath.Random(basis.At + (long)i * n, n, (ulong)i);
-        Basis.Orthonormalise(workers, basis.At, 0, Block, n);
-        for (int cycle = 0; cycle < MaxCycles; cycle++)
+        if ((long)m * n + 2 * guess * n >= 4 * guess * m)
         {
-            int until = checking ? Math.Min(most, have + 6 * Block) : most;
-            while (have + Block <= until)
-            {
-                Expand(workers, a, m, n, gramPays ? gram.At : null, basis.At, have, images.At, projected.At, most + Block);
-                have += Block;
-                products += Block;
-            }
-
-            for (int i = 0; i < have; i++)
-                Copy(projected.At + (long)i * (most + Block), small.At + (long)i * have, have);
-            int kept = Math.Min(keep, have);
-            SymmetricEigen.Decompose(workers, small.At, have, smallValues.At, smallVectors.At, kept);
-            bool converged = Converged(projected.At, most + Block, smallVectors.At, smallValues.At, have, r);
-            bool same = checking && Same(smallValues.At, last);
-            int carried = converged ? r : kept;
-            ParallelGemm.Multiply(workers, ritz.At, n, new MatrixOperand(smallVectors.At, have), new MatrixOperand(basis.At, n), carried, n, have);
-            if (converged && same)
-            {
-                Basis.Orthonormalise(workers, ritz.At, 0, r, n);
-                Copy(ritz.At, wanted, (long)r * n);
-                return products;
-            }
-
-            // Thick restart: the best vectors, then either the block that would have come next or a fresh one.
-            double* next = ritz.At + (long)carried * n;
-            if (converged)
-                for (int i = 0; i < Block; i++)
-                    VectorMath.Random(next + (long)i * n, n, (ulong)(products + i));
-            else
-                Copy(basis.At + (long)have * n, next, (long)Block * n);
-            Copy(ritz.At, basis.At, (long)(carried + Block) * n);
-            Basis.Orthonormalise(workers, basis.At, carried, Block, n);
-            new Span<double>(projected.At, (most + Block) * (most + Block)).Clear();
-            for (int i = 0; i < carried; i++)
-                projected.At[(long)i * (most + Block) + i] = smallValues.At[i];
-            new ReadOnlySpan<double>(smallValues.At, r).CopyTo(last);
-            have = carried;
-            checking = converged;
+            using ProductOperator product = new(workers, a, m, n);
+            return KrylovSubspace.Leading(workers, product, n, r, 1e-10, basis);
         }
-        throw new ArithmeticException($"the {r} leading singular vectors of a {m}×{n} matrix did not converge in {products} products");
-    }
-
-    /// <summary>Multiplies the block of rows from have on by aᵀa, notes its projections on all rows so far, and appends the next block.</summary>
-    private static void Expand(CpuWorkers workers, MatrixOperand a, int m, int n, double* gram, double* basis, int have, double* images, double* projected, int stride)
-    {
-        double* block = basis + (long)have * n, next = block + (long)Block * n;
-        int count = have + Block;
-        if (gram != null)
-        {
-            ParallelGemm.Multiply(workers, next, n, new MatrixOperand(block, n), new MatrixOperand(gram, n), Block, n, n);
-        }
-        else
-        {
-            ParallelGemm.Multiply(workers, images, m, new MatrixOperand(block, n), a.Transposed, Block, m, n);
-            ParallelGemm.Multiply(workers, next, n, new MatrixOperand(images, m), a, Block, n, m);
-        }
-        using DoubleBuffer overlap = new((long)Block * (count + Block)), copy = new((long)Block * n);
-        Copy(next, copy.At, (long)Block * n);
-        Basis.Orthonormalise(workers, basis, count, Block, n);
-        ParallelGemm.Multiply(workers, overlap.At, count + Block, new MatrixOperand(copy.At, n), new MatrixOperand(basis, n, transposed: true), Block, count + Block, n);
-        for (int i = 0; i < Block; i++)
-            for (int j = 0; j < count + Block; j++)
-            {
-                double value = overlap.At[(long)i * (count + Block) + j];
-                // Within the block both halves are computed; one serves for both.
-                if (j < have + i && j >= have)
-                    continue;
-                projected[(long)(have + i) * stride + j] = value;
-                projected[(long)j * stride + have + i] = value;
-            }
-    }
-
-    /// <summary>
-    /// Whether the first r Ritz pairs (θ, x) have a residual ‖aᵀa·x − θx‖ below 10⁻¹⁰θ₁, and below 10⁻⁸√(θθ₁) so that left vectors of
-    /// small singular values are right too, as far as rounding (10⁻¹⁴θ₁) allows. The residual lies along the next block.
-    /// </summary>
-    private static bool Converged(double* projected, int stride, double* vectors, double* values, int have, int r)
-    {
-        double largest = values[0];
-        for (int i = 0; i < r; i++)
-        {
-            double square = 0;
-            for (int k = 0; k < Block; k++)
-            {
-                double along = VectorMath.Dot(projected + (long)(have + k) * stride, vectors + (long)i * have, have);
-                square += along * along;
-            }
-            double allowed = Math.Max(Math.Min(1e-10 * largest, 1e-8 * Math.Sqrt(Math.Max(0, values[i]) * largest)), 1e-14 * largest);
-            if (Math.Sqrt(square) > allowed)
-                return false;
-        }
-        return true;
-    }
-
-    private static bool Same(double* values, double[] before)
-    {
-        for (int i = 0; i < before.Length; i++)
-            if (Math.Abs(values[i] - before[i]) > 1e-9 * values[0])
-                return false;
-        return true;
+        using DoubleBuffer gram = new((long)n * n);
+        Gram(workers, a, m, n, gram.At);
+        return KrylovSubspace.Leading(workers, new DenseOperator(workers, gram.At, n), n, r, 1e-10, basis);
     }
 
     private static void Copy(double* from, double* to, long count) => Buffer.MemoryCopy(from, to, count * sizeof(double), count * sizeof(double));
