@@ -9,6 +9,10 @@ namespace Repeng.Kernels.LinearAlgebra;
 public sealed unsafe class Cholesky : IDisposable
 {
     private const int Block = 64;
+
+    // Solving few right sides is light work: wider steps mean fewer hand-overs between threads.
+    private const int SolveBlock = 128;
+
     private const int RowsPerItem = 32;
 
     private readonly CpuWorkers _workers;
@@ -85,18 +89,18 @@ public sealed unsafe class Cholesky : IDisposable
     {
         double* l = _factor.At;
         int n = _n;
-        for (int first = 0; first < n; first += Block)
+        for (int first = 0; first < n; first += SolveBlock)
         {
-            int last = Math.Min(first + Block, n);
+            int last = Math.Min(first + SolveBlock, n);
             for (int r = 0; r < count; r++)
                 SolveRow(b + (long)r * n + first, l + (long)first * n + first, n, last - first);
             if (last < n)
                 ParallelGemm.Multiply(_workers, b + last, n, new MatrixOperand(b + first, n), new MatrixOperand(l + (long)last * n + first, n, transposed: true),
                     count, n - last, last - first, -1, true);
         }
-        for (int first = (n - 1) / Block * Block; first >= 0; first -= Block)
+        for (int first = (n - 1) / SolveBlock * SolveBlock; first >= 0; first -= SolveBlock)
         {
-            int last = Math.Min(first + Block, n);
+            int last = Math.Min(first + SolveBlock, n);
             for (int r = 0; r < count; r++)
                 for (int i = last - 1; i >= first; i--)
                 {
