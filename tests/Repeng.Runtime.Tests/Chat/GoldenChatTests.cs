@@ -71,6 +71,28 @@ public sealed class GoldenChatTests
         }
     }
 
+    /// <summary>Names of the chat files; one row "absent" when there is none.</summary>
+    public static TheoryData<string> Tokenizers()
+    {
+        string[] names = [.. Cases().Select(row => row.Data.Item1).Distinct()];
+        return [.. names];
+    }
+
+    /// <summary>The prompt for an empty prefix is what stands before the answer for any other prefix.</summary>
+    [Theory]
+    [MemberData(nameof(Tokenizers))]
+    public void AnEmptyPrefixIsTheStartOfEveryOther(string tokenizer)
+    {
+        Golden.Require("tokenizers", "chat", tokenizer + ".json");
+        ChatTemplateSet set = ChatTemplateSet.Load(Golden.RequireBeside("tokenizers", tokenizer));
+        var options = new ChatRenderOptions { SpecialTokens = set.SpecialTokens, Now = new DateTime(2024, 7, 26) };
+        ChatMessage[] messages = [new("user", "Pretend to be kind.")];
+        ChatTemplate template = set.Select();
+        string start = template.RenderWithPrefix(messages, "", options);
+        Assert.Equal(start + "The meaning", template.RenderWithPrefix(messages, "The meaning", options));
+        Assert.Equal(start + "I", template.RenderWithPrefix(messages, "I", options));
+    }
+
     /// <summary>The arguments of apply_chat_template that are its own, and all others as template variables.</summary>
     private static ChatRenderOptions Options(JsonElement kwargs, ChatTemplateSet set)
     {

@@ -22,15 +22,15 @@ internal static class Access
         {
             case Undefined undefined:
                 throw undefined.Error();
-            case PyDict dict when IsHashable(key):
+            case PyDict dict when IsHashable(r, key):
                 if (dict.TryGet(r, key is Markup keyText ? keyText.Text : key, out object? item))
                     return item;
                 break;
             case PySequence sequence when TryIndex(key, sequence.Count, out int index):
                 return sequence[index];
-            case string text when TryIndex(key, PyText.Length(text), out int index):
+            case string text when TryIndex(key, Iteration.KnownLength(r, text)!.Value, out int index):
                 return PyText.CharacterAt(text, index);
-            case Markup markup when TryIndex(key, PyText.Length(markup.Text), out int index):
+            case Markup markup when TryIndex(key, Iteration.KnownLength(r, markup)!.Value, out int index):
                 return new Markup(PyText.CharacterAt(markup.Text, index));
         }
         string? name = key as string ?? (key as Markup)?.Text;
@@ -40,6 +40,7 @@ internal static class Access
     /// <summary>An item by attribute path ("a.b.0"), as the filters with an <c>attribute</c> argument look it up.</summary>
     public static object? ByPath(Renderer r, object? value, object?[] path, object? fallback)
     {
+        r.Step(path.Length);
         foreach (object? part in path)
         {
             value = Item(r, value, part);
@@ -57,12 +58,15 @@ internal static class Access
         _ => [attribute],
     };
 
-    private static bool IsHashable(object? key) => key switch
+    private static bool IsHashable(Renderer r, object? key)
     {
-        PyList or PyDict => false,
-        PyTuple tuple => Array.TrueForAll(tuple.Items, IsHashable),
-        _ => true,
-    };
+        if (key is not PyTuple tuple)
+            return key is not (PyList or PyDict);
+        r.Enter();
+        bool hashable = Array.TrueForAll(tuple.Items, item => IsHashable(r, item));
+        r.Leave();
+        return hashable;
+    }
 
     private static bool TryIndex(object? key, int count, out int index)
     {

@@ -18,7 +18,7 @@ internal static class CollectionMethods
         "copy" => new Builtin(name, (r, a) =>
         {
             a.Bind("copy", 0);
-            r.ChargeElements(dict.Count);
+            r.ChargeElements(dict.Count * 4L);
             r.Step(dict.Count);
             return dict.Copy();
         }),

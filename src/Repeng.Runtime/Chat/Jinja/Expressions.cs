@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text;
 
 namespace Repeng.Runtime.Chat.Jinja;
@@ -55,7 +56,6 @@ internal sealed class DictExpression((Expression Key, Expression Value)[] pairs,
         {
             object? k = r.Eval(key);
             object? v = r.Eval(value);
-            r.ChargeElements(1);
             result.Set(r, k, v);
         }
         return result;
@@ -71,6 +71,8 @@ internal sealed class Binary(BinaryOperator op, Expression left, Expression righ
         object? a = r.Eval(left);
         object? b = r.Eval(right);
         r.Line = Line;
+        if (a is BigInteger || b is BigInteger)
+            r.Step(PyNumber.Cost(a) * PyNumber.Cost(b));
         return op switch
         {
             BinaryOperator.Add => Operators.Add(r, a, b),
@@ -219,6 +221,8 @@ internal sealed class Arguments(Expression[] positional, (string Name, Expressio
             foreach ((object? key, object? value) in dict.Pairs)
             {
                 r.Step();
+                // Every name is compared with those before it.
+                r.Step(named.Count >> 3);
                 Add(named, key as string ?? throw Fault.Type("keywords must be strings"), value);
             }
         }

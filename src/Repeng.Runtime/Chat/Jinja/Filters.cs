@@ -99,8 +99,6 @@ internal static class Filters
         a.Bind("length", 0);
         if (value is LoopState loop && loop.TryGet("length", out object? length))
             return length;
-        if (value is string text)
-            r.Scan(text.Length);
-        return (long)(Iteration.KnownLength(value) ?? throw Fault.Type($"object of type '{TypeNames.Of(value)}' has no len()"));
+        return (long)(Iteration.KnownLength(r, value) ?? throw Fault.Type($"object of type '{TypeNames.Of(value)}' has no len()"));
     }
 }

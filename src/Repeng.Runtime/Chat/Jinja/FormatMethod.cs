@@ -108,6 +108,7 @@ internal sealed class FormatMethod
             value = Positional(first.Length < 6 ? int.Parse(first, System.Globalization.CultureInfo.InvariantCulture) : int.MaxValue);
         else
         {
+            _r.Step(_arguments.Keywords.Count);
             int index = _arguments.Keywords.ToList().FindIndex(pair => pair.Key == first);
             value = index >= 0 ? _arguments.Keywords[index].Value : throw Fault.Type($"format: there is no argument '{first}'");
         }
@@ -154,8 +155,8 @@ internal static class FormatSpec
         else if (spec[0] is '<' or '>' or '^' or '=')
             align = spec[i++];
         string flags = "";
-        while (i < spec.Length && spec[i] is '+' or '-' or ' ' or '#')
-            flags += spec[i++];
+        for (; i < spec.Length && spec[i] is '+' or '-' or ' ' or '#'; i++)
+            flags = flags.Contains(spec[i]) ? flags : flags + spec[i];
         if (i < spec.Length && spec[i] == '0')
         {
             i++;

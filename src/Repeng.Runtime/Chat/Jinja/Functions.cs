@@ -56,7 +56,6 @@ internal static class Functions
         void Put(object? key, object? value)
         {
             r.Step();
-            r.ChargeElements(1);
             result.Set(r, key, value);
         }
     }

@@ -43,16 +43,22 @@ internal static class Iteration
     }
 
     /// <summary>Python's <c>len</c>, or null for values that have none.</summary>
-    public static int? KnownLength(object? value) => value switch
+    public static int? KnownLength(Renderer r, object? value) => value switch
     {
-        string text => PyText.Length(text),
-        Markup markup => PyText.Length(markup.Text),
+        string text => TextLength(r, text),
+        Markup markup => TextLength(r, markup.Text),
         PySequence sequence => sequence.Count,
         PyDict dict => dict.Count,
         PyDictView view => view.Dict.Count,
         Undefined => 0,
         _ => null,
     };
+
+    private static int TextLength(Renderer r, string text)
+    {
+        r.Scan(text.Length);
+        return PyText.Length(text);
+    }
 
     private static IEnumerator<object?> Elements(PySequence sequence)
     {
@@ -62,9 +68,14 @@ internal static class Iteration
 
     private static IEnumerator<object?> Counted(Renderer r, IEnumerator<object?> items)
     {
-        while (items.MoveNext())
+        while (true)
         {
-            r.Step();
+            // Iterators can be stacked on iterators without end, so each element is a level of its own.
+            r.Enter();
+            bool any = items.MoveNext();
+            r.Leave();
+            if (!any)
+                yield break;
             yield return items.Current;
         }
     }

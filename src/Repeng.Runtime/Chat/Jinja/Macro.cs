@@ -15,20 +15,21 @@ internal sealed class Macro(MacroDefinition definition, Scope closure) : ICallab
     {
         string[] names = definition.Parameters;
         object?[] positional = arguments.Positional;
-        List<KeyValuePair<string, object?>> keywords = [.. arguments.Keywords];
+        var keywords = arguments.Keywords.ToDictionary(pair => pair.Key, pair => pair.Value);
+        var taken = new HashSet<string>();
+        r.Step(names.Length + keywords.Count);
         var scope = new Scope(closure);
-        int given = Math.Min(positional.Length, names.Length);
         var missing = new List<int>();
         for (int i = 0; i < names.Length; i++)
         {
-            if (i < given)
+            if (i < positional.Length)
                 scope.Set(names[i], positional[i]);
-            else if (Take(keywords, names[i], out object? value))
+            else if (keywords.TryGetValue(names[i], out object? value) && taken.Add(names[i]))
                 scope.Set(names[i], value);
             else
                 missing.Add(i);
         }
-        BindRest(names, positional, keywords, scope);
+        BindRest(arguments, taken, scope);
 
         Scope outer = r.Scope;
         r.Scope = scope;
@@ -45,11 +46,19 @@ internal sealed class Macro(MacroDefinition definition, Scope closure) : ICallab
         return text;
     }
 
-    private void BindRest(string[] names, object?[] positional, List<KeyValuePair<string, object?>> keywords, Scope scope)
+    // The special variables caller, kwargs and varargs; what nothing takes is an error.
+    private void BindRest(CallArguments arguments, HashSet<string> taken, Scope scope)
     {
         string title = definition.Name is null ? "the call block" : $"macro '{definition.Name}'";
-        if (definition.UsesCaller && !names.Contains("caller"))
-            scope.Set("caller", Take(keywords, "caller", out object? caller) ? caller : Undefined.Because("no caller defined"));
+        int parameters = definition.Parameters.Length;
+        List<KeyValuePair<string, object?>> keywords = [.. arguments.Keywords.Where(pair => !taken.Contains(pair.Key))];
+        if (definition.UsesCaller)
+        {
+            int index = keywords.FindIndex(pair => pair.Key == "caller");
+            scope.Set("caller", index >= 0 ? keywords[index].Value : Undefined.Because("no caller defined"));
+            if (index >= 0)
+                keywords.RemoveAt(index);
+        }
         if (definition.UsesKwargs)
         {
             var rest = new PyDict();
@@ -59,18 +68,10 @@ internal sealed class Macro(MacroDefinition definition, Scope closure) : ICallab
         }
         else if (keywords.Count > 0)
             throw Fault.Type($"{title} takes no keyword argument '{keywords[0].Key}'");
+        object?[] positional = arguments.Positional;
         if (definition.UsesVarargs)
-            scope.Set("varargs", new PyTuple(positional.Length > names.Length ? positional[names.Length..] : []));
-        else if (positional.Length > names.Length)
-            throw Fault.Type($"{title} takes not more than {names.Length} argument(s), got {positional.Length}");
-    }
-
-    private static bool Take(List<KeyValuePair<string, object?>> keywords, string name, out object? value)
-    {
-        int index = keywords.FindIndex(pair => pair.Key == name);
-        value = index < 0 ? null : keywords[index].Value;
-        if (index >= 0)
-            keywords.RemoveAt(index);
-        return index >= 0;
+            scope.Set("varargs", new PyTuple(positional.Length > parameters ? positional[parameters..] : []));
+        else if (positional.Length > parameters)
+            throw Fault.Type($"{title} takes not more than {parameters} argument(s), got {positional.Length}");
     }
 }

@@ -9,6 +9,7 @@ internal static class MarkupText
         if (value is Markup markup)
             return markup.Text;
         string text = PyText.Str(r, value);
+        r.Scan(text.Length);
         if (text.AsSpan().IndexOfAny("&<>'\"") < 0)
             return text;
         string escaped = text.Replace("&", "&amp;").Replace("<", "&lt;").Replace(">", "&gt;").Replace("'", "&#39;").Replace("\"", "&#34;");
@@ -19,7 +20,7 @@ internal static class MarkupText
     /// <summary>Escapes the texts among the arguments of a <c>%</c> format.</summary>
     public static object? EscapeAll(Renderer r, object? value) => value switch
     {
-        PyTuple tuple => new PyTuple([.. tuple.Items.Select(item => EscapeAll(r, item))]),
+        PyTuple tuple => new PyTuple([.. tuple.Items.Select(item => item is string ? Escape(r, item) : item)]),
         string => Escape(r, value),
         _ => value,
     };

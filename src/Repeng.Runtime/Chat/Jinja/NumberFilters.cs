@@ -21,7 +21,7 @@ internal static class NumberFilters
                 return double.IsNaN(d) ? fallback : PyNumber.Truncate(d);
             case string or Markup:
                 string text = PyText.Str(r, value);
-                r.Scan(text.Length);
+                r.Step(text.Length);
                 if (TryParse(text, (int)radix, out object? number))
                     return number;
                 return FloatText.TryParse(text, out double real) && double.IsFinite(real) ? PyNumber.Truncate(real) : fallback;
@@ -37,7 +37,11 @@ internal static class NumberFilters
             throw undefined.Error();
         if (PyNumber.Is(value))
             return PyNumber.ToDouble(value!);
-        return value is string or Markup && FloatText.TryParse(PyText.Str(r, value), out double real) ? real : fallback;
+        if (value is not (string or Markup))
+            return fallback;
+        string text = PyText.Str(r, value);
+        r.Step(text.Length);
+        return FloatText.TryParse(text, out double real) ? real : fallback;
     }
 
     public static object? Abs(Renderer r, object? value, CallArguments a)

@@ -410,9 +410,12 @@ internal sealed partial class Parser
     private Token DottedName(string kind)
     {
         Token name = Expect(TokenKind.Name, $"the name of a {kind}");
+        if (Current.Kind != TokenKind.Dot)
+            return name;
+        var parts = new List<string> { name.Text };
         while (Skip(TokenKind.Dot))
-            name = name with { Text = name.Text + "." + Expect(TokenKind.Name, $"the name of a {kind}").Text };
-        return name;
+            parts.Add(Expect(TokenKind.Name, $"the name of a {kind}").Text);
+        return name with { Text = string.Join('.', parts) };
     }
 
     private Expression ReadTest(Expression value)

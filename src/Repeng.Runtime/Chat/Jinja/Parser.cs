@@ -253,6 +253,7 @@ internal sealed partial class Parser
     private (string[] Parameters, Expression[] Defaults) ReadSignature()
     {
         var parameters = new List<string>();
+        var seen = new HashSet<string>();
         var defaults = new List<Expression>();
         Expect(TokenKind.LeftParen, "'('");
         while (Current.Kind != TokenKind.RightParen)
@@ -260,7 +261,7 @@ internal sealed partial class Parser
             if (parameters.Count > 0)
                 Expect(TokenKind.Comma, "','");
             Token parameter = Expect(TokenKind.Name, "the name of a parameter");
-            if (parameters.Contains(parameter.Text))
+            if (!seen.Add(parameter.Text))
                 throw Fault.Syntax($"the parameter '{parameter.Text}' is there twice", parameter.Line);
             parameters.Add(parameter.Text);
             if (Skip(TokenKind.Assign))

@@ -59,8 +59,8 @@ internal sealed class PercentFormat
             _position = close + 1;
         }
         string flags = "";
-        while (Peek() is '-' or '+' or ' ' or '0' or '#')
-            flags += _format[_position++];
+        for (; Peek() is '-' or '+' or ' ' or '0' or '#'; _position++)
+            flags = flags.Contains(Peek()) ? flags : flags + Peek();
         long width = Count();
         if (width < 0)
             (flags, width) = (flags + "-", -width);

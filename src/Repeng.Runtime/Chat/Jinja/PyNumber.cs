@@ -20,6 +20,9 @@ internal static class PyNumber
 
     public static bool IsNan(object? value) => value is double d && double.IsNaN(d);
 
+    /// <summary>What a number weighs in a product or quotient of large integers: its length in units of 256 bits.</summary>
+    public static long Cost(object? value) => value is BigInteger n ? n.GetBitLength() / 256 + 1 : 1;
+
     /// <summary>An exact integer as long where it fits, else as BigInteger.</summary>
     public static object Normalize(BigInteger n)
     {

@@ -231,12 +231,19 @@ internal static class PyText
         null => "None",
         bool b => b ? "True" : "False",
         long n => n.ToString(CultureInfo.InvariantCulture),
-        BigInteger n => IntegerText(n),
+        BigInteger n => LargeInteger(r, n),
         double d => FloatText.Repr(d),
         Undefined => "",
         Markup markup => markup.Text,
         _ => ValueText.Repr(r!, value),
     };
+
+    private static string LargeInteger(Renderer? r, BigInteger n)
+    {
+        // Digits of a large integer cost more than their number.
+        r?.Step(n.GetBitLength());
+        return IntegerText(n);
+    }
 
     public static string IntegerText(BigInteger n)
     {

@@ -94,7 +94,9 @@ internal sealed class Renderer(ChatTemplateLimits limits, DateTime now)
 
     public object? Lookup(string name)
     {
-        if (Scope.TryGet(name, out object? value))
+        bool found = Scope.TryGet(name, out object? value, out int scopes);
+        Step(scopes >> 2);
+        if (found)
             return value;
         return (object?)Functions.Global(name) ?? Undefined.Variable(name);
     }

@@ -10,11 +10,16 @@ internal sealed class Scope(Scope? parent)
 
     public void Set(string name, object? value) => (_variables ??= new(StringComparer.Ordinal))[name] = value;
 
-    public bool TryGet(string name, out object? value)
+    /// <summary>Looks a variable up, here and in the scopes around, and tells how many were asked.</summary>
+    public bool TryGet(string name, out object? value, out int scopes)
     {
+        scopes = 0;
         for (Scope? scope = this; scope is not null; scope = scope.Parent)
+        {
+            scopes++;
             if (scope._variables is not null && scope._variables.TryGetValue(name, out value))
                 return true;
+        }
         value = null;
         return false;
     }

@@ -167,7 +167,6 @@ internal static class SequenceFilters
                 object? key = FoldCase(r, Access.ByPath(r, item, path, null), caseSensitive);
                 if (seen.TryGet(r, key, out _))
                     continue;
-                r.ChargeElements(1);
                 seen.Set(r, key, null);
                 yield return item;
             }
@@ -177,12 +176,18 @@ internal static class SequenceFilters
     public static object? Items(Renderer r, object? value, CallArguments a)
     {
         a.Bind("items", 0);
-        return value switch
+        return new PyIterator(Run());
+
+        // Lazy like Jinja's: a value that is no mapping is only noticed when the pairs are asked for.
+        IEnumerator<object?> Run()
         {
-            Undefined => new PyIterator(Enumerable.Empty<object?>().GetEnumerator()),
-            PyDict dict => new PyIterator(new PyDictView(dict, DictViewKind.Items).Items.GetEnumerator()),
-            _ => throw Fault.Type("can only get item pairs from a mapping"),
-        };
+            if (value is Undefined)
+                yield break;
+            if (value is not PyDict dict)
+                throw Fault.Type("can only get item pairs from a mapping");
+            foreach (object? pair in new PyDictView(dict, DictViewKind.Items).Items)
+                yield return pair;
+        }
     }
 
     public static object? Extreme(Renderer r, object? value, CallArguments a, string name, bool wantLarger)

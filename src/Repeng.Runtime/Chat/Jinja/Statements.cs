@@ -47,7 +47,7 @@ internal sealed class For(Expression target, Expression iterable, Expression? te
     private Flow Run(Renderer r, Scope outer, object? values, int depth)
     {
         IEnumerator<object?> items = Iteration.Start(r, values);
-        int? length = Iteration.KnownLength(values);
+        int? length = Iteration.KnownLength(r, values);
         if (test is not null)
         {
             items = Filtered(r, outer, items);

@@ -47,16 +47,16 @@ internal static class StringMethods
         ["rjust"] = (r, s, a) => Pad(r, s, a, "rjust"),
         ["zfill"] = ZeroFill,
         ["format"] = (r, s, a) => FormatMethod.Apply(r, s, a),
-        ["isdigit"] = (_, s, _) => All(s, rune => CharUnicodeInfo.GetDigitValue(rune.ToString(), 0) >= 0),
-        ["isdecimal"] = (_, s, _) => All(s, rune => CharUnicodeInfo.GetDecimalDigitValue(rune.ToString(), 0) >= 0),
-        ["isnumeric"] = (_, s, _) => All(s, IsNumeric),
-        ["isalpha"] = (_, s, _) => All(s, Rune.IsLetter),
-        ["isalnum"] = (_, s, _) => All(s, rune => Rune.IsLetter(rune) || IsNumeric(rune)),
+        ["isdigit"] = (r, s, _) => All(r, s, rune => CharUnicodeInfo.GetDigitValue(rune.ToString(), 0) >= 0),
+        ["isdecimal"] = (r, s, _) => All(r, s, rune => CharUnicodeInfo.GetDecimalDigitValue(rune.ToString(), 0) >= 0),
+        ["isnumeric"] = (r, s, _) => All(r, s, IsNumeric),
+        ["isalpha"] = (r, s, _) => All(r, s, Rune.IsLetter),
+        ["isalnum"] = (r, s, _) => All(r, s, rune => Rune.IsLetter(rune) || IsNumeric(rune)),
         ["isspace"] = (_, s, _) => s.Length > 0 && PyText.IsBlank(s),
         ["isascii"] = (_, s, _) => Ascii.IsValid(s),
-        ["isidentifier"] = (_, s, _) => s.Length > 0 && !char.IsAsciiDigit(s[0]) && (s[0] == '_' || char.IsLetter(s[0])) && s.All(c => c == '_' || char.IsLetterOrDigit(c)),
-        ["islower"] = (_, s, _) => IsCase(s, upper: false),
-        ["isupper"] = (_, s, _) => IsCase(s, upper: true),
+        ["isidentifier"] = (r, s, _) => s.Length > 0 && (s[0] == '_' || char.IsLetter(s[0])) && All(r, s, rune => rune.Value == '_' || Rune.IsLetterOrDigit(rune)),
+        ["islower"] = (r, s, _) => IsCase(r, s, upper: false),
+        ["isupper"] = (r, s, _) => IsCase(r, s, upper: true),
     }.ToFrozenDictionary();
 
     /// <summary>The method bound to a text, or <see cref="Access.NotFound"/>. Methods of safe text give safe text.</summary>
@@ -65,15 +65,22 @@ internal static class StringMethods
         if (s_methods.TryGetValue(name, out Method? method))
         {
             return value is Markup markup
-                ? new Builtin(name, (r, a) => MarkupResult(method(r, markup.Text, EscapeArguments(r, name, a))))
-                : new Builtin(name, (r, a) => method(r, (string)value, Plain(a)));
+                ? new Builtin(name, (r, a) => MarkupResult(Call(r, method, markup.Text, EscapeArguments(r, name, a))))
+                : new Builtin(name, (r, a) => Call(r, method, (string)value, Plain(a)));
         }
         return s_unsupported.Contains(name) ? Undefined.Because($"the text method '{name}' is not supported") : Access.NotFound;
     }
 
-    /// <summary>Texts that consist of letters of one case and things without case (<c>islower</c>, <c>isupper</c>).</summary>
-    public static bool IsCase(string text, bool upper)
+    private static object? Call(Renderer r, Method method, string self, CallArguments arguments)
     {
+        r.Scan(self.Length);
+        return method(r, self, arguments);
+    }
+
+    /// <summary>Texts that consist of letters of one case and things without case (<c>islower</c>, <c>isupper</c>).</summary>
+    public static bool IsCase(Renderer r, string text, bool upper)
+    {
+        r.Step(text.Length);
         bool any = false;
         foreach (Rune rune in text.EnumerateRunes())
         {
@@ -87,7 +94,11 @@ internal static class StringMethods
         return any;
     }
 
-    private static bool All(string text, Func<Rune, bool> test) => text.Length > 0 && text.EnumerateRunes().All(test);
+    private static bool All(Renderer r, string text, Func<Rune, bool> test)
+    {
+        r.Step(text.Length);
+        return text.Length > 0 && text.EnumerateRunes().All(test);
+    }
 
     private static bool IsNumeric(Rune rune) => CharUnicodeInfo.GetNumericValue(rune.ToString(), 0) >= 0
         || Rune.GetUnicodeCategory(rune) is UnicodeCategory.LetterNumber or UnicodeCategory.OtherNumber;
@@ -120,6 +131,7 @@ internal static class StringMethods
     private static string NoArguments(Renderer r, CallArguments a, string name, string result)
     {
         a.Bind(name, 0);
+        r.Step(result.Length);
         return r.Charged(result);
     }
 
@@ -233,6 +245,7 @@ internal static class StringMethods
     /// <summary>Filled up to a width: <c>center</c>, <c>ljust</c>, <c>rjust</c>, or <c>^</c>, the centre of format specs.</summary>
     public static string Pad(Renderer r, string s, long width, string how, string fill)
     {
+        r.Scan(s.Length);
         long missing = width - PyText.Length(s);
         if (missing <= 0)
             return s;

@@ -68,6 +68,7 @@ internal static class TextFilters
         string text = value as string ?? (value as Markup)?.Text ?? throw Fault.Type($"indent: a text is needed, not {TypeNames.Of(value)}");
         string indention = width as string
             ?? (PyNumber.IsInteger(width) ? StringMethods.Pad(r, "", PyNumber.Clamp(width!), "ljust", " ") : throw Fault.Type("indent: the width must be an integer or a text"));
+        r.Scan(text.Length);
         var result = new StringBuilder();
         int line = 0;
         foreach (string content in PyText.Lines(text + "\n", keepEnds: false))
@@ -94,14 +95,16 @@ internal static class TextFilters
     public static object? Truncate(Renderer r, object? value, CallArguments a)
     {
         object?[] b = a.Bind("truncate", 0, "length", "killwords", "end", "leeway");
-        if (value is not string text || CallArguments.Or(b[2], "...") is not string end
+        string? given = value as string ?? (value as Markup)?.Text;
+        if (given is not { } text || CallArguments.Or(b[2], "...") is not string end
             || CallArguments.Or(b[0], 255L) is not long length || (CallArguments.Or(b[3], null) ?? 5L) is not long leeway)
             throw Fault.Type("truncate: a text, an integer length, a text for the end and an integer leeway are needed");
+        r.Scan((long)text.Length + end.Length);
         int endLength = PyText.Length(end);
         if (length < endLength || leeway < 0)
             throw Fault.Type($"truncate: the length must be at least {endLength} and the leeway not negative, got {length} and {leeway}");
         if (PyText.Length(text) <= length + leeway)
-            return text;
+            return value;
         string cut = text[..PyText.Offset(text, (int)(length - endLength))];
         int space = Operators.Truth(CallArguments.Or(b[1], false)) ? -1 : cut.LastIndexOf(' ');
         return r.Charged((space < 0 ? cut : cut[..space]) + end);

@@ -103,6 +103,8 @@ internal sealed class PyDict
     public void Set(Renderer r, object? key, object? value)
     {
         Hashing.Check(r, key);
+        // Key, value and their place in the table take as much as a few list elements.
+        r.ChargeElements(4);
         _items[key ?? s_none] = value;
     }
 
