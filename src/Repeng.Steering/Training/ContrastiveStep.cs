@@ -92,7 +92,10 @@ public sealed class ContrastiveStep(DecoderModel model, SvdAdapter adapter, IRea
                 if (coherence.Length > 0)
                 {
                     (Tensor? term, Tensor value, Tensor lost) = coherence[k];
-                    (lossCoherence, degradation) = (value.Item(), lost.Item());
+                    degradation = lost.Item();
+                    // Upstream's log-sigmoid branch reports none where it is not part of the loss; its other branch measures it all the same.
+                    if (term is not null || config.Separation != SeparationLoss.LogSigmoid)
+                        lossCoherence = value.Item();
                     if (term is not null)
                     {
                         total = tape.Add(total, term);
