@@ -64,6 +64,9 @@ public static class CliApp
         {
             TrainVerb.Create(session),
             GenerateVerb.Create(session),
+            EvalVerb.Create(session),
+            ForwardVerb.Create(session),
+            InspectVerb.Create(session),
         };
         foreach (Option option in root.Options.Where(o => o is HelpOption))
             option.Action = new Help(Name);

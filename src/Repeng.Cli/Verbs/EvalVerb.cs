@@ -1,0 +1,147 @@
+using System.CommandLine;
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Repeng.Cli.Reports;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Data;
+using Repeng.Steering.Demo;
+using Repeng.Steering.Evaluation;
+using Repeng.Steering.Models;
+using Repeng.Steering.Training;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>eval: measures an adapter on questions, beside plain control vectors and prompts.</summary>
+public sealed class EvalVerb
+{
+    // Enough pairs that a mean difference is settled, few enough that it costs little.
+    private const int BaselinePairs = 64;
+    private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
+    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote (default: the model alone)");
+    private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficients", "steering coefficients; 0 is always measured too (default -2 -1 0 1 2)");
+    private readonly Option<string?> _set = Opt.Choice("--set", "truth: statements to end, in the demo its world's questions; binary: yes-or-no questions (default truth)", "truth", "binary");
+    private readonly Option<string?> _questions = Opt.Text("--questions", "FILE", "more questions for the binary set, a line each: {\"question\": \"…\", \"answer\": \"yes\"}");
+    private readonly Option<int?> _max = Opt.Int("--max_questions", "only the first N questions (default: all)");
+    private readonly Option<bool?> _baselines = Opt.Flag("--baselines", "also measure a mean-difference control vector, a random direction of its length, and the personas as prompts (default true, where the adapter's training texts are known)");
+    private readonly Option<int?> _batch = Opt.Int("--batch_size", "questions a batch (default 16)");
+    private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random direction (default 42)");
+    private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, eval.json and eval.png go (default: nowhere)");
+    private readonly Option<string?> _device = DeviceOption.Create();
+    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly Session _session;
+
+    private EvalVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new EvalVerb(session);
+        var command = new Command("eval", "Measure on questions what an adapter does, beside control vectors and prompts");
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._set, verb._questions, verb._max, verb._baselines, verb._batch, verb._seed, verb._output, verb._device, verb._threads })
+            command.Options.Add(o);
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        string? folder = p.GetValue(_adapter);
+        string set = p.GetValue(_set) ?? "truth";
+        int batch = p.GetValue(_batch) ?? 16;
+        if (batch < 1)
+            throw new UserErrorException($"--batch_size {batch} must be at least 1");
+        if (p.GetValue(_max) is < 1)
+            throw new UserErrorException($"--max_questions {p.GetValue(_max)} must be at least 1");
+        if (p.GetValue(_questions) is not null && set != "binary")
+            throw new UserErrorException("--questions FILE belongs to the binary set; add --set binary");
+        double[]? given = p.Given(_coefficients);
+        if (folder is null && given?.Any(c => c != 0) == true)
+            throw new UserErrorException($"--coefficients {Format.Coefficient(given.First(c => c != 0))} without --adapter has nothing to steer with; give --adapter FOLDER");
+        string model = p.GetValue(_model) ?? (folder is null ? null : AdapterFile.ReadBaseModel(folder)) ?? ModelBundle.Demo;
+        if (set == "binary" && model == ModelBundle.Demo)
+            throw new UserErrorException("--set binary: the demo model knows nothing but its own small world and cannot answer yes or no; take --set truth, or another --model");
+        float[] coefficients = folder is null ? [0] : [.. (given ?? [-2, -1, 0, 1, 2]).Select(c => (float)c)];
+        RunSettings? trained = Trained(folder, p.GetValue(_baselines));
+
+        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using ModelBundle bundle = ModelBundle.Load(device, model);
+        using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(bundle.Model, folder);
+        var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null)) };
+        using BlockVectors? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
+        using BlockVectors? random = mean is null ? null : BlockVectors.RandomLike(mean, p.GetValue(_seed) ?? 42);
+        if (mean is not null && random is not null)
+        {
+            methods.Add(new EvalMethod("mean difference", new Steering.Generation.Steering(null, mean.Directions), coefficients, methods[0].Items));
+            methods.Add(new EvalMethod("random direction", new Steering.Generation.Steering(null, random.Directions), coefficients, methods[0].Items));
+        }
+        if (trained is not null)
+            foreach ((string word, bool positive) in new[] { (trained.Personas[0].Positive, true), (trained.Personas[0].Negative, false) })
+                methods.Add(new EvalMethod($"prompt: {word}", Steering.Generation.Steering.None, [0],
+                    Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), positive ? DemoAudience.SeenTruthful : DemoAudience.SeenUntruthful)));
+        EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop);
+        Report(run, model, folder, set, p.GetValue(_output));
+        return ExitCodes.Ok;
+    }
+
+    // The training texts, from which the baselines are made; asked for and not there is an error, else a remark.
+    private RunSettings? Trained(string? folder, bool? asked)
+    {
+        if (asked == false || folder is null)
+            return asked == true ? throw new UserErrorException("--baselines without --adapter: the baselines are made from an adapter's training texts; give --adapter FOLDER") : null;
+        string path = Path.Combine(folder, TrainRun.SettingsName);
+        if (File.Exists(path))
+            return RunSettings.Load(path);
+        if (asked == true)
+            throw new UserErrorException($"--baselines: {path} is not there, and the baselines need the training texts; give a folder that train wrote");
+        _session.Say($"no {TrainRun.SettingsName} in {folder}: no baselines");
+        return null;
+    }
+
+    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, string set, string? persona, DemoAudience? audience)
+    {
+        ChoiceItem[] items = set == "binary"
+            ? EvalItems.Binary(bundle, [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []], persona)
+            : bundle.IsDemo ? DemoItems.Load(new DemoWorld(), audience ?? DemoAudience.None) : EvalItems.Truth(bundle, TruthEvaluation.Items, persona);
+        return [.. items.Take(p.GetValue(_max) ?? items.Length)];
+    }
+
+    private static BlockVectors MeanDifference(ModelBundle bundle, SvdAdapter adapter, RunSettings trained)
+    {
+        List<TokenPair> pairs = TrainRun.Pairs(bundle, trained with { MaxPairs = trained.MaxPairs is > 0 and < BaselinePairs ? trained.MaxPairs : BaselinePairs });
+        var data = new PairData(pairs, bundle.PadId);
+        int[] blocks = [.. adapter.Layers.Keys.Select(LossLayers.BlockOf).Distinct().Order()];
+        return BlockVectors.MeanDifference(bundle.Model, blocks, Enumerable.Range(0, pairs.Count).Chunk(8).Select(c => data.Batch(c)));
+    }
+
+    private void Report(EvalRun run, string model, string? adapter, string set, string? output)
+    {
+        Spectre.Console.Table table = Format.Table("method", ">c", ">log-odds", ">change against c = 0", ">choice mass");
+        foreach (EvalRow r in run.Rows)
+            table.Row(r.Method, Format.Coefficient(r.Coefficient), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}", Format.Number(r.Mass));
+        _session.Print($"Log-odds of the true answer in nats, set {set}, mean ± standard error over {run.Rows[0].Count} questions", table);
+        if (run.Regressions.Count > 0)
+        {
+            Spectre.Console.Table slopes = Format.Table("method", ">slope", ">r²", ">p", ">score");
+            foreach ((string method, LogRatioRegression r) in run.Regressions)
+                slopes.Row(method, Format.Signed(r.Slope, 3), Format.Number(r.R2), Format.Number(r.PValue), Format.Number(r.Score));
+            _session.Print("Mean log-odds against sign(c)·ln(1 + |c|); score = |slope|·r²", slopes);
+        }
+        if (output is null)
+            return;
+        Directory.CreateDirectory(output);
+        AtomicFile.WriteText(Path.Combine(output, "eval_results.csv"), run.ResultsCsv());
+        AtomicFile.WriteText(Path.Combine(output, "eval_summary.csv"), run.SummaryCsv());
+        JsonObject json = run.ToJson();
+        (json["model"], json["adapter"], json["set"]) = (model, adapter, set);
+        AtomicFile.WriteText(Path.Combine(output, "eval.json"), json.ToJsonString(s_json) + "\n");
+        Curve[] curves = [.. run.Rows.GroupBy(r => r.Method).Select(g => new Curve(g.Key, [.. g.Select(r => new CurvePoint(r.Coefficient, r.LogOdds, r.LogOddsError))]))];
+        Plots.Png(Path.Combine(output, "eval.png"), curves, $"Set {set}", "log-odds of the true answer, nats", "steering coefficient c");
+        _session.Print($"Written: {output}");
+    }
+}

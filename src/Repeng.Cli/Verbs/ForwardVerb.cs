@@ -1,0 +1,95 @@
+using System.CommandLine;
+using System.Text.RegularExpressions;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Models;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>forward: writes what a model computes for some rows as tensors, to compare it with other software.</summary>
+public sealed class ForwardVerb
+{
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
+    private readonly Option<string?> _input = Opt.Text("--input", "FILE", "safetensors file with input_ids and attention_mask [batch, length], padded on the left");
+    private readonly Option<string?> _text = Opt.Text("--text", "TEXT", "one text, with the special tokens that the tokenizer puts around it");
+    private readonly Option<string?> _output = Opt.Text("--output", "FILE", "safetensors file to write");
+    private readonly Option<bool?> _hidden = Opt.Flag("--hidden_states", "also hidden_states.0 (embeddings) to .N (after the final norm)");
+    private readonly Option<string?> _modules = Opt.Text("--modules", "REGEX", "also the output of modules whose whole path matches");
+    private readonly Option<bool?> _gradients = Opt.Flag("--gradients", "also grad.NAME of the loss for every parameter");
+    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
+    private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "steering coefficient (default 1 with an adapter)");
+    private readonly Option<string?> _device = DeviceOption.Create();
+    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly Session _session;
+
+    private ForwardVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new ForwardVerb(session);
+        var command = new Command("forward", "Write logits, hidden states, module outputs and gradients of a forward pass");
+        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._coefficient, verb._device, verb._threads })
+            command.Options.Add(o);
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        string output = p.GetValue(_output) ?? throw new UserErrorException("--output FILE is missing: where the tensors go");
+        (string? input, string? text, string? folder) = (p.GetValue(_input), p.GetValue(_text), p.GetValue(_adapter));
+        if (input is null == text is null)
+            throw new UserErrorException("give either --input FILE or --text TEXT");
+        if (folder is null && p.GetValue(_coefficient) is not null)
+            throw new UserErrorException("--coefficient without --adapter has nothing to steer with; give --adapter FOLDER");
+        bool gradients = p.GetValue(_gradients) == true;
+        string model = p.GetValue(_model) ?? (folder is null ? null : AdapterFile.ReadBaseModel(folder)) ?? ModelBundle.Demo;
+        Regex? modules = Modules(p.GetValue(_modules));
+
+        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, gradients ? WeightType.F32 : WeightType.AsStored);
+        using (owner)
+        {
+            using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(decoder, folder);
+            TokenBatch tokens = encode is null || text is null ? ForwardDump.ReadRows(input!) : TokenBatch.Pad([encode(text)], 0);
+            SafetensorsWriter writer = ForwardDump.Run(decoder, tokens, new ForwardDumpSettings
+            {
+                HiddenStates = p.GetValue(_hidden) == true, Modules = modules, Gradients = gradients, Adapter = adapter, Coefficient = (float)(p.GetValue(_coefficient) ?? 1),
+            });
+            writer.Write(output);
+            _session.Print($"{output}: {writer.Count} tensors of {tokens.Batch} rows of {tokens.Length} tokens");
+        }
+        return ExitCodes.Ok;
+    }
+
+    // Rows that are token ids already need no tokenizer, and a folder may be without one.
+    private static (DecoderModel, Func<string, int[]>?, IDisposable) Load(Device device, string model, bool needsTokenizer, WeightType weights)
+    {
+        if (needsTokenizer)
+        {
+            ModelBundle bundle = ModelBundle.Load(device, model, weights);
+            return (bundle.Model, bundle.EncodeRaw, bundle);
+        }
+        (ModelConfig config, ITensorSource tensors, _) = ModelBundle.OpenConfig(model);
+        using (tensors)
+        {
+            DecoderModel decoder = ModelLoader.Load(device, config, tensors, weights);
+            return (decoder, null, decoder);
+        }
+    }
+
+    private static Regex? Modules(string? pattern)
+    {
+        try
+        {
+            return pattern is null ? null : new Regex(pattern, RegexOptions.None, TimeSpan.FromSeconds(1));
+        }
+        catch (ArgumentException e)
+        {
+            throw new UserErrorException($"--modules '{pattern}' is no regular expression: {e.Message}", e);
+        }
+    }
+}

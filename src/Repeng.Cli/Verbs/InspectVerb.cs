@@ -1,0 +1,126 @@
+using System.CommandLine;
+using System.Text.Json.Nodes;
+using Repeng.Cli.Reports;
+using Repeng.Kernels;
+using Repeng.Runtime.Chat;
+using Repeng.Runtime.Formats;
+using Repeng.Runtime.Tokenizers;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Models;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>inspect: says what a model, an adapter or a tensor file holds, without loading weights.</summary>
+public sealed class InspectVerb
+{
+    private readonly Argument<string> _path = new("path") { Description = "model folder, .gguf file, adapter folder, .safetensors file, or demo", HelpName = "PATH" };
+    private readonly Option<bool?> _tensors = Opt.Flag("--tensors", "also list every tensor");
+    private readonly Session _session;
+
+    private InspectVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new InspectVerb(session);
+        var command = new Command("inspect", "Say what a model, an adapter or a tensor file holds");
+        command.Arguments.Add(verb._path);
+        command.Options.Add(verb._tensors);
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        string path = p.GetValue(_path)!;
+        bool list = p.GetValue(_tensors) == true;
+        if (Directory.Exists(path) && File.Exists(Path.Combine(path, AdapterFile.ConfigName)))
+            Adapter(path, list);
+        else if (File.Exists(path) && path.EndsWith(".safetensors", StringComparison.OrdinalIgnoreCase))
+            Tensors(path, list);
+        else
+            Model(path, list);
+        return ExitCodes.Ok;
+    }
+
+    private void Model(string path, bool list)
+    {
+        (ModelConfig c, ITensorSource tensors, string source) = ModelBundle.OpenConfig(path);
+        using (tensors)
+        {
+            Spectre.Console.Table table = Format.Table("what", "value");
+            table.Row("family", c.ModelType);
+            table.Row("blocks", $"{c.NumLayers}");
+            table.Row("width", $"{c.HiddenSize}, MLP {c.IntermediateSize}");
+            table.Row("heads", $"{c.NumHeads} of {c.HeadDim}, {c.NumKvHeads} for keys and values");
+            table.Row("vocabulary", $"{c.VocabSize}{(c.TiedHead ? ", head tied to the embedding" : "")}");
+            table.Row("context", $"{c.MaxPositions} tokens");
+            (string tokenizer, bool template) = Tokenizer(source);
+            table.Row("tokenizer", tokenizer);
+            table.Row("chat template", template ? "yes" : "no");
+            _session.Print($"Model {path}", table);
+            Parameters(tensors);
+            if (list)
+                List(tensors);
+        }
+    }
+
+    private static (string, bool) Tokenizer(string source)
+    {
+        if (File.Exists(source))
+        {
+            using GgufModel gguf = GgufModel.Open(source);
+            return gguf.Tokenizer is { } t ? ($"{t.Model}, {t.Tokens.Length} tokens", t.ChatTemplate is not null) : ("none", false);
+        }
+        if (!File.Exists(Path.Combine(source, "tokenizer.json")))
+            return ("none", false);
+        return ($"tokenizer.json, {Runtime.Tokenizers.Tokenizer.Load(source).VocabularySize} tokens", ChatTemplateSet.Load(source).Templates.Count > 0);
+    }
+
+    private void Adapter(string folder, bool list)
+    {
+        string path = Path.Combine(folder, AdapterFile.ConfigName);
+        JsonObject json = JsonFile.Read(path) as JsonObject ?? throw new UserErrorException($"{path}: a JSON object is needed");
+        Spectre.Console.Table table = Format.Table("setting", "value");
+        foreach ((string key, JsonNode? value) in json)
+            table.Row(key, value switch { null => "none", JsonArray a => string.Join(", ", a.Select(x => x?.ToString() ?? "none")), _ => value.ToString() });
+        _session.Print($"Adapter {folder}", table);
+        foreach (string file in new[] { AdapterFile.ModelName, AdapterFile.BasesName }.Select(n => Path.Combine(folder, n)))
+        {
+            if (File.Exists(file))
+                Tensors(file, list);
+            else
+                _session.Print($"{file}: not there");
+        }
+    }
+
+    private void Tensors(string path, bool list)
+    {
+        using SafetensorsFile file = SafetensorsFile.Open(path);
+        _session.Print($"{path}:");
+        Parameters(file);
+        foreach ((string key, string value) in file.Metadata)
+            _session.Print($"metadata {key}: {(value.Length > 120 ? value[..120] + "…" : value)}");
+        if (list)
+            List(file);
+    }
+
+    private void Parameters(ITensorSource tensors)
+    {
+        Spectre.Console.Table table = Format.Table("type", ">tensors", ">values", ">size");
+        TensorInfo[] all = [.. tensors.Names.Select(n => tensors.Info(n))];
+        foreach (IGrouping<string, TensorInfo> type in all.GroupBy(t => t.Type).OrderBy(g => g.Key, StringComparer.Ordinal))
+            table.Row(type.Key, $"{type.Count()}", $"{type.Sum(t => t.Elements)}", Format.Bytes(type.Sum(t => t.Bytes)));
+        table.Row("all", $"{all.Length}", $"{all.Sum(t => t.Elements)}", Format.Bytes(all.Sum(t => t.Bytes)));
+        _session.Print("Tensors", table);
+    }
+
+    private void List(ITensorSource tensors)
+    {
+        foreach (string name in tensors.Names.Order(StringComparer.Ordinal))
+        {
+            TensorInfo t = tensors.Info(name);
+            _session.Print($"{t.Name}  {t.Type}  {t.ShapeText}");
+        }
+    }
+}
