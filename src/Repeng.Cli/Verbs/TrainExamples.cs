@@ -34,8 +34,9 @@ public sealed class TrainExamples(Session session, ModelBundle bundle, TrainOutc
 {
     private const int ExampleTokens = 48;
     private static readonly float[] s_doses = [-2, -1, 0, 1, 2];
-    private static readonly float[] s_textDoses = [-2, 0, 2];
     private static readonly DemoAudience[] s_audiences = [DemoAudience.None, DemoAudience.UnseenTruthful, DemoAudience.UnseenUntruthful];
+    // The small demo model's free text falls apart at ±2; its single words do not.
+    private readonly float[] _textDoses = bundle.IsDemo ? [-1, 0, 1] : [-2, 0, 2];
     private readonly Steering.Generation.Steering _steering = new(outcome.Adapter);
 
     /// <summary>Prints tables, plot and texts; writes eval_results.csv, eval_summary.csv and dose_response.png into the run's folder.</summary>
@@ -50,7 +51,7 @@ public sealed class TrainExamples(Session session, ModelBundle bundle, TrainOutc
         foreach (string prompt in ExamplePrompts.For(bundle))
         {
             session.Stop.ThrowIfCancellationRequested();
-            SteeredText[] texts = SteeredTexts.Generate(bundle, _steering, bundle.EncodeChat([new ChatMessage("user", prompt)]), s_textDoses, new SamplingSettings(), ExampleTokens, null, session.Stop);
+            SteeredText[] texts = SteeredTexts.Generate(bundle, _steering, bundle.EncodeChat([new ChatMessage("user", prompt)]), _textDoses, new SamplingSettings(), ExampleTokens, null, session.Stop);
             session.Print($"\"{prompt}\" (greedy)", SteeredTexts.SideBySide(texts));
         }
         session.Print();
