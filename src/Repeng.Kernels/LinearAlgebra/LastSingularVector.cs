@@ -11,7 +11,7 @@ namespace Repeng.Kernels.LinearAlgebra;
 /// <param name="Gap">(σ_{k−1} − σ_k)/σ₁: how well the vector is separated from its neighbour; 1 where k = 1.</param>
 /// <param name="Uncertainty">
 /// An estimate of the angle in radians by which rounding in double may turn U: √k·2⁻⁵²/gap, where rows &gt; cols plus the
-/// same over σ_k/σ₁, plus what the iteration left.
+/// same over σ_k/σ₁, plus the bound at which the iteration ended.
 /// </param>
 public sealed record LastSingularVector(float[] U, double Sigma, double Gap, double Uncertainty)
 {
@@ -22,9 +22,9 @@ public sealed record LastSingularVector(float[] U, double Sigma, double Gap, dou
     public bool IllDefined => !(Uncertainty <= 1e-4);
 
     /// <summary>
-    /// Computes it for w [rows, cols], row-major, in double. Small matrices: the whole decomposition. Larger: inverse
-    /// iteration with a Cholesky factor of the Gram matrix of the smaller side as preconditioner, corrected by residuals
-    /// and Ritz values of W itself, so that the squared condition number does not enter the result. Throws
+    /// Computes it for w [rows, cols], row-major, in double. Small matrices: the whole decomposition. Larger: Lanczos
+    /// with the inverse of the Gram matrix of the smaller side, corrected by residuals and Ritz values of W itself, so that
+    /// the squared condition number does not enter the result. Throws
     /// <see cref="UserErrorException"/> when an element is not finite.
     /// </summary>
     public static unsafe LastSingularVector Compute(CpuWorkers workers, ReadOnlySpan<float> w, int rows, int cols)
