@@ -67,6 +67,8 @@ public static class CliApp
             EvalVerb.Create(session),
             ForwardVerb.Create(session),
             InspectVerb.Create(session),
+            DoctorVerb.Create(session),
+            MakeDemoVerb.Create(session),
         };
         foreach (Option option in root.Options.Where(o => o is HelpOption))
             option.Action = new Help(Name);

@@ -65,6 +65,9 @@ public sealed class TrainOptions
     private readonly Option<double?> _maxAngle = Opt.Number("--max_rotation_angle", "largest angle in radians that one parameter stands for at c = 1; 0 for no cap");
     private readonly Option<bool?> _fullLossU = Opt.Flag("--full_loss_u", "the loss reads all left singular vectors but the last; else the adapter's own");
     private readonly Option<bool?> _logSigmoid = Opt.Flag("--use_logsigmoid", "separation term −ln σ(c·(s − s_ref)); --no-… takes −c·tanh(s/|s_ref|)");
+    private readonly Option<string?> _separation = Opt.Choice("--separation", "separation term by name: logsigmoid, linear −c·s, tanh, or shift: both texts of a pair move along ±c", "logsigmoid", "linear", "tanh", "shift");
+    private readonly Option<double?> _beta = Opt.Number("--beta", "steepness of logsigmoid and shift (default 1)");
+    private readonly Option<bool?> _relative = Opt.Flag("--relative_to_gap", "measure separations in units of the personas' own distance");
     private readonly Option<string?> _coherence = Opt.Choice("--coherence", "term that holds on to the model's own log-probabilities", "none", "absolute", "hinge");
     private readonly Option<double?> _lambda = Opt.Number("--lambda_coh", "weight of the coherence term");
     private readonly Option<double?> _threshold = Opt.Number("--coherence_threshold", "nats that are free in the hinge");
@@ -93,7 +96,7 @@ public sealed class TrainOptions
     [
         Model, _quick, _profile, _personas, _template, _suffixes, _datasetName, _maxPairs, _maxTokens,
         _targets, _rank, _scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle,
-        _fullLossU, _logSigmoid, _coherence, _lambda, _threshold, _order, _lastTokens, _tokenPosition,
+        _fullLossU, _logSigmoid, _separation, _beta, _relative, _coherence, _lambda, _threshold, _order, _lastTokens, _tokenPosition,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
         OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _checkpointActivations,
         LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, _quantization, _wandb, _wandbProject,
@@ -180,7 +183,9 @@ public sealed class TrainOptions
             },
             Loss = l with
             {
-                Separation = p.GetValue(_logSigmoid) is { } sigmoid ? sigmoid ? SeparationLoss.LogSigmoid : SeparationLoss.TanhRatio : l.Separation,
+                Separation = Separation(p) ?? l.Separation,
+                Beta = (float)(p.GetValue(_beta) ?? l.Beta),
+                RelativeToGap = p.GetValue(_relative) ?? l.RelativeToGap,
                 Coherence = p.GetValue(_coherence) switch { "none" => CoherenceLoss.None, "absolute" => CoherenceLoss.Absolute, "hinge" => CoherenceLoss.Hinge, _ => l.Coherence },
                 CoherenceWeight = (float)(p.GetValue(_lambda) ?? l.CoherenceWeight),
                 CoherenceThreshold = (float)(p.GetValue(_threshold) ?? l.CoherenceThreshold),
@@ -202,6 +207,16 @@ public sealed class TrainOptions
             CheckpointEvery = p.GetValue(_saveCheckpoints) == false ? 0 : NotNegative(p.GetValue(_checkpointEvery), "--checkpoint_every") ?? c.CheckpointEvery,
             Seed = seed,
         };
+    }
+
+    private SeparationLoss? Separation(ParseResult p)
+    {
+        bool? sigmoid = p.GetValue(_logSigmoid);
+        if (p.GetValue(_separation) is not { } word)
+            return sigmoid is null ? null : sigmoid.Value ? SeparationLoss.LogSigmoid : SeparationLoss.TanhRatio;
+        if (sigmoid is not null)
+            throw new UserErrorException("--separation beside --use_logsigmoid: both name the separation term; leave one out");
+        return word switch { "linear" => SeparationLoss.Linear, "tanh" => SeparationLoss.TanhRatio, "shift" => SeparationLoss.Shift, _ => SeparationLoss.LogSigmoid };
     }
 
     private (List<PersonaPair>, PersonaSet?) Personas(ParseResult p, bool demo)

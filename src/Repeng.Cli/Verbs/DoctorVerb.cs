@@ -1,0 +1,71 @@
+using System.CommandLine;
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using Repeng.Cli.Reports;
+using Repeng.Kernels;
+using Repeng.Kernels.Cpu;
+using Repeng.Runtime;
+using Repeng.Steering.Models;
+using Repeng.Steering.Training;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>doctor: what there is to compute with, how fast it is, and whether the built-in model is whole.</summary>
+public sealed class DoctorVerb
+{
+    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly Session _session;
+
+    private DoctorVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new DoctorVerb(session);
+        var command = new Command("doctor", "Say what there is to compute with, how fast it is, and whether the demo model is whole") { verb._threads };
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        using Device device = DeviceOption.Open("cpu", p.GetValue(_threads), _session);
+        Line("system", $"{RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.OSArchitecture}");
+        Line(".NET", RuntimeInformation.FrameworkDescription);
+        Line("CPU", $"{CpuName()}, {Environment.ProcessorCount} cores for this process, SIMD {CpuBackend.Simd}");
+        Line("memory", $"{Format.Bytes(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)} for this process");
+        Line("matrix product", $"{Format.Number(GemmRate.Measure(device) / 1e9, 1)} GFLOP/s in fp32 on {device.HostWorkers.Count} threads");
+        Line("CUDA", Cuda());
+        try
+        {
+            var watch = Stopwatch.StartNew();
+            using ModelBundle demo = ModelBundle.Load(device, ModelBundle.Demo);
+            Line("demo model", $"whole: {demo.Model.Config.NumLayers} blocks, {demo.Model.Parameters.Values.Sum(t => t.Length)} parameters, fingerprint {demo.Model.Fingerprint}, loaded in {watch.ElapsedMilliseconds} ms");
+        }
+        catch (UserErrorException e)
+        {
+            Line("demo model", $"NOT usable: {e.Message}");
+            throw new UserErrorException($"the demo model in {ModelBundle.DemoFolder} cannot be used; build or install the program again", e);
+        }
+        return ExitCodes.Ok;
+    }
+
+    private void Line(string what, string text) => _session.Print($"{what + ":",-16}{text}");
+
+    private static string Cuda()
+    {
+        string library = OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1";
+        bool found = NativeLibrary.TryLoad(library, out nint handle);
+        if (found)
+            NativeLibrary.Free(handle);
+        return $"the driver library {library} is {(found ? "there" : "not found")}; the CUDA backend comes later, everything runs on the CPU";
+    }
+
+    private static string CpuName()
+    {
+        const string info = "/proc/cpuinfo";
+        if (File.Exists(info) && File.ReadLines(info).FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal)) is { } line)
+            return line[(line.IndexOf(':', StringComparison.Ordinal) + 1)..].Trim();
+        return Environment.GetEnvironmentVariable("PROCESSOR_IDENTIFIER") ?? RuntimeInformation.ProcessArchitecture.ToString();
+    }
+}

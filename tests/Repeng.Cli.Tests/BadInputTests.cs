@@ -1,0 +1,163 @@
+using System.Text.Json.Nodes;
+
+namespace Repeng.Cli.Tests;
+
+/// <summary>Everything that a person can get wrong ends in one line, exit code 1, and nothing half-written.</summary>
+public sealed class BadInputTests : IDisposable
+{
+    private readonly Workshop _shop = new();
+
+    public void Dispose() => _shop.Dispose();
+
+    [Fact]
+    public void Missing_model() => Fails(["no such folder"], _shop.Train(_shop.At("nowhere"), "r"));
+
+    [Fact]
+    public void Folder_without_config() => Fails(["config.json"], _shop.Train(Directory.CreateDirectory(_shop.At("empty")).FullName, "r"));
+
+    [Fact]
+    public void Truncated_weights()
+    {
+        string model = _shop.Model();
+        using (FileStream f = File.OpenWrite(Path.Combine(model, "model.safetensors")))
+            f.SetLength(f.Length / 2);
+        Fails(["model.safetensors"], _shop.Train(model, "r"));
+    }
+
+    [Fact]
+    public void Shapes_that_disagree_with_the_config() =>
+        Fails(["48", "56"], _shop.Train(_shop.Model(change: c => c["intermediate_size"] = 56), "r"));
+
+    [Fact]
+    public void Unknown_family() => Fails(["wonderformer"], _shop.Train(_shop.Model(change: c => c["model_type"] = "wonderformer"), "r"));
+
+    [Fact]
+    public void Weight_that_is_not_finite()
+    {
+        string model = _shop.Model(weights: (name, values) =>
+        {
+            if (name.EndsWith("1.mlp.up_proj.weight", StringComparison.Ordinal))
+                values[7] = float.NaN;
+        });
+        Fails(["1.mlp.up_proj.weight", "7"], _shop.Train(model, "r"));
+    }
+
+    [Fact]
+    public void Targets_that_match_nothing_name_the_nearest() =>
+        Fails([@"blocks\.0\.mlp\.down_proj", "model.layers.0.mlp.down_proj"], _shop.Train(_shop.Model(), "r", "--target_modules", @"blocks\.0\.mlp\.down_proj"));
+
+    [Fact]
+    public void Targets_that_are_no_expression() => Fails(["(unclosed"], _shop.Train(_shop.Model(), "r", "--target_modules", "(unclosed"));
+
+    [Fact]
+    public void Rank_above_the_smaller_side() => Fails(["rank 33", "32"], _shop.Train(_shop.Model(), "r", "--rank", "33"));
+
+    [Fact]
+    public void Odd_batch_size() => Fails(["5", "even"], _shop.Train(_shop.Model(), "r", "--batch_size", "5"));
+
+    [Theory]
+    [InlineData(new byte[0], "no suffix")]
+    [InlineData(new byte[] { 0x61, 0xFF, 0x62 }, "UTF-8")]
+    public void Suffix_files(byte[] content, string named)
+    {
+        string file = _shop.At("suffixes.txt");
+        File.WriteAllBytes(file, content);
+        Fails([named, file], _shop.Train(_shop.Model(), "r", "--suffixes", file));
+    }
+
+    [Fact]
+    public void Suffix_set_that_is_not_known() => Fails(["fects", "facts"], _shop.Train(_shop.Model(), "r", "--suffixes", "fects"));
+
+    [Theory]
+    [InlineData("honest")]
+    [InlineData("honest:")]
+    [InlineData("a:b:c")]
+    public void Personas(string personas) => Fails([personas], _shop.Train(_shop.Model(), "r", "--personas", personas));
+
+    [Fact]
+    public void Tokenizer_without_a_chat_template()
+    {
+        string model = _shop.Model(), path = Path.Combine(model, "tokenizer_config.json");
+        JsonObject config = JsonNode.Parse(File.ReadAllText(path))!.AsObject();
+        config.Remove("chat_template");
+        File.WriteAllText(path, config.ToJsonString());
+        Fails(["chat template"], _shop.Train(model, "r"));
+        Fails(["chat template", "--raw"], ["generate", "--model", model, "--prompt", "the ball"]);
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("generate", "--model", model, "--prompt", "the ball", "--raw", "--max_new_tokens", "3").Code);
+    }
+
+    [Fact]
+    public void Prompt_longer_than_the_context() =>
+        Fails(["200", "128"], ["generate", "--model", _shop.Model(), "--raw", "--prompt", string.Join(' ', Enumerable.Repeat("ball", 200))]);
+
+    [Fact]
+    public void Adapter_of_another_base_model()
+    {
+        string model = _shop.Model(), other = _shop.Model("other", seed: 4);
+        Assert.Equal(ExitCodes.Ok, CliRun.Run(_shop.Train(model, "r", "--n_epochs", "1")).Code);
+        Fails(["fingerprint"], ["generate", "--model", other, "--adapter", _shop.At("runs/r"), "--prompt", "hello"], runs: 1);
+    }
+
+    [Fact]
+    public void Loss_that_is_no_number_keeps_the_checkpoint()
+    {
+        CliResult result = CliRun.Run(_shop.Train(_shop.Model(), "r", "--lr", "1e20", "--scale_s", "mult", "--clip_norm", "0", "--checkpoint_every", "1"));
+        Assert.Equal(ExitCodes.UserError, result.Code);
+        Assert.Contains("loss became", result.ErrorLines[^1]);
+        Assert.Contains("r.partial", result.ErrorLines[^1]);
+        Assert.DoesNotContain("   at ", result.Error);
+        Assert.True(File.Exists(_shop.At("runs/r.partial/checkpoint.safetensors")));
+        Assert.False(Directory.Exists(_shop.At("runs/r")));
+    }
+
+    [Fact]
+    public void Output_folder_that_exists()
+    {
+        Directory.CreateDirectory(_shop.At("runs/r"));
+        Fails(["exists"], _shop.Train(_shop.Model(), "r"), runs: 1);
+    }
+
+    [Fact]
+    public void Output_folder_below_a_file()
+    {
+        File.WriteAllText(_shop.At("runs"), "");
+        Fails(["runs"], _shop.Train(_shop.Model(), "r"));
+    }
+
+    [Fact]
+    public void Name_that_leaves_the_output_folder() => Fails(["--run_name"], _shop.Train(_shop.Model(), "../r"));
+
+    [Fact]
+    public void Resume_of_what_is_no_run()
+    {
+        Fails(["--resume", "no such folder"], ["train", "--resume", _shop.At("nothing.partial")]);
+        Directory.CreateDirectory(_shop.At("hollow.partial"));
+        Fails(["checkpoint"], ["train", "--resume", _shop.At("hollow.partial")]);
+        Fails(["--lr"], ["train", "--resume", _shop.At("hollow.partial"), "--lr", "1e-3"]);
+    }
+
+    [Theory]
+    [InlineData("--temperature", "0")]
+    [InlineData("--top_p", "1.5")]
+    [InlineData("--repetition_penalty", "0")]
+    [InlineData("--max_new_tokens", "0")]
+    public void Sampling_values(string option, string value) => Fails([option[2..], value], ["generate", "--prompt", "x", option, value]);
+
+    [Fact]
+    public void Coefficient_without_adapter() => Fails(["--adapter"], ["generate", "--prompt", "x", "--coefficient", "1"]);
+
+    [Fact]
+    public void Empty_prompt() => Fails(["prompt"], ["generate", "--prompt", ""]);
+
+    private void Fails(string[] named, string[] args, int runs = 0)
+    {
+        CliResult result = CliRun.Run(args);
+        Assert.True(result.Code == ExitCodes.UserError, $"exit {result.Code}: {result.Error}");
+        string[] errors = [.. result.ErrorLines.Where(l => l.StartsWith("error:", StringComparison.Ordinal))];
+        Assert.Equal(result.ErrorLines[^1], Assert.Single(errors));
+        Assert.DoesNotContain("   at ", result.Error);
+        foreach (string word in named)
+            Assert.Contains(word, errors[0]);
+        Assert.Equal(runs, Directory.Exists(_shop.At("runs")) ? Directory.GetFileSystemEntries(_shop.At("runs")).Length : 0);
+    }
+}

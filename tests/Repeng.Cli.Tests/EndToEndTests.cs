@@ -1,0 +1,121 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using System.Text.Json.Nodes;
+
+namespace Repeng.Cli.Tests;
+
+/// <summary>Whole runs on a small random model.</summary>
+public sealed partial class EndToEndTests : IDisposable
+{
+    private const string Adapter = "adapter_model.safetensors", History = "training_history.csv";
+    private readonly Workshop _shop = new();
+
+    public void Dispose() => _shop.Dispose();
+
+    [Fact]
+    public void Train_writes_a_whole_folder_and_generate_uses_it()
+    {
+        string model = _shop.Model();
+        CliResult train = CliRun.Run(_shop.Train(model, "a"));
+        Assert.True(train.Code == ExitCodes.Ok, train.Error);
+        string folder = _shop.At("runs/a");
+        Assert.Equal([folder], Directory.GetDirectories(_shop.At("runs")));
+        foreach (string file in new[] { Adapter, History, "adapter_config.json", "training_config.json", "svd_bases.safetensors", "metrics.jsonl" })
+            Assert.True(File.Exists(Path.Combine(folder, file)), file);
+        Assert.False(File.Exists(Path.Combine(folder, "checkpoint.safetensors")));
+        Assert.Contains("gate_proj", train.Out);
+        Assert.Contains("generate --adapter", train.Out);
+        Assert.Contains("100 %  batch", train.Error);
+        Assert.DoesNotContain('\u001b', train.Out + train.Error);
+
+        // The adapter names its model; at c = 0 it is bypassed, so the text is the base model's.
+        CliResult json = CliRun.Run("generate", "--adapter", folder, "--coefficient", "-40", "0", "40", "--prompt", "the ball is", "--max_new_tokens", "12", "--json");
+        Assert.True(json.Code == ExitCodes.Ok, json.Error);
+        JsonArray results = JsonNode.Parse(json.Out)!["results"]!.AsArray();
+        Assert.Equal([-40, 0, 40], results.Select(r => (int)r!["coefficient"]!.GetValue<double>()));
+        CliResult plain = CliRun.Run("generate", "--model", model, "--prompt", "the ball is", "--max_new_tokens", "12");
+        Assert.Equal(plain.Out.Trim(), results[1]!["text"]!.GetValue<string>());
+        Assert.True(results[0]!["text"]!.GetValue<string>() != results[2]!["text"]!.GetValue<string>(), json.Out);
+        Assert.Contains("do_sample false", plain.Error);
+
+        CliResult table = CliRun.Run(["generate", "--adapter", folder, "--coefficient", "-1", "1", "--max_new_tokens", "4", "--do_sample", "--seed", "5"], "the ball is\n");
+        Assert.Contains("c = -1", table.Out);
+        Assert.Contains("c = +1", table.Out);
+        Assert.Contains("do_sample true, temperature 1, top_k 0, top_p 1, min_p 0, repetition_penalty 1, seed 5", table.Error);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(10)]
+    [InlineData(17)]
+    public void A_stopped_and_resumed_run_ends_with_the_same_bytes(int batch)
+    {
+        string model = _shop.Model();
+        Assert.Equal(ExitCodes.Ok, CliRun.Run(_shop.Train(model, "whole")).Code);
+        CliResult stopped = CliRun.RunUntilBatch(batch, _shop.Train(model, "cut"), ExitCodes.Terminated);
+        Assert.Equal(ExitCodes.Terminated, stopped.Code);
+        Assert.Contains("--resume", stopped.ErrorLines[^1]);
+        Assert.False(Directory.Exists(_shop.At("runs/cut")));
+
+        CliResult resumed = CliRun.Run("train", "--resume", _shop.At("runs/cut.partial"), "--threads", "1");
+        Assert.True(resumed.Code == ExitCodes.Ok, resumed.Error);
+        Assert.False(Directory.Exists(_shop.At("runs/cut.partial")));
+        Same("whole", "cut");
+    }
+
+    [Theory]
+    [InlineData(15)]
+    [InlineData(9)]
+    public void A_process_that_is_ended_by_a_signal_can_be_resumed(int signal)
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "signals are of Unix");
+        string model = _shop.Model();
+        string[] more = ["--n_epochs", "40", "--patience", "0", "--checkpoint_every", "1"];
+        Assert.Equal(ExitCodes.Ok, CliRun.Run(_shop.Train(model, "whole", more)).Code);
+        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), .. _shop.Train(model, "cut", more)]) { RedirectStandardError = true, RedirectStandardOutput = true };
+        using Process process = Process.Start(start)!;
+        string? line;
+        // Two batches: by then the first checkpoint is on the disk.
+        do
+            line = process.StandardError.ReadLine();
+        while (line is not null && !line.Contains("batch 2/", StringComparison.Ordinal));
+        Assert.NotNull(line);
+        Assert.Equal(0, Kill(process.Id, signal));
+        string rest = process.StandardError.ReadToEnd();
+        process.WaitForExit();
+        Assert.Equal(128 + signal, process.ExitCode);
+        if (signal == 15)
+            Assert.Contains("--resume", rest);
+
+        CliResult resumed = CliRun.Run("train", "--resume", _shop.At("runs/cut.partial"));
+        Assert.True(resumed.Code == ExitCodes.Ok, resumed.Error);
+        Same("whole", "cut");
+    }
+
+    [Fact]
+    public void Make_demo_writes_a_model_that_loads_and_names_its_recipe()
+    {
+        string folder = _shop.At("demo");
+        string[] args = ["make-demo", folder, "--steps", "2", "--layers", "2", "--hidden", "32", "--intermediate", "48", "--heads", "1", "--batch", "2", "--corpus_list_share", "0.5", "--threads", "2"];
+        CliResult made = CliRun.Run(args);
+        Assert.True(made.Code == ExitCodes.Ok, made.Error);
+        Assert.Contains("no persona", made.Out);
+        string readme = File.ReadAllText(Path.Combine(folder, "README.md"));
+        Assert.Contains("--steps 2", readme);
+        Assert.Contains("--corpus_list_share 0.5", readme);
+        byte[] first = File.ReadAllBytes(Path.Combine(folder, "model.safetensors"));
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("generate", "--model", folder, "--prompt", "hello", "--max_new_tokens", "2").Code);
+        Assert.Equal(ExitCodes.UserError, CliRun.Run(args).Code);
+        Assert.Equal(ExitCodes.Ok, CliRun.Run([.. args, "--force"]).Code);
+        Assert.Equal(first, File.ReadAllBytes(Path.Combine(folder, "model.safetensors")));
+    }
+
+    private void Same(string a, string b)
+    {
+        foreach (string file in new[] { Adapter, History, "metrics.jsonl" })
+            Assert.True(File.ReadAllBytes(Path.Combine(_shop.At("runs"), a, file)).AsSpan().SequenceEqual(File.ReadAllBytes(Path.Combine(_shop.At("runs"), b, file))), file);
+    }
+
+    [LibraryImport("libc", EntryPoint = "kill")]
+    private static partial int Kill(int pid, int signal);
+}

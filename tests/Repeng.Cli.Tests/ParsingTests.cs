@@ -1,0 +1,157 @@
+using System.CommandLine;
+
+namespace Repeng.Cli.Tests;
+
+public sealed class ParsingTests
+{
+    public static TheoryData<string> ReadmeLines { get; } =
+    [
+        "train --help",
+        "train --quick",
+        "train --batch_size 14 --n_epochs 30 --use_wandb",
+        @"train --rank 64 --lr 1e-3 --target_modules .*\.(10|20|30)\..*(gate_proj|down_proj)",
+    ];
+
+    [Theory]
+    [MemberData(nameof(ReadmeLines))]
+    public void Lines_of_the_original_README_parse(string line)
+    {
+        (RootCommand root, ParseResult parsed, string[] args) = Parse(line.Split(' '));
+        Assert.Null(CliApp.Complaint(root, parsed, args));
+        Assert.Equal("train", parsed.CommandResult.Command.Name);
+    }
+
+    [Fact]
+    public void Values_of_the_README_line_arrive()
+    {
+        (_, ParseResult parsed, _) = Parse(["train", "--rank", "64", "--lr", "1e-3", "--target_modules", @".*\.(10|20|30)\..*(gate_proj|down_proj)"]);
+        Assert.Equal(64, parsed.GetValue<int?>("--rank"));
+        Assert.Equal(1e-3, parsed.GetValue<double?>("--lr"));
+        Assert.Equal(@".*\.(10|20|30)\..*(gate_proj|down_proj)", parsed.GetValue<string?>("--target_modules"));
+    }
+
+    [Theory]
+    [InlineData("--batch_size 6")]
+    [InlineData("--batch-size 6")]
+    [InlineData("--batch_size=6")]
+    [InlineData("--batch-size=6")]
+    public void Both_spellings_mean_the_same(string text)
+    {
+        (_, ParseResult parsed, _) = Parse(["train", .. text.Split(' ')]);
+        Assert.Empty(parsed.Errors);
+        Assert.Equal(6, parsed.GetValue<int?>("--batch_size"));
+    }
+
+    [Theory]
+    [InlineData("--svft_rotate_u", true)]
+    [InlineData("--svft-rotate-u", true)]
+    [InlineData("--rotate_u", true)]
+    [InlineData("--no-svft_rotate_u", false)]
+    [InlineData("--no-svft-rotate-u", false)]
+    [InlineData("--no_rotate_u", false)]
+    [InlineData("--svft_rotate_u true", true)]
+    [InlineData("--svft_rotate_u false", false)]
+    [InlineData("--rotate-u=False", false)]
+    public void Booleans_have_all_their_forms(string text, bool expected)
+    {
+        (_, ParseResult parsed, _) = Parse(["train", .. text.Split(' '), "--quick"]);
+        Assert.Empty(parsed.Errors);
+        Assert.Equal(expected, parsed.GetValue<bool?>("--svft_rotate_u"));
+        Assert.True(parsed.GetValue<bool?>("--quick"));
+    }
+
+    [Fact]
+    public void What_is_not_given_is_null()
+    {
+        (_, ParseResult parsed, _) = Parse(["train"]);
+        Assert.Null(parsed.GetValue<bool?>("--quick"));
+        Assert.Null(parsed.GetValue<int?>("--rank"));
+    }
+
+    [Theory]
+    [InlineData("--coefficient -2 0 2.5")]
+    [InlineData("--coefficient -2 --coefficient 0 --coefficient=2.5")]
+    [InlineData("--coefficient=-2,0 --coefficient 2.5")]
+    public void Coefficients_repeat(string text)
+    {
+        (_, ParseResult parsed, _) = Parse(["generate", .. text.Split(' '), "--prompt", "--this text begins with dashes: yes"]);
+        Assert.Empty(parsed.Errors);
+        Assert.Equal([-2, 0, 2.5], parsed.GetValue<double[]?>("--coefficient")!);
+        Assert.Equal("--this text begins with dashes: yes", parsed.GetValue<string?>("--prompt"));
+    }
+
+    [Theory]
+    [InlineData("train --bath_size 3", "--bath_size", "--batch_size")]
+    [InlineData("train --no-quik", "--no-quik", "--no_quick")]
+    [InlineData("generate --coeficient 1", "--coeficient", "--coefficient")]
+    [InlineData("trian --quick", "trian", "train")]
+    public void Unknown_words_name_the_nearest(string line, string wrong, string near)
+    {
+        CliResult result = CliRun.Run(line.Split(' '));
+        Assert.Equal(ExitCodes.Usage, result.Code);
+        string error = Assert.Single(result.ErrorLines);
+        Assert.StartsWith("error:", error);
+        Assert.Contains(wrong, error);
+        Assert.Contains(near, error);
+    }
+
+    [Theory]
+    [InlineData("train --lr fast", "fast")]
+    [InlineData("train --rank 1.5", "1.5")]
+    [InlineData("train --quick=perhaps", "perhaps")]
+    [InlineData("train --profile best", "recommended")]
+    [InlineData("train --n_epochs", "--n_epochs")]
+    [InlineData("generate --coefficient x", "'x'")]
+    [InlineData("train something", "something")]
+    public void Unreadable_values_are_usage_errors(string line, string named)
+    {
+        CliResult result = CliRun.Run(line.Split(' '));
+        Assert.Equal(ExitCodes.Usage, result.Code);
+        Assert.Contains(named, Assert.Single(result.ErrorLines));
+    }
+
+    [Theory]
+    [InlineData("train --batch_size 14 --n_epochs 30 --use_wandb", "--use_wandb")]
+    [InlineData("train --quantization_type 4bit", "4bit")]
+    [InlineData("train --quantization-type 8bit", "8bit")]
+    [InlineData("train --device cuda", "cuda")]
+    public void What_comes_later_stops_in_one_line(string line, string named)
+    {
+        CliResult result = CliRun.Run(line.Split(' '));
+        Assert.Equal(ExitCodes.UserError, result.Code);
+        string error = Assert.Single(result.ErrorLines);
+        Assert.StartsWith("error:", error);
+        Assert.Contains(named, error);
+    }
+
+    [Fact]
+    public void Help_names_every_verb_option_and_exit_code()
+    {
+        var session = new Session(TextReader.Null, TextWriter.Null, TextWriter.Null);
+        RootCommand root = CliApp.Build(session);
+        string top = CliRun.Run("--help").Out;
+        foreach (Command verb in root.Subcommands)
+        {
+            Assert.Contains(verb.Name, top);
+            CliResult help = CliRun.Run(verb.Name, "--help");
+            Assert.Equal(ExitCodes.Ok, help.Code);
+            foreach (Option option in verb.Options)
+                Assert.Contains(option.Name, help.Out);
+            Assert.Contains("143", help.Out);
+        }
+    }
+
+    [Fact]
+    public void No_verb_is_a_usage_error_with_help()
+    {
+        CliResult result = CliRun.Run();
+        Assert.Equal(ExitCodes.Usage, result.Code);
+        Assert.Contains("train", result.Error);
+    }
+
+    private static (RootCommand, ParseResult, string[]) Parse(string[] args)
+    {
+        RootCommand root = CliApp.Build(new Session(TextReader.Null, TextWriter.Null, TextWriter.Null));
+        return (root, CliApp.Parse(root, args), args);
+    }
+}
