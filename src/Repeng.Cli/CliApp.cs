@@ -33,6 +33,11 @@ public static class CliApp
                 EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null, Output = session.Output, Error = session.StatusOutput,
             });
         }
+        catch (UsageException e)
+        {
+            session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
+            return ExitCodes.Usage;
+        }
         catch (UserErrorException e)
         {
             session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
@@ -67,6 +72,7 @@ public static class CliApp
             EvalVerb.Create(session),
             ForwardVerb.Create(session),
             InspectVerb.Create(session),
+            PlanVerb.Create(session),
             DoctorVerb.Create(session),
             MakeDemoVerb.Create(session),
         };

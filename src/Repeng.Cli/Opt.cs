@@ -82,7 +82,11 @@ public static class Opt
 
     private static T? Parse<T>(ArgumentResult result, string name, string needed, Func<string, T?> read)
     {
-        // A repeated option counts with its last value, as customary.
+        if (result.Tokens.Count == 0)
+        {
+            result.AddError($"{name} needs {needed}");
+            return default;
+        }
         string text = result.Tokens[^1].Value;
         T? value = read(text);
         if (value is null)

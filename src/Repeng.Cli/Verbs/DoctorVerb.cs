@@ -30,11 +30,12 @@ public sealed class DoctorVerb
     private int Run(ParseResult p)
     {
         using Device device = DeviceOption.Open("cpu", p.GetValue(_threads), _session);
+        DeviceRate rate = DeviceRate.Measure(device);
         Line("system", $"{RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.OSArchitecture}");
         Line(".NET", RuntimeInformation.FrameworkDescription);
         Line("CPU", $"{CpuName()}, {Environment.ProcessorCount} cores for this process, SIMD {CpuBackend.Simd}");
         Line("memory", $"{Format.Bytes(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)} for this process");
-        Line("matrix product", $"{Format.Number(GemmRate.Measure(device) / 1e9, 1)} GFLOP/s in fp32 on {device.HostWorkers.Count} threads");
+        Line("matrix product", $"{Format.Number(rate.FlopsPerSecond / 1e9, 1)} GFLOP/s in fp32 on {device.HostWorkers.Count} threads; elementwise {Format.Number(rate.BytesPerSecond / 1e9, 1)} GB/s");
         Line("CUDA", Cuda());
         try
         {

@@ -153,7 +153,7 @@ public sealed class TrainOptions
     }
 
     private Option? LossOption(ParseResult p) =>
-        new Option[] { _logSigmoid, _coherence, _lambda, _threshold, _order }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false });
+        new Option[] { _logSigmoid, _separation, _beta, _relative, _fullLossU, _tokenPosition, _coherence, _lambda, _threshold, _order }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false });
 
     // Said beats preset beats profile; a profile that was asked for by name beats the preset's rank and rate.
     private TrainConfig Train(ParseResult p, TrainPreset preset, bool quick)
@@ -165,6 +165,8 @@ public sealed class TrainOptions
         ulong seed = p.GetValue(_seed) ?? c.Seed;
         SvdAdapterConfig a = c.Adapter;
         ContrastiveLossConfig l = c.Loss;
+        if (c.AntiPasto is not null && LossOption(p) is { } idle)
+            throw new UserErrorException($"{idle.Name} beside --profile antipasto: that profile has its own loss, which does not read it; leave it out or take another profile");
         string rotation = p.GetValue(_rotation) ?? Names.Rotation(a.Rotation);
         double? angle = p.GetValue(_maxAngle) ?? a.MaxRotationAngle;
         return c with
@@ -192,6 +194,7 @@ public sealed class TrainOptions
                 BoundaryOrder = p.GetValue(_order) ?? l.BoundaryOrder,
                 LastTokens = p.GetValue(_lastTokens) ?? l.LastTokens,
             },
+            AntiPasto = c.AntiPasto is { } anti ? anti with { LastTokens = p.GetValue(_lastTokens) ?? anti.LastTokens } : null,
             BatchSize = p.GetValue(_batchSize) ?? (mine ? preset.BatchSize : null) ?? c.BatchSize,
             Epochs = p.GetValue(_epochs) ?? (mine || quick ? preset.Epochs : null) ?? c.Epochs,
             LearningRate = p.GetValue(_rate) ?? (mine ? preset.LearningRate : null) ?? c.LearningRate,

@@ -99,7 +99,7 @@ public sealed class TrainVerb
         return p.GetValue(_options.Model) is { } model ? settings with { Model = model } : settings;
     }
 
-    private static ModelConfig ReadConfig(string model)
+    internal static ModelConfig ReadConfig(string model)
     {
         (ModelConfig config, ITensorSource tensors, _) = ModelBundle.OpenConfig(model);
         tensors.Dispose();

@@ -1,6 +1,7 @@
 using System.Text.RegularExpressions;
 using Repeng.Autograd;
 using Repeng.Kernels;
+using Repeng.Kernels.Dry;
 using Repeng.Kernels.LinearAlgebra;
 using Repeng.Runtime;
 using Repeng.Steering.Models;
@@ -137,8 +138,10 @@ public sealed class SvdAdapter : IDisposable
     private static SvdLayer CreateLayer(Device device, SvdAdapterConfig config, LinearModule target, int index)
     {
         int r = config.Rank;
-        float[] weight = WeightReader.ToHost(target.Weight);
-        TruncatedSvd svd = TopSvd.Compute(device.HostWorkers, weight, target.Outputs, target.Inputs, r);
+        // A dry run has no weights to decompose; it needs the sizes alone.
+        TruncatedSvd svd = device.Backend is DryBackend
+            ? new TruncatedSvd(target.Outputs, target.Inputs, r, new float[(long)target.Outputs * r], new float[r], new float[(long)target.Inputs * r], 0, 0)
+            : TopSvd.Compute(device.HostWorkers, WeightReader.ToHost(target.Weight), target.Outputs, target.Inputs, r);
         Tensor u = Tensor.From(device, svd.U, target.Outputs, r), s = Tensor.From(device, svd.S, r), v = Tensor.From(device, svd.V, target.Inputs, r);
         // Each layer and parameter has its own random stream, so that adding a target changes no other.
         ulong stream = (ulong)index * 4;

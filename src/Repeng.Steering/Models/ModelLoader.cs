@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Security.Cryptography;
 using System.Text;
 using Repeng.Kernels;
+using Repeng.Kernels.Dry;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 
@@ -132,6 +133,12 @@ public static unsafe class ModelLoader
         private Tensor ReadTransposed(string name, int outputs, int inputs)
         {
             source.Info(name, [(long)inputs, outputs]);
+            if (device.Backend is DryBackend)
+            {
+                var empty = new Tensor(device, DType.F32, outputs, inputs) { Name = name };
+                parameters.Add(name, empty);
+                return empty;
+            }
             float[] stored = source.ReadF32(name);
             var turned = new float[stored.Length];
             for (int i = 0; i < inputs; i++)
@@ -149,6 +156,9 @@ public static unsafe class ModelLoader
         // The CPU reads straight into the tensor; another device through a staging buffer.
         private static void Fill(Tensor t, RowReader read)
         {
+            // A dry run needs the sizes alone.
+            if (t.Device.Backend is DryBackend)
+                return;
             if (t.Device.Backend is Kernels.Cpu.CpuBackend)
             {
                 read(0, t.Rows, t.Data.Address);
