@@ -265,11 +265,7 @@ public sealed class MatMulTests
                 ops.AddBias(c, bias, 200, 200);
                 ops.AddBiasBackward(bias, c, 200, 200);
             }
-            for (int i = 0; i < 3; i++)
-                Run();
-            long before = GC.GetAllocatedBytesForCurrentThread();
-            Run();
-            Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+            Allocation.AssertNone(Run);
         }
     }
 

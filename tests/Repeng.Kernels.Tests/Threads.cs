@@ -30,10 +30,14 @@ internal static class Allocation
 {
     public static void AssertNone(Action code)
     {
-        code();
-        code();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        code();
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        // The runtime itself may allocate once while it compiles a method again; code that allocates does so every time.
+        long smallest = long.MaxValue;
+        for (int round = 0; round < 8 && smallest > 0; round++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            code();
+            smallest = Math.Min(smallest, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+        Assert.Equal(0, smallest);
     }
 }
