@@ -11,6 +11,9 @@ namespace Repeng.Cli.Reports;
 public sealed class TrainProgress : TrainRunListener
 {
     private const double SecondsBetweenLines = 5;
+
+    // Columns of a terminal that hold names, bar and all metrics; below that all is shortened to fit into 80.
+    private const int WideEnough = 130;
     private readonly Session _session;
     private readonly int _lines;
     private readonly Stopwatch _sinceLine = Stopwatch.StartNew();
@@ -21,6 +24,7 @@ public sealed class TrainProgress : TrainRunListener
     private string _what = "";
     private string _metrics = "";
     private int _nextLine;
+    private bool _narrow;
 
     /// <summary>lines: how many plain lines over the run, at least.</summary>
     public TrainProgress(Session session, int lines) => (_session, _lines) = (session, Math.Max(1, lines));
@@ -45,7 +49,8 @@ public sealed class TrainProgress : TrainRunListener
     {
         if (!_session.StatusIsTerminal)
             return work();
-        return _session.Status.Progress().Columns(new TaskDescriptionColumn(), new ProgressBarColumn { Width = 30 }, new PercentageColumn(), new MetricsColumn(() => _metrics)).Start(context =>
+        _narrow = _session.Status.Profile.Width < WideEnough;
+        return _session.Status.Progress().HideCompleted(_narrow).Columns(new TaskDescriptionColumn(), new ProgressBarColumn { Width = _narrow ? 14 : 30 }, new PercentageColumn(), new MetricsColumn(() => _metrics)).Start(context =>
         {
             _live = context;
             try
@@ -94,7 +99,7 @@ public sealed class TrainProgress : TrainRunListener
         string text = $"loss {Format.Number(p.Loss)}  separation {Format.Signed(p.Separation)}  degradation {Format.Signed(p.Degradation)} nats  {Format.Number(p.RowsPerSecond, 1)} rows/s  {Format.Duration(p.SecondsLeft)} left";
         if (_live is not null)
         {
-            _metrics = text;
+            _metrics = _narrow ? $"loss {Format.Number(p.Loss, 2)} sep {Format.Signed(p.Separation)} deg {Format.Signed(p.Degradation)} nats {Format.Number(p.RowsPerSecond, 0)}/s {Format.Duration(p.SecondsLeft)}" : text;
             if (_task is not null)
                 _task.Value = p.Step;
             return;

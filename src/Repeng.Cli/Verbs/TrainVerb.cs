@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Diagnostics;
 using Repeng.Cli.Reports;
 using Repeng.Kernels;
 using Repeng.Runtime;
@@ -51,6 +52,7 @@ public sealed class TrainVerb
         using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Weights, (_, _) => _session.Stop.ThrowIfCancellationRequested());
         _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");
         var progress = new TrainProgress(_session, p.GetValue(_options.LogN) ?? 10);
+        var watch = Stopwatch.StartNew();
         using TrainOutcome outcome = Execute(bundle, settings, folder, resume is not null, progress);
         if (outcome.End == TrainingEnd.Stopped)
         {
@@ -59,6 +61,8 @@ public sealed class TrainVerb
             return _session.StopCode;
         }
         Report(outcome, progress, settings);
+        _session.Print($"Training took {Format.Duration(watch.Elapsed.TotalSeconds)} and {Format.Bytes(device.Pool.PeakReserved)} of device memory at its peak.");
+        _session.Print();
         try
         {
             new TrainExamples(_session, bundle, outcome, new ExampleSettings(p.GetValue(_options.EvalQuestions), p.GetValue(_options.EvalBatchSize) ?? 64, p.GetValue(_options.EvalTokens) ?? 128)).Show();
@@ -116,7 +120,6 @@ public sealed class TrainVerb
             _session.Print($"Ended early: {settings.Train.Patience} validations without improvement; the best parameters are kept.");
         if (outcome.Sign is { } sign)
             _session.Print($"Sign: after held-out texts the model leans toward the positive persona by {Format.Signed(sign.Plus, 3)} nats at c = +1 and {Format.Signed(sign.Minus, 3)} at c = -1{(sign.Flipped ? "; the adapter was turned round for that" : "")}.");
-        _session.Print();
     }
 
     private static Spectre.Console.Table Trained(SvdAdapter adapter, TrainOutcome outcome)
