@@ -10,7 +10,11 @@ public sealed unsafe partial class CpuBackend : IBackend
     private bool _disposed;
 
     /// <summary>Uses the given number of threads; 0 takes every core.</summary>
-    public CpuBackend(int threads = 0) => _workers = new CpuWorkers(threads);
+    public CpuBackend(int threads = 0)
+    {
+        _ = SystemAllocator.ReturnLargeBlocks;
+        _workers = new CpuWorkers(threads);
+    }
 
     /// <inheritdoc/>
     public string Name => "cpu";
