@@ -146,8 +146,10 @@ public sealed class TrainingLoop : IDisposable
             foreach (var p in Optimiser.Parameters)
                 if (!p.Grad.IsEmpty)
                     p.Device.Backend.Unary(p.Grad, p.Grad, p.Length, UnaryOp.Scale, 1f / summed);
-        if (_config.ClipNorm > 0)
-            Optimiser.ClipGradNorm(_config.ClipNorm);
+        // A finite loss can have a gradient that is not; stepping on it would spoil the parameters and the next checkpoint.
+        double norm = Optimiser.ClipGradNorm(_config.ClipNorm > 0 ? _config.ClipNorm : double.PositiveInfinity);
+        if (!double.IsFinite(norm))
+            throw new UserErrorException($"the gradient's norm became {norm} at batch {step}; the run stops before it is used and its last checkpoint stays good. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
         (double rate, double beta1) = Schedule.At(Math.Min(Optimiser.Steps, Schedule.TotalSteps - 1));
         Optimiser.Beta1 = beta1;
         Optimiser.Step(rate);
