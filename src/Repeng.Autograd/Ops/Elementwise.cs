@@ -59,9 +59,6 @@ public sealed partial class Tape
             y.Grad, gate.Data, up.Data, gate.Length, op));
     }
 
-    /// <summary>Residual addition: x + y, written over y when nothing else reads y.</summary>
-    public Tensor Residual(Tensor x, Tensor y) => Add(x, y);
-
     /// <summary>x [batch·length, d] + coefficient[row]·direction[d]: a control vector added to hidden states. Gradients pass to x and to direction.</summary>
     public Tensor AddOuter(Tensor x, Tensor coefficients, Tensor direction)
     {

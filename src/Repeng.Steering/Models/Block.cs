@@ -46,12 +46,12 @@ public sealed class Block(ModelConfig config, int index)
         Tensor a = c.Out(AttentionPath, Attention(c, h, scope), scope);
         if (PostAttentionNorm is not null)
             a = Norm(c, PostAttentionNorm, a, scope);
-        x = tape.Residual(x, a);
+        x = tape.Add(x, a);
         h = PreMlpNorm is null ? x : Norm(c, PreMlpNorm, x, scope);
         Tensor m = c.Out(MlpPath, Mlp(c, h, scope), scope);
         if (PostMlpNorm is not null)
             m = Norm(c, PostMlpNorm, m, scope);
-        x = tape.Residual(x, m);
+        x = tape.Add(x, m);
         if (c.BlockDirections is not null && c.BlockDirections.TryGetValue(Index, out Tensor? direction))
             x = tape.AddOuter(x, c.CoefficientPerToken!, direction);
         return scope.Keep(c.Out(Path, x, scope));

@@ -21,7 +21,7 @@ public enum WeightType
 /// <summary>Builds a <see cref="DecoderModel"/> from a description and named tensors; every shape is checked against the description.</summary>
 public static unsafe class ModelLoader
 {
-    // Rows converted at a time when a stored layout has to be changed.
+    // Values of each weight that go into the fingerprint.
     private const int SampleValues = 64;
 
     /// <summary>Reads all weights. Throws <see cref="UserErrorException"/> for a missing tensor, a wrong shape or a weight that is not finite.</summary>

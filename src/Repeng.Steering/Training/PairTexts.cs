@@ -24,8 +24,11 @@ public static class PairTexts
         var pairs = new List<TextPair>(suffixes.Count * personas.Count);
         string nobody = WithoutPersona(template);
         foreach (string suffix in suffixes)
+        {
+            string neutral = bundle.RenderPersona(nobody, suffix);
             foreach ((string positive, string negative) in personas)
-                pairs.Add(new TextPair(Text(positive, suffix), Text(negative, suffix), bundle.RenderPersona(nobody, suffix)));
+                pairs.Add(new TextPair(Text(positive, suffix), Text(negative, suffix), neutral));
+        }
         return pairs;
 
         string Text(string persona, string suffix) => bundle.RenderPersona(template.Replace(Placeholder, persona, StringComparison.Ordinal), suffix);
