@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds everything and runs every test project; the last line counts what really ran.
-# usage: tests/run.sh [xunit arguments]   (default: all but the trait Category=Long)
+# usage: tests/run.sh [xunit arguments]
 set -u
 cd "$(dirname "$0")/.."
 dotnet build Repeng.Native.sln -c Release -v quiet --nologo || exit 1
-args=("$@"); [ ${#args[@]} -eq 0 ] && args=(-trait- Category=Long)
+args=("$@")
 passed=0; failed=0; skipped=0; broken=0
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 for project in tests/Repeng.*.Tests; do

@@ -27,6 +27,7 @@ public sealed class AntiPastoTrainingGoldenTests
         string[] variants = [.. tensors.Names.Where(n => n.Contains(".forward.", StringComparison.Ordinal)).Select(n => n[..n.IndexOf(".forward.", StringComparison.Ordinal)]).Distinct()];
         Assert.NotEmpty(variants);
         string[] modules = Modules(tensors);
+        double cap = (double)GoldenFiles.Json(Path.Combine(folder, "antipasto-train.json"))["max_rotation_angle"]!;
         foreach (string variant in variants)
         {
             string[] parts = variant.Split('.');
@@ -37,7 +38,7 @@ public sealed class AntiPastoTrainingGoldenTests
                 RotateV = tensors.Names.Any(n => n.StartsWith($"{variant}.init.", StringComparison.Ordinal) && n.EndsWith("_v", StringComparison.Ordinal)),
                 Scale = ScaleMethod.Add,
                 Rotation = Names.ParseRotation(parts[0]),
-                MaxRotationAngle = parts[1] switch { "cap" => Math.PI / 4, "nocap" => null, var x => throw new InvalidDataException(x) },
+                MaxRotationAngle = parts[1] switch { "cap" => cap, "nocap" => null, var x => throw new InvalidDataException(x) },
             };
             using var adapter = new SvdAdapter(config, model, [.. modules.Select(m => GoldenCase.Layer(device, config, tensors, m, $"{variant}.init."))]);
             foreach (string name in tensors.Names.Where(n => n.StartsWith($"{variant}.forward.", StringComparison.Ordinal)))
