@@ -30,7 +30,10 @@ public static class CliApp
             }
             return parsed.Invoke(new InvocationConfiguration
             {
-                EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null, Output = session.Output, Error = session.StatusOutput,
+                EnableDefaultExceptionHandler = false,
+                ProcessTerminationTimeout = null,
+                Output = session.Output,
+                Error = session.StatusOutput,
             });
         }
         catch (UsageException e)

@@ -20,28 +20,34 @@ public static class Opt
     /// <summary>A whole number.</summary>
     public static Option<int?> Int(string name, string description, params string[] aliases) => new(name, aliases)
     {
-        Description = description, HelpName = "N",
+        Description = description,
+        HelpName = "N",
         CustomParser = r => Parse<int?>(r, name, "a whole number", t => int.TryParse(t, NumberStyles.Integer, CultureInfo.InvariantCulture, out int n) ? n : null),
     };
 
     /// <summary>A whole number that is not negative.</summary>
     public static Option<ulong?> Seed(string name, string description) => new(name)
     {
-        Description = description, HelpName = "N",
+        Description = description,
+        HelpName = "N",
         CustomParser = r => Parse<ulong?>(r, name, "a whole number from 0 on", t => ulong.TryParse(t, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n) ? n : null),
     };
 
     /// <summary>A finite number.</summary>
     public static Option<double?> Number(string name, string description, params string[] aliases) => new(name, aliases)
     {
-        Description = description, HelpName = "X",
+        Description = description,
+        HelpName = "X",
         CustomParser = r => Parse(r, name, "a number", Finite),
     };
 
     /// <summary>Numbers, given one by one or several at once.</summary>
     public static Option<double[]?> Numbers(string name, string description) => new(name)
     {
-        Description = description, HelpName = "X", AllowMultipleArgumentsPerToken = true, Arity = ArgumentArity.OneOrMore,
+        Description = description,
+        HelpName = "X",
+        AllowMultipleArgumentsPerToken = true,
+        Arity = ArgumentArity.OneOrMore,
         CustomParser = r =>
         {
             var values = new List<double>();
@@ -63,14 +69,18 @@ public static class Opt
     /// <summary>Texts, given one by one, several at once, or with commas.</summary>
     public static Option<string[]?> Texts(string name, string helpName, string description) => new(name)
     {
-        Description = description, HelpName = helpName, AllowMultipleArgumentsPerToken = true, Arity = ArgumentArity.OneOrMore,
+        Description = description,
+        HelpName = helpName,
+        AllowMultipleArgumentsPerToken = true,
+        Arity = ArgumentArity.OneOrMore,
         CustomParser = r => [.. r.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries))],
     };
 
     /// <summary>One of some words.</summary>
     public static Option<string?> Choice(string name, string description, params string[] words) => new(name)
     {
-        Description = description, HelpName = string.Join('|', words),
+        Description = description,
+        HelpName = string.Join('|', words),
         CustomParser = r => Parse(r, name, $"one of {string.Join(", ", words)}", t => words.Contains(t) ? t : null),
     };
 

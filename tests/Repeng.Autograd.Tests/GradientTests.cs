@@ -145,7 +145,8 @@ public sealed class GradientTests
                 Tensor lse = Head(t, reference, w, 2, null).LogSumExp;
                 HeadOutput h = Head(t, x[0], w, 2, new ReferenceDistribution(reference, lse));
                 return t.Add(h.TotalVariation!, h.LogProb);
-            }),
+            }
+            ),
         };
         foreach (UnaryOp op in Enum.GetValues<UnaryOp>())
             ops[$"Unary {op}"] = ([[3, 5]], (t, x) => t.Unary(Domain(t, x[0], op), op, op is UnaryOp.Min or UnaryOp.Max ? 5 : 1.5f));

@@ -57,7 +57,11 @@ public sealed class ForwardVerb
             TokenBatch tokens = encode is null || text is null ? ForwardDump.ReadRows(input!) : TokenBatch.Pad([encode(text)], 0);
             SafetensorsWriter writer = ForwardDump.Run(decoder, tokens, new ForwardDumpSettings
             {
-                HiddenStates = p.GetValue(_hidden) == true, Modules = modules, Gradients = gradients, Adapter = adapter, Coefficient = (float)(p.GetValue(_coefficient) ?? 1),
+                HiddenStates = p.GetValue(_hidden) == true,
+                Modules = modules,
+                Gradients = gradients,
+                Adapter = adapter,
+                Coefficient = (float)(p.GetValue(_coefficient) ?? 1),
             });
             writer.Write(output);
             _session.Print($"{output}: {writer.Count} tensors of {tokens.Batch} rows of {tokens.Length} tokens");

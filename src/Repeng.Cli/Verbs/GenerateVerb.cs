@@ -146,8 +146,13 @@ public sealed class GenerateVerb
             ["prompt"] = prompt,
             ["sampling"] = new JsonObject
             {
-                ["do_sample"] = s.Sample, ["temperature"] = s.Temperature, ["top_k"] = s.TopK, ["top_p"] = s.TopP, ["min_p"] = s.MinP,
-                ["repetition_penalty"] = s.RepetitionPenalty, ["seed"] = s.Seed,
+                ["do_sample"] = s.Sample,
+                ["temperature"] = s.Temperature,
+                ["top_k"] = s.TopK,
+                ["top_p"] = s.TopP,
+                ["min_p"] = s.MinP,
+                ["repetition_penalty"] = s.RepetitionPenalty,
+                ["seed"] = s.Seed,
             },
             ["results"] = new JsonArray([.. texts.Select(t => (JsonNode)new JsonObject
             {

@@ -140,8 +140,14 @@ public sealed class TrainOptions
         train.Validate();
         return new RunSettings
         {
-            Model = model, DatasetName = Name(p.GetValue(_datasetName), "--dataset_name") ?? Plain(personas[0].Positive), Template = template, Personas = personas,
-            Suffixes = [.. sets.SelectMany(Suffixes)], MaxPairs = maxPairs, MaxTokens = maxTokens, Train = train,
+            Model = model,
+            DatasetName = Name(p.GetValue(_datasetName), "--dataset_name") ?? Plain(personas[0].Positive),
+            Template = template,
+            Personas = personas,
+            Suffixes = [.. sets.SelectMany(Suffixes)],
+            MaxPairs = maxPairs,
+            MaxTokens = maxTokens,
+            Train = train,
         };
     }
 

@@ -26,7 +26,13 @@ public sealed unsafe partial class CpuBackend
             return;
         AttentionContext context = new()
         {
-            Args = args, Q = q.Floats, K = k.Floats, V = v.Floats, O = o.Floats, Lse = lse.Floats, FirstKey = firstKey.Ints,
+            Args = args,
+            Q = q.Floats,
+            K = k.Floats,
+            V = v.Floats,
+            O = o.Floats,
+            Lse = lse.Floats,
+            FirstKey = firstKey.Ints,
         };
         if (VectorBits == 512)
             RunAttentionForward<Vector512<float>, Simd512>(ref context);
@@ -56,9 +62,18 @@ public sealed unsafe partial class CpuBackend
             return;
         AttentionContext context = new()
         {
-            Args = args, Q = q.Floats, K = k.Floats, V = v.Floats, O = o.Floats, Lse = lse.Floats, FirstKey = firstKey.Ints,
-            DO = dO.Floats, Delta = delta.Floats,
-            DQ = dq.IsEmpty ? null : dq.Floats, DK = dk.IsEmpty ? null : dk.Floats, DV = dv.IsEmpty ? null : dv.Floats,
+            Args = args,
+            Q = q.Floats,
+            K = k.Floats,
+            V = v.Floats,
+            O = o.Floats,
+            Lse = lse.Floats,
+            FirstKey = firstKey.Ints,
+            DO = dO.Floats,
+            Delta = delta.Floats,
+            DQ = dq.IsEmpty ? null : dq.Floats,
+            DK = dk.IsEmpty ? null : dk.Floats,
+            DV = dv.IsEmpty ? null : dv.Floats,
         };
         if (VectorBits == 512)
             RunAttentionBackward<Vector512<float>, Simd512>(ref context);

@@ -13,8 +13,14 @@ public sealed unsafe partial class CpuBackend
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         NormContext c = new()
         {
-            Y = y.Floats, X = x.Floats, Rstd = rstd.Floats, Weight = weight.Floats,
-            Rows = rows, Cols = cols, Eps = eps, WeightOffset = weightOffset,
+            Y = y.Floats,
+            X = x.Floats,
+            Rstd = rstd.Floats,
+            Weight = weight.Floats,
+            Rows = rows,
+            Cols = cols,
+            Eps = eps,
+            WeightOffset = weightOffset,
         };
         RunNorm(&c, forward: true);
     }
@@ -30,9 +36,15 @@ public sealed unsafe partial class CpuBackend
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         NormContext c = new()
         {
-            X = x.Floats, Rstd = rstd.Floats, Weight = weight.Floats, Dy = dy.Floats,
-            Dx = dx.IsEmpty ? null : dx.Floats, DWeight = dWeight.IsEmpty ? null : dWeight.Floats,
-            Rows = rows, Cols = cols, WeightOffset = weightOffset,
+            X = x.Floats,
+            Rstd = rstd.Floats,
+            Weight = weight.Floats,
+            Dy = dy.Floats,
+            Dx = dx.IsEmpty ? null : dx.Floats,
+            DWeight = dWeight.IsEmpty ? null : dWeight.Floats,
+            Rows = rows,
+            Cols = cols,
+            WeightOffset = weightOffset,
         };
         RunNorm(&c, forward: false);
     }
@@ -48,8 +60,16 @@ public sealed unsafe partial class CpuBackend
         RequireOptional(Op, bias, cols, nameof(bias));
         NormContext c = new()
         {
-            Y = y.Floats, X = x.Floats, Mean = mean.Floats, Rstd = rstd.Floats, Weight = weight.Floats,
-            Bias = bias.IsEmpty ? null : bias.Floats, Centered = true, Rows = rows, Cols = cols, Eps = eps,
+            Y = y.Floats,
+            X = x.Floats,
+            Mean = mean.Floats,
+            Rstd = rstd.Floats,
+            Weight = weight.Floats,
+            Bias = bias.IsEmpty ? null : bias.Floats,
+            Centered = true,
+            Rows = rows,
+            Cols = cols,
+            Eps = eps,
         };
         RunNorm(&c, forward: true);
     }
@@ -67,9 +87,17 @@ public sealed unsafe partial class CpuBackend
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         NormContext c = new()
         {
-            X = x.Floats, Mean = mean.Floats, Rstd = rstd.Floats, Weight = weight.Floats, Dy = dy.Floats, Centered = true,
-            Dx = dx.IsEmpty ? null : dx.Floats, DWeight = dWeight.IsEmpty ? null : dWeight.Floats, DBias = dBias.IsEmpty ? null : dBias.Floats,
-            Rows = rows, Cols = cols,
+            X = x.Floats,
+            Mean = mean.Floats,
+            Rstd = rstd.Floats,
+            Weight = weight.Floats,
+            Dy = dy.Floats,
+            Centered = true,
+            Dx = dx.IsEmpty ? null : dx.Floats,
+            DWeight = dWeight.IsEmpty ? null : dWeight.Floats,
+            DBias = dBias.IsEmpty ? null : dBias.Floats,
+            Rows = rows,
+            Cols = cols,
         };
         RunNorm(&c, forward: false);
     }
@@ -97,9 +125,18 @@ public sealed unsafe partial class CpuBackend
                 throw new ArgumentException($"{Op}: position {positions.Ints[r]} of row {r} is outside the tables of {tabled} positions");
         RopeContext c = new()
         {
-            Y = y.Floats, X = x.Floats, Cos = half == 0 ? null : cos.Floats, Sin = half == 0 ? null : sin.Floats, Positions = positions.Ints,
-            Rows = rows, Heads = heads, HeadDim = headDim, RotaryDim = rotaryDim,
-            Interleaved = interleaved, Inverse = inverse, Accumulate = accumulate,
+            Y = y.Floats,
+            X = x.Floats,
+            Cos = half == 0 ? null : cos.Floats,
+            Sin = half == 0 ? null : sin.Floats,
+            Positions = positions.Ints,
+            Rows = rows,
+            Heads = heads,
+            HeadDim = headDim,
+            RotaryDim = rotaryDim,
+            Interleaved = interleaved,
+            Inverse = inverse,
+            Accumulate = accumulate,
         };
         if (VectorBits == 512)
             RunRope<Vector512<float>, Simd512>(&c);

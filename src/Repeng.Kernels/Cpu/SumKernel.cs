@@ -1,7 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
-using V = System.Runtime.Intrinsics.Vector256<float>;
 using D = System.Runtime.Intrinsics.Vector256<double>;
+using V = System.Runtime.Intrinsics.Vector256<float>;
 
 namespace Repeng.Kernels.Cpu;
 

@@ -55,7 +55,13 @@ public sealed record DemoModelRecipe
     /// <summary>Texts that the model learns from.</summary>
     public DemoCorpusOptions Corpus { get; init; } = new()
     {
-        TruthfulShare = 0.35, UntruthfulShare = 0.35, NeutralShare = 0.08, TruthfulLevel = 1, UntruthfulLevel = 0, DefaultLevel = 0.7, ValueWeight = 12,
+        TruthfulShare = 0.35,
+        UntruthfulShare = 0.35,
+        NeutralShare = 0.08,
+        TruthfulLevel = 1,
+        UntruthfulLevel = 0,
+        DefaultLevel = 0.7,
+        ValueWeight = 12,
     };
 
     /// <summary>

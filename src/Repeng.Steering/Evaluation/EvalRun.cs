@@ -109,8 +109,15 @@ public sealed class EvalRun
         })]),
         ["regressions"] = new JsonObject(Regressions.Select(p => KeyValuePair.Create(p.Key, (JsonNode?)new JsonObject
         {
-            ["slope"] = Number(p.Value.Slope), ["intercept"] = Number(p.Value.Intercept), ["r2"] = Number(p.Value.R2), ["p_value"] = Number(p.Value.PValue),
-            ["valid_frac"] = p.Value.ValidFraction, ["n"] = p.Value.Count, ["min"] = Number(p.Value.Min), ["max"] = Number(p.Value.Max), ["score"] = Number(p.Value.Score),
+            ["slope"] = Number(p.Value.Slope),
+            ["intercept"] = Number(p.Value.Intercept),
+            ["r2"] = Number(p.Value.R2),
+            ["p_value"] = Number(p.Value.PValue),
+            ["valid_frac"] = p.Value.ValidFraction,
+            ["n"] = p.Value.Count,
+            ["min"] = Number(p.Value.Min),
+            ["max"] = Number(p.Value.Max),
+            ["score"] = Number(p.Value.Score),
         }))),
     };
 

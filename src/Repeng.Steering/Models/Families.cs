@@ -48,7 +48,9 @@ public static class Families
         {
             Names = new BlockNames
             {
-                PostAttentionNorm = "post_self_attn_layernorm", PostMlpNorm = "post_mlp_layernorm", FusedGateUp = "gate_up_proj",
+                PostAttentionNorm = "post_self_attn_layernorm",
+                PostMlpNorm = "post_mlp_layernorm",
+                FusedGateUp = "gate_up_proj",
             },
             QkvBias = c.Bool("attention_bias", true),
             OutputBias = false,
@@ -60,19 +62,30 @@ public static class Families
 
     private static readonly Dictionary<string, string> s_refused = new()
     {
-        ["qwen2_moe"] = "mixture of experts", ["qwen3_moe"] = "mixture of experts", ["mixtral"] = "mixture of experts",
-        ["gpt_oss"] = "mixture of experts with attention sinks", ["olmoe"] = "mixture of experts", ["deepseek_v2"] = "mixture of experts",
-        ["deepseek_v3"] = "mixture of experts", ["llama4"] = "mixture of experts", ["chatglm"] = "own code; take the -hf or 0414 repository of the same model",
+        ["qwen2_moe"] = "mixture of experts",
+        ["qwen3_moe"] = "mixture of experts",
+        ["mixtral"] = "mixture of experts",
+        ["gpt_oss"] = "mixture of experts with attention sinks",
+        ["olmoe"] = "mixture of experts",
+        ["deepseek_v2"] = "mixture of experts",
+        ["deepseek_v3"] = "mixture of experts",
+        ["llama4"] = "mixture of experts",
+        ["chatglm"] = "own code; take the -hf or 0414 repository of the same model",
     };
 
     private static BlockNames SandwichNames => new()
     {
-        PostAttentionNorm = "post_attention_layernorm", PreMlpNorm = "pre_feedforward_layernorm", PostMlpNorm = "post_feedforward_layernorm",
+        PostAttentionNorm = "post_attention_layernorm",
+        PreMlpNorm = "pre_feedforward_layernorm",
+        PostMlpNorm = "post_feedforward_layernorm",
     };
 
     private static BlockNames PostNormNames => new()
     {
-        InputNorm = null, PostAttentionNorm = "post_attention_layernorm", PreMlpNorm = null, PostMlpNorm = "post_feedforward_layernorm",
+        InputNorm = null,
+        PostAttentionNorm = "post_attention_layernorm",
+        PreMlpNorm = null,
+        PostMlpNorm = "post_feedforward_layernorm",
     };
 
     /// <summary>Names of the supported families.</summary>
@@ -163,7 +176,13 @@ public static class Families
             NormEps = (float)c.Double("layer_norm_epsilon", 1e-5),
             Names = new BlockNames
             {
-                Attention = "attn", InputNorm = "ln_1", PreMlpNorm = "ln_2", FusedQkv = "c_attn", Output = "c_proj", Up = "c_fc", Down = "c_proj",
+                Attention = "attn",
+                InputNorm = "ln_1",
+                PreMlpNorm = "ln_2",
+                FusedQkv = "c_attn",
+                Output = "c_proj",
+                Up = "c_fc",
+                Down = "c_proj",
             },
             Prefix = "transformer.",
             Layers = "h",

@@ -55,7 +55,9 @@ public sealed class AntiPastoStep(DecoderModel model, SvdAdapter adapter, int lo
         float[] cs = [.. Enumerable.Repeat(-1f, batch.Batch), .. Enumerable.Repeat(1f, batch.Batch)];
         var context = new ForwardContext(tape, batch.Repeat(2))
         {
-            Adapter = adapter.Pass(tape, cs, batch.Length), Capture = m => m == _tap, CheckpointBlocks = CheckpointBlocks,
+            Adapter = adapter.Pass(tape, cs, batch.Length),
+            Capture = m => m == _tap,
+            CheckpointBlocks = CheckpointBlocks,
         };
         Tensor final = model.Forward(context);
         Tensor tap = context.Outputs[_tap];

@@ -83,8 +83,17 @@ public sealed record RunPlan
         }
         return new RunPlan
         {
-            WeightBytes = weights, AdapterBytes = resident, PeakBytes = device.Pool.PeakReserved, TrainPairs = train.Pairs.Count, ValidationPairs = validation?.Pairs.Count ?? 0,
-            LongestText = train.LongestText, Batches = batches, Layers = adapter.Layers.Count, Parameters = adapter.ParameterCount, Flops = flops, OtherBytes = bytes,
+            WeightBytes = weights,
+            AdapterBytes = resident,
+            PeakBytes = device.Pool.PeakReserved,
+            TrainPairs = train.Pairs.Count,
+            ValidationPairs = validation?.Pairs.Count ?? 0,
+            LongestText = train.LongestText,
+            Batches = batches,
+            Layers = adapter.Layers.Count,
+            Parameters = adapter.ParameterCount,
+            Flops = flops,
+            OtherBytes = bytes,
             SvdFlops = adapter.Layers.Values.Sum(l => SvdFlopsPerElement * l.U.Rows * l.V.Rows * config.Adapter.Rank),
         };
 

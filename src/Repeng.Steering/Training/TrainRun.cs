@@ -120,7 +120,8 @@ public static class TrainRun
         LossLayer[] layers = MakeLossLayers(model, adapter, config, train, listener);
         return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss)
         {
-            CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence,
+            CheckpointBlocks = config.CheckpointActivations,
+            MeasureCoherence = config.MeasureCoherence,
         }, layers);
     }
 

@@ -1,6 +1,6 @@
+using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Kernels.LinearAlgebra;
-using Repeng.Autograd;
 using Repeng.Runtime;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Losses;

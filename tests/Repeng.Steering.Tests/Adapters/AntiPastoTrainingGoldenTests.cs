@@ -68,7 +68,11 @@ public sealed class AntiPastoTrainingGoldenTests
         JsonObject c = json["config"]!.AsObject();
         var config = new SvdAdapterConfig
         {
-            Rank = (int)json["r"]!, RotateU = (bool)json["rotate_u"]!, RotateV = (bool)json["rotate_v"]!, Scale = ScaleMethod.Add, MaxRotationAngle = (double)json["max_rotation_angle"]!,
+            Rank = (int)json["r"]!,
+            RotateU = (bool)json["rotate_u"]!,
+            RotateV = (bool)json["rotate_v"]!,
+            Scale = ScaleMethod.Add,
+            MaxRotationAngle = (double)json["max_rotation_angle"]!,
         };
         string[] modules = [.. json["modules"]!.AsArray().Select(m => (string)m!)];
         using var adapter = new SvdAdapter(config, model, [.. modules.Select(m => GoldenCase.Layer(device, config, tensors, m, "init."))]);
@@ -76,14 +80,26 @@ public sealed class AntiPastoTrainingGoldenTests
         using Tensor subspace = Tensor.From(device, tensors.ReadF32("loss_subspace"), shape);
         var loss = new AntiPastoLossConfig
         {
-            LastTokens = (int)c["n_last_tokens"]!, Coherence = (bool)c["coh"]!, CoherenceWeight = (float)c["coh_weight"]!, CoherenceThreshold = (float)c["coh_thresh"]!,
-            Monotone = (bool)c["mono"]!, MonotoneWeight = (float)c["mono_weight"]!, MonotoneMargin = (float)c["mono_margin"]!, MonotoneFloor = (float)c["mono_threshold_floor"]!,
-            EntropyFloor = (float)c["mono_threshold_floor"]!, FocusSoftness = (float)c["focus_softness"]!, OrthWeight = (float)c["orth_weight"]!, AntisymMargin = (float)c["antisym_margin"]!,
-            VarianceFloorFraction = (float)c["fisher_var_floor_frac"]!, DeviationFloor = (float)c["fisher_abs_std_floor"]!,
+            LastTokens = (int)c["n_last_tokens"]!,
+            Coherence = (bool)c["coh"]!,
+            CoherenceWeight = (float)c["coh_weight"]!,
+            CoherenceThreshold = (float)c["coh_thresh"]!,
+            Monotone = (bool)c["mono"]!,
+            MonotoneWeight = (float)c["mono_weight"]!,
+            MonotoneMargin = (float)c["mono_margin"]!,
+            MonotoneFloor = (float)c["mono_threshold_floor"]!,
+            EntropyFloor = (float)c["mono_threshold_floor"]!,
+            FocusSoftness = (float)c["focus_softness"]!,
+            OrthWeight = (float)c["orth_weight"]!,
+            AntisymMargin = (float)c["antisym_margin"]!,
+            VarianceFloorFraction = (float)c["fisher_var_floor_frac"]!,
+            DeviationFloor = (float)c["fisher_abs_std_floor"]!,
         };
         var step = new AntiPastoStep(model, adapter, (int)json["loss_layer"]!, subspace, loss)
         {
-            CheckpointBlocks = checkpoint, WarmupFraction = (double)c["coh_warmup_frac"]!, WarmupPct = (double)c["warmup_pct"]!,
+            CheckpointBlocks = checkpoint,
+            WarmupFraction = (double)c["coh_warmup_frac"]!,
+            WarmupPct = (double)c["warmup_pct"]!,
         };
         int total = (int)json["total_steps"]!;
         var schedule = new OneCycle(total, (double)json["max_lr"]!, (double)json["pct_start"]!, FinalDivFactor: (double)json["final_div_factor"]!);

@@ -89,9 +89,18 @@ internal static class GoldenTraining
         string where = $"{name} step {wanted["step"]} c {row.C} {row.Layer}";
         var known = new Dictionary<string, double>
         {
-            ["lr"] = rate, ["beta1"] = beta1, ["loss_proj"] = row.LossProj, ["loss_coherence"] = row.LossCoherence, ["loss_total"] = row.LossTotal,
-            ["logp_degradation"] = row.LogpDegradation, ["prob_ratio"] = row.ProbRatio, ["proj_pi_signed"] = row.ProjPi,
-            ["proj_ref_signed"] = row.ProjRef, ["separation_norm"] = row.SeparationNorm, ["separation"] = row.ProjPi, ["coherence"] = row.LossCoherence,
+            ["lr"] = rate,
+            ["beta1"] = beta1,
+            ["loss_proj"] = row.LossProj,
+            ["loss_coherence"] = row.LossCoherence,
+            ["loss_total"] = row.LossTotal,
+            ["logp_degradation"] = row.LogpDegradation,
+            ["prob_ratio"] = row.ProbRatio,
+            ["proj_pi_signed"] = row.ProjPi,
+            ["proj_ref_signed"] = row.ProjRef,
+            ["separation_norm"] = row.SeparationNorm,
+            ["separation"] = row.ProjPi,
+            ["coherence"] = row.LossCoherence,
         };
         foreach ((string key, JsonNode? value) in wanted)
         {
