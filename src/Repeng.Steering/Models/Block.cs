@@ -97,6 +97,8 @@ public sealed class Block(ModelConfig config, int index)
         var args = new AttentionArgs(batch, length, keys, config.NumHeads, config.NumKvHeads, config.HeadDim,
             config.AttentionScale, config.AttentionSoftCap, window, capacity);
         Tensor o = tape.Attention(q, k, v, c.FirstKey, args);
+        if (c.EagerPadding)
+            o = EagerPadding.Add(tape, c.Tokens, args, o, q, k, v);
         return Linear(c, Output, o, scope);
     }
 

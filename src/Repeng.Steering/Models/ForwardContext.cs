@@ -65,6 +65,9 @@ public sealed class ForwardContext
     /// <summary>Blocks after this one run without recording: nothing that is to be learned reads them. Null records all.</summary>
     public int? RecordThrough { get; init; }
 
+    /// <summary>Give padding the values and gradients that transformers' eager attention gives it: see <see cref="Models.EagerPadding"/>. No real token's value changes.</summary>
+    public bool EagerPadding { get; init; }
+
     internal Tensor Positions { get; set; } = null!;
 
     internal Tensor FirstKey { get; set; } = null!;
