@@ -44,6 +44,32 @@ public sealed partial class EndToEndTests : IDisposable
         Assert.Contains("do_sample true, temperature 1, top_k 0, top_p 1, min_p 0, repetition_penalty 1, seed 5", table.Error);
     }
 
+    [Fact]
+    public void AntiPaSTO_trains_on_its_own_subspace_and_writes_all_of_its_metrics()
+    {
+        string model = _shop.Model();
+        string[] args = [.. _shop.Train(model, "anti"), "--profile", "antipasto", "--loss_subspace_rank", "2", "--mono_weight", "7"];
+        CliResult train = CliRun.Run(args);
+        Assert.True(train.Code == ExitCodes.Ok, train.Error);
+        string[] lines = File.ReadAllLines(_shop.At($"runs/anti/{History}"));
+        string[] columns = lines[0].Split(',');
+        Assert.Equal(columns.Length, columns.Distinct().Count());
+        Assert.Empty(Repeng.Steering.Losses.AntiPastoMetrics.Names.Except(columns));
+        Assert.All(lines, l => Assert.Equal(columns.Length, l.Split(',').Length));
+        JsonObject settings = JsonNode.Parse(File.ReadAllText(_shop.At("runs/anti/training_config.json")))!["Train"]!.AsObject();
+        Assert.Equal("taskdiff_x_suppressed_x_write", (string)settings["LossSubspace"]!);
+        Assert.Equal(7, (double)settings["AntiPasto"]!["MonotoneWeight"]!);
+        JsonObject row = JsonNode.Parse(File.ReadLines(_shop.At("runs/anti/metrics.jsonl")).Last())!.AsObject();
+        Assert.Equal(0.9, (double)row["coh_tv_thresh_frac"]!, 6);
+
+        CliResult other = CliRun.Run([.. _shop.Train(model, "taskdiff"), "--profile", "antipasto", "--loss_subspace_rank", "2", "--mono_weight", "7", "--loss_subspace", "taskdiff"]);
+        Assert.True(other.Code == ExitCodes.Ok, other.Error);
+        Assert.NotEqual(lines[1], File.ReadAllLines(_shop.At($"runs/taskdiff/{History}"))[1]);
+        CliResult wrong = CliRun.Run([.. _shop.Train(model, "wrong"), "--profile", "upstream", "--loss_subspace", "taskdiff"]);
+        Assert.Equal(ExitCodes.UserError, wrong.Code);
+        Assert.Contains("--loss_subspace", wrong.ErrorLines[^1]);
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(10)]

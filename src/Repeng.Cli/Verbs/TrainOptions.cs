@@ -74,6 +74,7 @@ public sealed class TrainOptions
     private readonly Option<int?> _order = Opt.Int("--boundary_order", "exponent of the hinge");
     private readonly Option<int?> _lastTokens = Opt.Int("--last_n_tokens", "tokens at the end of a text that the loss reads (default 6)");
     private readonly Option<int?> _tokenPosition = Opt.Int("--token_position", "token that the steering direction is read at: -1 the last, -2 the one before it");
+    private readonly AntiPastoOptions _antiPasto = new();
     private readonly Option<int?> _batchSize = Opt.Int("--batch_size", "rows a batch, two a pair: even (default 14)");
     private readonly Option<int?> _epochs = Opt.Int("--n_epochs", "passes over the pairs (default 30)");
     private readonly Option<double?> _rate = Opt.Number("--lr", "largest learning rate of the one-cycle schedule (default 1e-3)");
@@ -97,6 +98,7 @@ public sealed class TrainOptions
         Model, _quick, _profile, _personas, _template, _suffixes, _datasetName, _maxPairs, _maxTokens,
         _targets, _rank, _scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle,
         _fullLossU, _logSigmoid, _separation, _beta, _relative, _coherence, _lambda, _threshold, _order, _lastTokens, _tokenPosition,
+        .. _antiPasto.All,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
         OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _checkpointActivations,
         LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, _quantization, _wandb, _wandbProject,
@@ -175,6 +177,7 @@ public sealed class TrainOptions
             throw new UserErrorException($"{idle.Name} beside --profile antipasto: that profile has its own loss, which does not read it; leave it out or take another profile");
         string rotation = p.GetValue(_rotation) ?? Names.Rotation(a.Rotation);
         double? angle = p.GetValue(_maxAngle) ?? a.MaxRotationAngle;
+        c = _antiPasto.Apply(p, c, mine ? preset : null);
         return c with
         {
             Adapter = a with

@@ -32,8 +32,8 @@ public sealed record AntiPastoLossConfig
     /// <summary>Free total variation as a part of √(entropy + floor).</summary>
     public float CoherenceThreshold { get; init; } = 0.9f;
 
-    /// <summary>Floor under the entropy, in nats.</summary>
-    public float EntropyFloor { get; init; } = 0.04f;
+    /// <summary>Added to the entropy under the root, in nats.</summary>
+    public float EntropyFloor { get; init; } = 0.02f;
 
     /// <summary>Use the monotone-order term.</summary>
     public bool Monotone { get; init; } = true;
@@ -61,6 +61,26 @@ public sealed record AntiPastoLossConfig
 
     /// <summary>Smallest deviation of a dimension.</summary>
     public float DeviationFloor { get; init; } = 0.05f;
+
+    /// <summary>Throws for values that make no sense.</summary>
+    public void Validate()
+    {
+        Need(LastTokens is null or >= 1, $"last_n_tokens {LastTokens} must be at least 1");
+        Need(CoherenceThreshold is >= 0 and <= 1, $"coh_thresh {CoherenceThreshold} must be from 0 to 1");
+        Need(CoherenceWeight >= 0, $"coh_weight {CoherenceWeight} must not be negative");
+        Need(EntropyFloor >= 0, $"coh_entropy_floor {EntropyFloor} must not be negative");
+        Need(MonotoneWeight >= 0, $"mono_weight {MonotoneWeight} must not be negative");
+        Need(MonotoneMargin >= 0 && MonotoneFloor >= 0, $"mono_margin {MonotoneMargin} and mono_threshold_floor {MonotoneFloor} must not be negative");
+        Need(FocusSoftness is >= 0 and <= 1, $"focus_softness {FocusSoftness} must be from 0 to 1");
+        Need(OrthWeight >= 0, $"orth_weight {OrthWeight} must not be negative");
+        Need(float.IsFinite(AntisymMargin), $"antisym_margin {AntisymMargin} must be a number");
+    }
+
+    private static void Need(bool ok, string message)
+    {
+        if (!ok)
+            throw new UserErrorException(message);
+    }
 }
 
 /// <summary>AntiPaSTO's three terms on small tensors; p is the number of pairs, k the width of the subspace.</summary>
@@ -147,7 +167,9 @@ public static class AntiPastoLoss
         Tensor m = tape.Constant(margin, margin.Length);
         Tensor forward = Order(deltaNeg, deltaPos), backward = Order(deltaPos, deltaNeg);
         (float f, float b) = (forward.Item(), backward.Item());
-        return (tape.Scale(f <= b ? forward : backward, weight), f <= b, f, b);
+        // Weighted, as upstream compares them: while the weight is still 0 the direction reads as backward.
+        bool up = weight * f < weight * b;
+        return (tape.Scale(up ? forward : backward, weight), up, f, b);
 
         Tensor Order(Tensor low, Tensor high) => tape.Mean(tape.Add(
             tape.Unary(tape.Add(low, m), UnaryOp.Relu), tape.Unary(tape.Scale(tape.Subtract(high, m), -1), UnaryOp.Relu)));
@@ -180,24 +202,28 @@ public static class AntiPastoLoss
 
     private static Tensor SquareSum(Tape tape, Tensor x) => tape.Sum(tape.Unary(x, UnaryOp.Square), -1);
 
-    // sqrt(var + 1e-6) of each dimension over the batch, held at a floor. A constant, as upstream's default detaches it.
-    private static float[] InverseDeviation(AntiPastoLossConfig config, Tensor d)
+    /// <summary>√(var + 1e-6) of each of the k dimensions of d [p, k] over the batch, and the floor that it is held at.</summary>
+    public static (double[] Deviation, double Floor) Deviation(AntiPastoLossConfig config, ReadOnlySpan<float> d, int p, int k)
     {
-        (int p, int k) = (d.Rows, d.Cols);
-        float[] x = d.ToArray();
         var deviation = new double[k];
         for (int j = 0; j < k; j++)
         {
             double mean = 0, square = 0;
             for (int i = 0; i < p; i++)
-                mean += (double)x[i * k + j] / p;
+                mean += (double)d[i * k + j] / p;
             for (int i = 0; i < p; i++)
-                square += (x[i * k + j] - mean) * (x[i * k + j] - mean) / p;
+                square += (d[i * k + j] - mean) * (d[i * k + j] - mean) / p;
             deviation[j] = Math.Sqrt(square + 1e-6);
         }
         // torch's median: the lower of the two in the middle.
         double median = deviation.Order().ElementAt((k - 1) / 2);
-        double floor = Math.Max(config.VarianceFloorFraction * median + 1e-6, config.DeviationFloor);
+        return (deviation, Math.Max(config.VarianceFloorFraction * median + 1e-6, config.DeviationFloor));
+    }
+
+    // A constant, as upstream's default detaches it.
+    private static float[] InverseDeviation(AntiPastoLossConfig config, Tensor d)
+    {
+        (double[] deviation, double floor) = Deviation(config, d.ToArray(), d.Rows, d.Cols);
         return [.. deviation.Select(s => (float)(1 / Math.Max(s, floor)))];
     }
 }

@@ -7,7 +7,11 @@ using Repeng.Steering.Models;
 namespace Repeng.Steering.Training;
 
 /// <summary>Outcome of one AntiPaSTO step: the total and its parts (projection, coherence at +1 and −1, order), averaged over pairs.</summary>
-public sealed record AntiPastoResult(double Total, double Projection, double CoherencePlus, double CoherenceMinus, double Monotone, double DeltaPlus, double DeltaMinus, bool Forward);
+public sealed record AntiPastoResult(double Total, double Projection, double CoherencePlus, double CoherenceMinus, double Monotone, double DeltaPlus, double DeltaMinus, bool Forward)
+{
+    /// <summary>Upstream's metrics (<see cref="AntiPastoMetrics.Names"/>) at c = −1 (0) and c = +1 (1).</summary>
+    public required IReadOnlyDictionary<string, double>[] Metrics { get; init; }
+}
 
 /// <summary>
 /// Forward and backward of AntiPaSTO's loss for one batch of pairs: c = −1 and +1 stacked in one pass, the base model
@@ -67,7 +71,9 @@ public sealed class AntiPastoStep(DecoderModel model, SvdAdapter adapter, int lo
         Tensor fullMinus = full(Minus), fullPlus = full(Plus);
         Tensor Change(Tensor x) => AntiPastoLoss.Norm(tape, tape.Subtract(x, reference.Full));
         float softness = 1 - ramp * (1 - config.FocusSoftness);
-        Tensor projection = AntiPastoLoss.Projection(tape, config, reference.Projected, tape.MatMul(fullPlus, subspace), tape.MatMul(fullMinus, subspace), Change(fullPlus), Change(fullMinus), softness);
+        Tensor projectedPlus = tape.MatMul(fullPlus, subspace), projectedMinus = tape.MatMul(fullMinus, subspace);
+        Tensor changePlus = Change(fullPlus), changeMinus = Change(fullMinus);
+        Tensor projection = AntiPastoLoss.Projection(tape, config, reference.Projected, projectedPlus, projectedMinus, changePlus, changeMinus, softness);
 
         // Label log-probabilities of every row; total variation where steering moves along: rejected at −1, chosen at +1.
         (int[] I, int[] L, float[] W) a = whole.Labels(Minus, rejected), b = whole.Labels(Plus, chosen), c = whole.Labels(Minus, chosen), d = whole.Labels(Plus, rejected);
@@ -97,12 +103,33 @@ public sealed class AntiPastoStep(DecoderModel model, SvdAdapter adapter, int lo
         bool forward = true;
         if (config.Monotone)
         {
-            (Tensor loss, forward, _, _) = AntiPastoLoss.Monotone(tape, config, deltaPlus, deltaMinus, reference.ChosenEntropy, config.MonotoneWeight * ramp);
-            order = loss.Item();
-            total = tape.Add(total, loss);
+            (Tensor ordered, forward, _, _) = AntiPastoLoss.Monotone(tape, config, deltaPlus, deltaMinus, reference.ChosenEntropy, config.MonotoneWeight * ramp);
+            order = ordered.Item();
+            total = tape.Add(total, ordered);
         }
 
-        var result = new AntiPastoResult(total.Item(), projection.ToArray().Average(), coherencePlus, coherenceMinus, order, deltaPlus.ToArray().Average(), deltaMinus.ToArray().Average(), forward);
+        double loss = total.Item(), projected = projection.ToArray().Average();
+        float[][] gap = [deltaMinus.ToArray(), deltaPlus.ToArray()];
+        var result = new AntiPastoResult(loss, projected, coherencePlus, coherenceMinus, order, gap[Plus].Average(), gap[Minus].Average(), forward)
+        {
+            Metrics = AntiPastoMetrics.Compute(config, new AntiPastoBatch
+            {
+                Reference = reference.Projected.ToArray(),
+                Projected = [projectedMinus.ToArray(), projectedPlus.ToArray()],
+                FullChange = [changeMinus.ToArray(), changePlus.ToArray()],
+                Softness = softness,
+                LogProb = along.LogProb.ToArray(),
+                ReferenceLogProb = reference.AlongLogProb,
+                TotalVariation = config.Coherence ? along.TotalVariation!.ToArray() : [],
+                Entropy = reference.AlongEntropy,
+                Weights = weights,
+                Gap = gap,
+                ChosenEntropy = reference.ChosenEntropy,
+                Coherence = [coherenceMinus, coherencePlus],
+                Forward = forward,
+                Losses = (projected, order, loss),
+            }),
+        };
         if (backward)
             tape.Backward(total);
         return result;
@@ -142,6 +169,7 @@ public sealed class AntiPastoStep(DecoderModel model, SvdAdapter adapter, int lo
             HeadOutput head = tape.LabelLogProb(rows, step.HeadWeight, tape.New(ids, ids.Length), step.SoftCap);
             Along = new ReferenceDistribution(rows, head.LogSumExp);
             AlongEntropy = tape.Entropy(rows, step.HeadWeight, head.LogSumExp, step.SoftCap).ToArray();
+            AlongLogProb = head.LogProb.ToArray();
             float[] means = RowMeans(tape, head.LogProb, [.. rejected.W, .. chosen.W], labels).ToArray();
             Gap = [.. Enumerable.Range(0, whole.Pairs).Select(i => means[whole.Pairs + i] - means[i])];
             float[] entropy = AlongEntropy;
@@ -155,6 +183,8 @@ public sealed class AntiPastoStep(DecoderModel model, SvdAdapter adapter, int lo
         public ReferenceDistribution Along { get; }
 
         public float[] AlongEntropy { get; }
+
+        public float[] AlongLogProb { get; }
 
         public float[] ChosenEntropy { get; }
 

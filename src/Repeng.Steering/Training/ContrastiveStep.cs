@@ -14,7 +14,11 @@ public sealed record Reference(float[][] Separation, float[] LogProb);
 /// <summary>Metrics of one coefficient and one loss layer, named as upstream's.</summary>
 public readonly record struct LossRow(
     float C, string Layer, double LossProj, double LossCoherence, double LossTotal, double LogpDegradation, double ProbRatio,
-    double ProjPi, double ProjRef, double SeparationNorm);
+    double ProjPi, double ProjRef, double SeparationNorm)
+{
+    /// <summary>Further metrics of an objective that has its own (<see cref="ITrainingObjective.Metrics"/>), by name.</summary>
+    public IReadOnlyDictionary<string, double>? Metrics { get; init; }
+}
 
 /// <summary>Outcome of one training step.</summary>
 public sealed record StepResult(double Total, IReadOnlyList<LossRow> Rows);

@@ -17,16 +17,18 @@ public sealed class RunFolder : IDisposable
     private static readonly string[] s_columns =
         ["step", "epoch", "c", "layer", "loss_proj", "loss_coherence", "loss_total", "logp_degradation", "prob_ratio", "proj_pi_signed", "proj_ref_signed", "separation_norm", "lr"];
 
+    private readonly string[] _metrics;
     private readonly StreamWriter _csv;
     private readonly StreamWriter _jsonl;
 
-    private RunFolder(string partial, string final, bool append)
+    private RunFolder(string partial, string final, IReadOnlyList<string> metrics, bool append)
     {
         (Path, FinalPath) = (partial, final);
+        _metrics = [.. metrics.Except(s_columns)];
         _csv = Open("training_history.csv", append);
         _jsonl = Open("metrics.jsonl", append);
         if (!append)
-            _csv.WriteLine(string.Join(',', s_columns));
+            _csv.WriteLine(string.Join(',', s_columns.Concat(_metrics)));
     }
 
     /// <summary>Where the run writes now.</summary>
@@ -45,15 +47,15 @@ public sealed class RunFolder : IDisposable
             throw new UserErrorException($"{partial} holds an unfinished run; go on with it by --resume {partial}, or remove it");
     }
 
-    /// <summary>A new run's folder; one that exists already is refused.</summary>
-    public static RunFolder Create(string final)
+    /// <summary>A new run's folder; one that exists already is refused. metrics are columns of the history beyond the usual ones.</summary>
+    public static RunFolder Create(string final, IReadOnlyList<string> metrics)
     {
         RequireFree(final);
         string partial = final + PartialSuffix;
         try
         {
             Directory.CreateDirectory(partial);
-            return new RunFolder(partial, final, append: false);
+            return new RunFolder(partial, final, metrics, append: false);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -62,14 +64,14 @@ public sealed class RunFolder : IDisposable
     }
 
     /// <summary>The folder of a run that was stopped; history written after its checkpoint (at <paramref name="step"/> batches) is cut off.</summary>
-    public static RunFolder Reopen(string partial, int step)
+    public static RunFolder Reopen(string partial, int step, IReadOnlyList<string> metrics)
     {
         partial = System.IO.Path.TrimEndingDirectorySeparator(partial);
         if (!partial.EndsWith(PartialSuffix, StringComparison.Ordinal))
             throw new UserErrorException($"{partial}: the name of an unfinished run ends in {PartialSuffix}; a finished run cannot be resumed");
         Keep(System.IO.Path.Combine(partial, "training_history.csv"), line => !int.TryParse(line.Split(',')[0], CultureInfo.InvariantCulture, out int s) || s < step);
         Keep(System.IO.Path.Combine(partial, "metrics.jsonl"), line => !TryStep(line, out int s) || s < step);
-        return new RunFolder(partial, partial[..^PartialSuffix.Length], append: true);
+        return new RunFolder(partial, partial[..^PartialSuffix.Length], metrics, append: true);
     }
 
     /// <summary>Writes the rows of one batch.</summary>
@@ -77,9 +79,14 @@ public sealed class RunFolder : IDisposable
     {
         int step = p.Step - 1;
         foreach (LossRow r in p.Rows)
-            _csv.WriteLine(string.Join(',', step, p.Epoch, F(r.C), r.Layer, F(r.LossProj), F(r.LossCoherence), F(r.LossTotal), F(r.LogpDegradation), F(r.ProbRatio), F(r.ProjPi), F(r.ProjRef), F(r.SeparationNorm), F(p.LearningRate)));
+        {
+            string[] own = [F(r.C), r.Layer, F(r.LossProj), F(r.LossCoherence), F(r.LossTotal), F(r.LogpDegradation), F(r.ProbRatio), F(r.ProjPi), F(r.ProjRef), F(r.SeparationNorm), F(p.LearningRate)];
+            _csv.WriteLine(string.Join(',', own.Concat(_metrics.Select(m => F(r.Metrics![m]))).Prepend(F(p.Epoch)).Prepend(F(step))));
+        }
+        // As upstream logs: the mean over the rows of a step.
+        string more = string.Concat(_metrics.Select(m => $",\"{m}\":{J(p.Rows.Average(r => r.Metrics![m]))}"));
         string validation = p.ValidationLoss is { } v ? $",\"val_loss\":{J(v)}" : "";
-        _jsonl.WriteLine($"{{\"step\":{step},\"epoch\":{p.Epoch},\"loss_total\":{J(p.Loss)},\"separation\":{J(p.Separation)},\"logp_degradation\":{J(p.Degradation)},\"lr\":{J(p.LearningRate)}{validation}}}");
+        _jsonl.WriteLine($"{{\"step\":{step},\"epoch\":{p.Epoch},\"loss_total\":{J(p.Loss)},\"separation\":{J(p.Separation)},\"logp_degradation\":{J(p.Degradation)},\"lr\":{J(p.LearningRate)}{validation}{more}}}");
     }
 
     /// <summary>Brings what was logged to the disk.</summary>

@@ -146,7 +146,7 @@ public sealed record RunPlan
         if (config.AntiPasto is { } anti)
         {
             int block = Math.Clamp((int)(config.LossBlockFraction * model.Config.NumLayers), 0, model.Config.NumLayers - 1);
-            Tensor subspace = new(device, DType.F32, model.Config.HiddenSize, config.SubspaceRank);
+            Tensor subspace = new(device, DType.F32, model.Config.HiddenSize, config.SubspaceRank > 0 ? config.SubspaceRank : Math.Min(256, model.Config.HiddenSize / 2));
             return new AntiPastoObjective(new AntiPastoStep(model, adapter, block, subspace, anti) { CheckpointBlocks = config.CheckpointActivations }, subspace, model.Blocks[block].Path);
         }
         LossLayer[] layers = [.. LossLayers.Select(model, adapter.Layers.Keys).Select(name =>

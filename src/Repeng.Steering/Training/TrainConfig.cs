@@ -22,8 +22,17 @@ public sealed record TrainConfig
     /// <summary>Block whose output AntiPaSTO's loss reads, as a part of all blocks.</summary>
     public double LossBlockFraction { get; init; } = 0.5;
 
-    /// <summary>Directions of AntiPaSTO's loss subspace.</summary>
+    /// <summary>What AntiPaSTO's loss is projected on: one of <see cref="LossSubspaces.Names"/>.</summary>
+    public string LossSubspace { get; init; } = LossSubspaces.Default;
+
+    /// <summary>Directions of AntiPaSTO's loss subspace; 0 for as many as make up <see cref="SubspaceEnergy"/>.</summary>
     public int SubspaceRank { get; init; } = 4;
+
+    /// <summary>Part of the subspace's weights that its leading directions are to make up where their number is not given.</summary>
+    public double SubspaceEnergy { get; init; } = 0.6;
+
+    /// <summary>Texts, two a pair, whose activations make the subspace, at most.</summary>
+    public int SubspaceRows { get; init; } = 2000;
 
     /// <summary>Part of the schedule in which the learning rate rises.</summary>
     public double PctStart { get; init; } = 0.3;
@@ -138,6 +147,12 @@ public sealed record TrainConfig
         Need(ValidationSplit is >= 0 and < 1, $"val_split {ValidationSplit} must be from 0 to below 1");
         Need(Loss.LastTokens is null or >= 2, $"last_n_tokens {Loss.LastTokens} must be at least 2");
         Need(Loss.BoundaryOrder >= 1, $"boundary_order {Loss.BoundaryOrder} must be at least 1");
+        Need(LossSubspaces.Names.Contains(LossSubspace), $"loss_subspace {LossSubspace} is not known; known: {string.Join(", ", LossSubspaces.Names)}");
+        Need(SubspaceRank >= 0, $"loss_subspace_rank {SubspaceRank} must not be negative");
+        Need(SubspaceEnergy is > 0 and <= 1, $"loss_subspace_energy_frac {SubspaceEnergy} must be above 0 and at most 1");
+        Need(SubspaceRows >= 2, $"init_n_samples {SubspaceRows} must be at least 2");
+        Need(LossBlockFraction is >= 0 and < 1, $"loss_layer_frac {LossBlockFraction} must be from 0 to below 1");
+        AntiPasto?.Validate();
         Need(TokenFromEnd >= 1, $"token_position {-TokenFromEnd} must be -1 or below");
     }
 

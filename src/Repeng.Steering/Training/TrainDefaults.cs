@@ -26,6 +26,12 @@ public sealed record TrainPreset
     /// <summary>Batches an optimiser step.</summary>
     public int? GradAccumSteps { get; init; }
 
+    /// <summary>AntiPaSTO's loss subspace.</summary>
+    public string? LossSubspace { get; init; }
+
+    /// <summary>Entropy floor of AntiPaSTO's coherence term.</summary>
+    public float? EntropyFloor { get; init; }
+
     /// <summary>Pairs at most; 0 for all.</summary>
     public int MaxPairs { get; init; }
 }
@@ -50,6 +56,8 @@ public static class TrainDefaults
         Epochs = 4,
         BatchSize = 24,
         GradAccumSteps = 1,
+        LossSubspace = LossSubspaces.Uncentred,
+        EntropyFloor = 0.04f,
         MaxPairs = 240,
     };
 

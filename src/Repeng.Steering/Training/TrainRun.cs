@@ -70,7 +70,7 @@ public static class TrainRun
             using var loop = new TrainingLoop(adapter, objective, config, train, validation);
             if (resume)
                 Checkpoint.Load(folder, loop, adapter);
-            run = resume ? RunFolder.Reopen(folder, loop.State.Step) : RunFolder.Create(folder);
+            run = resume ? RunFolder.Reopen(folder, loop.State.Step, objective.Metrics) : RunFolder.Create(folder, objective.Metrics);
             string json = settings.ToJson();
             if (!resume)
                 AtomicFile.Write(Path.Combine(run.Path, SettingsName), s => s.Write(Encoding.UTF8.GetBytes(json)));
@@ -113,7 +113,7 @@ public static class TrainRun
         if (config.AntiPasto is { } anti)
         {
             int block = Math.Clamp((int)(config.LossBlockFraction * model.Config.NumLayers), 0, model.Config.NumLayers - 1);
-            Tensor subspace = AntiPastoObjective.TaskSubspace(model, block, train, config.SubspaceRank, Math.Max(1, config.BatchSize / 2), (done, of) => listener.Preparing("loss subspace", done, of));
+            Tensor subspace = new LossSubspaces(model, block, train, config.SubspaceRows, Math.Max(1, config.BatchSize / 2), listener.Preparing).Basis(config.LossSubspace, config.SubspaceRank, config.SubspaceEnergy);
             var step = new AntiPastoStep(model, adapter, block, subspace, anti) { CheckpointBlocks = config.CheckpointActivations };
             return new AntiPastoObjective(step, subspace, model.Blocks[block].Path);
         }

@@ -14,6 +14,9 @@ public interface ITrainingObjective : IDisposable
     /// <summary>Names of what the loss reads, for reports.</summary>
     IReadOnlyList<string> LossLayers { get; }
 
+    /// <summary>Names of the metrics that its rows have beyond <see cref="LossRow"/>'s own.</summary>
+    IReadOnlyList<string> Metrics => [];
+
     /// <summary>The loss of a batch made of these pairs of a data set, at an optimiser step of the schedule.</summary>
     StepResult Run(PairData data, TokenBatch batch, ReadOnlySpan<int> pairs, int optimiserStep, int totalSteps, bool backward);
 }
@@ -50,11 +53,19 @@ public sealed class AntiPastoObjective(AntiPastoStep step, Tensor subspace, stri
     public IReadOnlyList<string> LossLayers { get; } = [tap];
 
     /// <inheritdoc/>
+    public IReadOnlyList<string> Metrics => AntiPastoMetrics.Names;
+
+    /// <inheritdoc/>
     public StepResult Run(PairData data, TokenBatch batch, ReadOnlySpan<int> pairs, int optimiserStep, int totalSteps, bool backward)
     {
         AntiPastoResult r = step.Run(batch, optimiserStep, totalSteps, backward);
-        LossRow Row(float c, double coherence, double delta) => new(c, tap, r.Projection, coherence, r.Total, -delta, Math.Exp(delta), delta, 0, double.NaN);
-        return new StepResult(r.Total, [Row(-1, r.CoherenceMinus, r.DeltaMinus), Row(1, r.CoherencePlus, r.DeltaPlus)]);
+        LossRow Row(float c, int side)
+        {
+            IReadOnlyDictionary<string, double> m = r.Metrics[side];
+            // The separation is the change of the gap of label log-probabilities.
+            return new(c, tap, r.Projection, m["loss_coh"], r.Total, -m["coh_deg"], Math.Exp(m["coh_deg"]), m["delta_logp"], 0, m["mag_diff"]) { Metrics = m };
+        }
+        return new StepResult(r.Total, [Row(-1, 0), Row(1, 1)]);
     }
 
     /// <summary>
