@@ -1,10 +1,13 @@
 using Repeng.Bench;
+using Repeng.Bench.Training;
+using Repeng.Kernels;
 
 try
 {
     return args switch
     {
         ["matmul", .. var rest] => MatMulBench.Run(rest),
+        ["train", .. var rest] => TrainBench.Run(rest),
         _ => Usage(),
     };
 }
@@ -12,6 +15,12 @@ catch (TypeInitializationException e) when (e.TypeName == "TorchSharp.torch")
 {
     Console.Error.WriteLine("the peer's native library does not load; where ldd on libLibTorchSharp.so misses GLIBCXX_3.4.32, see bench/libstdcxx-shim.sh");
     return 1;
+}
+
+catch (UserErrorException e)
+{
+    Console.Error.WriteLine(e.Message);
+    return 2;
 }
 
 static int Usage()
@@ -25,6 +34,17 @@ static int Usage()
                    --seconds S    time per row and engine (default 0.2)
                    --no-peer      ours alone
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
+          train    a training step of an SVD adapter beside the same mathematics in TorchSharp
+                   --model M      a GGUF file or folder of a llama model (default: the SmolLM2 GGUF in
+                                  ../shared/models), or "shape": random weights in SmolLM2-135M's shape
+                   --engine E     ours, torch or both (default)
+                   --runs N       timed runs of each engine, alternating, after two that warm up (default 5)
+                   --rows N --tokens N --rank N --targets REGEX --threads N
+                                  14, 64, 64, gate and down of nine blocks, every core
+                   --cached-reference        rates and ratio without the base model's pass
+                   --checkpoint-activations  ours runs blocks again instead of keeping their activations
+                   --no-memory    leave out the two processes that measure peak memory
+                   --profile      time of each kind of op in our step, instead
         """);
     return 2;
 }

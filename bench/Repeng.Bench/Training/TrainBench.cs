@@ -1,0 +1,237 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.CompilerServices;
+using Repeng.Kernels;
+using Repeng.Kernels.Cpu;
+using Repeng.Runtime;
+
+namespace Repeng.Bench.Training;
+
+/// <summary>
+/// A training step of an SVD adapter beside the same mathematics in TorchSharp: first both must give the same loss and gradients, then runs
+/// of the two alternate in one process; peak memory is that of a process for each engine alone.
+/// </summary>
+internal static class TrainBench
+{
+    private const double Tolerance = 1e-3;
+    private const int WarmUp = 2;
+
+    private sealed record StepTime(double Reference, double Step, double Update)
+    {
+        public double Seconds(bool cached) => (cached ? 0 : Reference) + Step + Update;
+    }
+
+    public static int Run(string[] args)
+    {
+        TrainBenchOptions options = TrainBenchOptions.Parse(args);
+        if (options.MemoryOnly)
+            return MeasureMemory(options);
+        if (options.Profile)
+            return TrainProfile.Print(options);
+
+        (double Settled, double Peak)? ours = null, theirs = null;
+        if (options.Memory)
+        {
+            ours = options.Engine == "torch" ? null : ChildMemory(options, "ours");
+            theirs = options.Engine == "ours" ? null : ChildMemory(options, "torch");
+        }
+        using Device device = Device.Cpu(options.Threads);
+        using TrainCase problem = TrainCase.Create(device, options);
+        var engines = new List<ITrainEngine>();
+        try
+        {
+            if (options.Engine != "torch")
+                engines.Add(new OurEngine(problem, options.CheckpointActivations));
+            if (options.Engine != "ours")
+                engines.Add(MakeTorch(problem, options.Threads));
+            Console.WriteLine($"{problem.Name}, {problem.Batch.Batch} rows x {problem.Batch.Length} tokens, c = -1 and +1 stacked, rank {options.Rank}, {problem.Adapter.Layers.Count} adapted layers ({problem.Adapter.Config.TargetModules})");
+            Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
+            if (engines.Count == 2 && !SameMathematics(problem, engines[0], engines[1]))
+                return 1;
+            List<StepTime>[] runs = Time(engines, options.Runs);
+            Print(options, problem, engines, runs, [.. new[] { ours, theirs }.OfType<(double, double)>()]);
+            return 0;
+        }
+        finally
+        {
+            engines.ForEach(e => e.Dispose());
+        }
+    }
+
+    // Not inlined: a process that measures ours alone must not load libtorch.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static ITrainEngine MakeTorch(TrainCase problem, int threads)
+    {
+        ProcessMemory.KeepFreedBlocks();
+        TorchSharp.torch.set_num_threads(threads);
+        return new TorchEngine(problem);
+    }
+
+    // At the adapter's start, where rotations are nearly none, and at ten times it, where they bend the model and the hinge acts.
+    private static bool SameMathematics(TrainCase problem, ITrainEngine ours, ITrainEngine theirs)
+    {
+        float[][] start = [.. problem.Adapter.Parameters.Select(p => p.ToArray())];
+        bool same = true;
+        foreach (int times in new[] { 10, 1 })
+        {
+            float[][] at = [.. start.Select(p => p.Select(x => x * times).ToArray())];
+            var losses = new double[2];
+            var gradients = new IReadOnlyList<float[]>[2];
+            ITrainEngine[] both = [ours, theirs];
+            for (int e = 0; e < 2; e++)
+            {
+                both[e].SetParameters(at);
+                both[e].Reference();
+                losses[e] = both[e].LossAndGradients();
+                gradients[e] = both[e].Gradients();
+                both[e].SetParameters(start);
+            }
+            double loss = Math.Abs(losses[0] - losses[1]) / Math.Abs(losses[1]), gradient = 0;
+            double largest = gradients[1].Max(g => g.Max(Math.Abs));
+            int silent = 0;
+            for (int i = 0; i < at.Length; i++)
+            {
+                double scale = gradients[1][i].Max(Math.Abs), difference = gradients[0][i].Zip(gradients[1][i], (a, b) => Math.Abs(a - b)).Max();
+                // Only the hinge reaches layers after the last loss layer: within its threshold their gradient is exactly zero.
+                silent += scale == 0 ? 1 : 0;
+                gradient = Math.Max(gradient, difference / (scale == 0 ? largest : scale));
+            }
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"parameters x {times,2}: loss {losses[0]:f6} and {losses[1]:f6}, relative difference {loss:e1}; gradients of {at.Length} tensors ({silent} of them zero), largest difference over the tensor's largest {gradient:e1}"));
+            // Not "> tolerance": a NaN must fail too.
+            same &= loss <= Tolerance && gradient <= Tolerance;
+        }
+        if (!same)
+            Console.Error.WriteLine($"the engines do not compute the same: a relative difference is above {Tolerance}; timings would mean nothing");
+        return same;
+    }
+
+    private static List<StepTime>[] Time(List<ITrainEngine> engines, int count)
+    {
+        List<StepTime>[] runs = [.. engines.Select(_ => new List<StepTime>())];
+        for (int i = -WarmUp; i < count; i++)
+            for (int e = 0; e < engines.Count; e++)
+            {
+                // Each engine gets the allocator that suits it, and the other's threads time to go to sleep.
+                if (engines[e] is OurEngine)
+                    ProcessMemory.ReturnFreedBlocks();
+                else
+                    ProcessMemory.KeepFreedBlocks();
+                GC.Collect();
+                Thread.Sleep(300);
+                StepTime run = Step(engines[e]);
+                if (i >= 0)
+                    runs[e].Add(run);
+            }
+        return runs;
+    }
+
+    private static StepTime Step(ITrainEngine engine)
+    {
+        long start = Stopwatch.GetTimestamp();
+        engine.Reference();
+        double reference = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        engine.LossAndGradients();
+        double step = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        engine.Update();
+        double all = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        return new StepTime(reference, step - reference, all - step);
+    }
+
+    private static void Print(TrainBenchOptions options, TrainCase problem, List<ITrainEngine> engines, List<StepTime>[] runs, (double Settled, double Peak)[] memory)
+    {
+        int rows = problem.Batch.Batch;
+        bool cached = options.CachedReference;
+        Console.WriteLine();
+        Console.WriteLine($"| {runs[0].Count} runs each, alternating; medians | rows/s{(cached ? ", reference cached" : "")} | rows/s {(cached ? "with the reference pass" : "without the reference pass")} | s a step (min … max) | reference | forward + backward | clip + AdamW | peak resident MiB | of which before the first step |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
+        for (int e = 0; e < engines.Count; e++)
+        {
+            double[] all = [.. runs[e].Select(r => r.Seconds(cached)).Order()];
+            string peak = memory.Length > e ? Number(memory[e].Peak, "f0") : "not measured", settled = memory.Length > e ? Number(memory[e].Settled, "f0") : "";
+            Console.WriteLine($"| {engines[e].Name} | {Number(rows / Median(all), "f2")} | {Number(rows / Median(runs[e].Select(r => r.Seconds(!cached))), "f2")} | {Number(Median(all), "f2")} ({Number(all[0], "f2")} … {Number(all[^1], "f2")}) "
+                + $"| {Number(Median(runs[e].Select(r => r.Reference)), "f2")} | {Number(Median(runs[e].Select(r => r.Step)), "f2")} | {Number(Median(runs[e].Select(r => r.Update)), "f3")} | {peak} | {settled} |");
+        }
+        if (engines.Count < 2)
+            return;
+        Console.WriteLine();
+        Console.WriteLine($"ratio (theirs / ours in seconds; median of neighbouring runs): {Ratio(r => r.Seconds(cached))}; {(cached ? "with" : "without")} the reference pass {Ratio(r => r.Seconds(!cached))}; the reference pass alone {Ratio(r => r.Reference)}");
+
+        string Ratio(Func<StepTime, double> time)
+        {
+            double[] pairs = [.. runs[0].Zip(runs[1], (a, b) => time(b) / time(a)).Order()];
+            return $"{Number(Median(pairs), "f2")} ({Number(pairs[0], "f2")} … {Number(pairs[^1], "f2")})";
+        }
+    }
+
+    private static string Number(double x, string format) => x.ToString(format, CultureInfo.InvariantCulture);
+
+    private static double Median(IEnumerable<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
+    }
+
+    // Peak of three steps in a process that holds one engine; what the preparation needed is given back first.
+    private static int MeasureMemory(TrainBenchOptions options)
+    {
+        if (options.Engine == "ours")
+        {
+            using Device device = Device.Cpu(options.Threads);
+            using TrainCase problem = TrainCase.Create(device, options);
+            using var engine = new OurEngine(problem, options.CheckpointActivations);
+            device.Pool.Trim();
+            Measure(engine);
+        }
+        else
+        {
+            ITrainEngine? engine = null;
+            try
+            {
+                engine = PrepareTorch(options);
+                Measure(engine);
+            }
+            finally
+            {
+                engine?.Dispose();
+            }
+        }
+        return 0;
+
+        static void Measure(ITrainEngine engine)
+        {
+            ProcessMemory.ResetPeak();
+            double settled = ProcessMemory.Now;
+            for (int i = 0; i < 3; i++)
+                Step(engine);
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"memory {settled:f1} {ProcessMemory.Peak:f1}"));
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static ITrainEngine PrepareTorch(TrainBenchOptions options)
+    {
+        using Device device = Device.Cpu(options.Threads);
+        using TrainCase problem = TrainCase.Create(device, options);
+        return MakeTorch(problem, options.Threads);
+    }
+
+    private static (double Settled, double Peak) ChildMemory(TrainBenchOptions options, string engine)
+    {
+        string program = Environment.ProcessPath!;
+        var start = new ProcessStartInfo(program) { RedirectStandardOutput = true };
+        // Under `dotnet Repeng.Bench.dll` the program is the host and needs the library's name.
+        if (Path.GetFileNameWithoutExtension(program) == "dotnet")
+            start.ArgumentList.Add(typeof(TrainBench).Assembly.Location);
+        foreach (string argument in options.ChildArguments(engine))
+            start.ArgumentList.Add(argument);
+        using Process child = Process.Start(start) ?? throw new InvalidOperationException($"{program} does not start");
+        string output = child.StandardOutput.ReadToEnd();
+        child.WaitForExit();
+        string? line = output.Split('\n').FirstOrDefault(l => l.StartsWith("memory ", StringComparison.Ordinal));
+        if (child.ExitCode != 0 || line is null)
+            throw new UserErrorException($"the process that measures the memory of {engine} ended with exit code {child.ExitCode}; --no-memory leaves it out");
+        string[] parts = line.Split(' ');
+        return (double.Parse(parts[1], CultureInfo.InvariantCulture), double.Parse(parts[2], CultureInfo.InvariantCulture));
+    }
+}

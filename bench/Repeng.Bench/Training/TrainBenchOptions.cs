@@ -1,0 +1,90 @@
+using System.Globalization;
+using Repeng.Kernels;
+
+namespace Repeng.Bench.Training;
+
+/// <summary>Options of the training benchmark.</summary>
+internal sealed record TrainBenchOptions
+{
+    private const string ModelFolder = "../shared/models/smollm2-135m-instruct";
+
+    public string Engine { get; private set; } = "both";
+
+    public string Model { get; private set; } = "";
+
+    public string? Targets { get; private set; }
+
+    public int Rows { get; private set; } = 14;
+
+    public int Tokens { get; private set; } = 64;
+
+    public int Rank { get; private set; } = 64;
+
+    public int Runs { get; private set; } = 5;
+
+    public int Threads { get; private set; } = Environment.ProcessorCount;
+
+    /// <summary>Leave the reference pass out of the rates of both engines, as a run that has cached it.</summary>
+    public bool CachedReference { get; private set; }
+
+    /// <summary>Our switch for running blocks again instead of keeping their activations; the peer has none.</summary>
+    public bool CheckpointActivations { get; private set; }
+
+    public bool Profile { get; private set; }
+
+    public bool Memory { get; private set; } = true;
+
+    /// <summary>Set in a child process: measure the peak of one engine and print nothing else.</summary>
+    public bool MemoryOnly { get; private set; }
+
+    /// <summary>The arguments that a child needs to build the same problem.</summary>
+    public IReadOnlyList<string> ChildArguments(string engine)
+    {
+        List<string> arguments = ["train", "--memory-only", "--engine", engine, "--model", Model, "--rows", Text(Rows), "--tokens", Text(Tokens), "--rank", Text(Rank), "--threads", Text(Threads)];
+        if (Targets is not null)
+            arguments.AddRange(["--targets", Targets]);
+        if (CheckpointActivations)
+            arguments.Add("--checkpoint-activations");
+        return arguments;
+    }
+
+    public static TrainBenchOptions Parse(string[] args)
+    {
+        var o = new TrainBenchOptions();
+        for (int i = 0; i < args.Length; i++)
+        {
+            string name = args[i];
+            switch (name)
+            {
+                case "--engine": o.Engine = Value(); break;
+                case "--model": o.Model = Value(); break;
+                case "--targets": o.Targets = Value(); break;
+                case "--rows": o.Rows = Number(); break;
+                case "--tokens": o.Tokens = Number(); break;
+                case "--rank": o.Rank = Number(); break;
+                case "--runs": o.Runs = Number(); break;
+                case "--threads": o.Threads = Number(); break;
+                case "--cached-reference": o.CachedReference = true; break;
+                case "--checkpoint-activations": o.CheckpointActivations = true; break;
+                case "--profile": o.Profile = true; break;
+                case "--no-memory": o.Memory = false; break;
+                case "--memory-only": o.MemoryOnly = true; break;
+                default: throw new UserErrorException($"train knows no option {name}");
+            }
+
+            string Value() => ++i < args.Length ? args[i] : throw new UserErrorException($"{name} needs a value");
+            int Number() => int.TryParse(Value(), CultureInfo.InvariantCulture, out int n) && n > 0 ? n : throw new UserErrorException($"{name} {args[i]} is no positive number");
+        }
+        if (o.Engine is not ("ours" or "torch" or "both"))
+            throw new UserErrorException($"--engine {o.Engine}: ours, torch or both");
+        if (o.Rows % 2 != 0 || o.Tokens < 8)
+            throw new UserErrorException($"--rows {o.Rows} counts two a pair and must be even, --tokens {o.Tokens} must be at least 8");
+        if (o.Model.Length == 0)
+            o.Model = Directory.Exists(ModelFolder) && Directory.EnumerateFiles(ModelFolder, "*.gguf").Order(StringComparer.Ordinal).FirstOrDefault() is { } file
+                ? file
+                : throw new UserErrorException($"no .gguf file in {ModelFolder}; give --model FILE, or --model {TrainCase.Shape} for random weights in SmolLM2-135M's shape");
+        return o;
+    }
+
+    private static string Text(int n) => n.ToString(CultureInfo.InvariantCulture);
+}
