@@ -71,6 +71,27 @@ public sealed partial class EndToEndTests : IDisposable
     }
 
     [Theory]
+    [InlineData("1e3")]
+    [InlineData("1e30")]
+    public void An_exploding_learning_rate_stops_with_one_line_and_leaves_no_bad_checkpoint(string rate)
+    {
+        // Upstream's exponential scale overflows; its rate rises from a 25th of the largest, so some runs first step well.
+        string[] args = [.. _shop.Train(_shop.Model(), "explodes"), "--profile", "upstream", "--lr", rate, "--grad_accum_steps", "1", "--checkpoint_every", "1"];
+        CliResult train = CliRun.Run(args);
+        Assert.Equal(ExitCodes.UserError, train.Code);
+        Assert.Contains("--clip_norm", train.ErrorLines[^1]);
+        Assert.False(Directory.Exists(_shop.At("runs/explodes")));
+        string checkpoint = _shop.At("runs/explodes.partial/checkpoint.safetensors");
+        Assert.False(File.Exists(_shop.At("runs/explodes.partial/checkpoint.proven.safetensors")));
+        if (!File.Exists(checkpoint))
+            return;
+        // The step after what was kept is finite: the same failure comes later, at the same batch.
+        CliResult again = CliRun.Run("train", "--resume", _shop.At("runs/explodes.partial"));
+        Assert.Equal(train.ErrorLines[^1], again.ErrorLines[^1]);
+        Assert.True(File.Exists(checkpoint));
+    }
+
+    [Theory]
     [InlineData(1)]
     [InlineData(10)]
     [InlineData(17)]

@@ -10,12 +10,16 @@ namespace Repeng.Steering.Training;
 
 /// <summary>
 /// A run's state on disk: one safetensors file with parameters, both moments, the best parameters and, as metadata,
-/// the position. One file means that a checkpoint is the old one or the new one, never half of each.
+/// the position. One file means that a checkpoint is the old one or the new one, never half of each. While it is not
+/// known yet whether the loss is finite on the newest state, the one before it is kept beside it.
 /// </summary>
 public static class Checkpoint
 {
     /// <summary>Name of the file in a run's folder.</summary>
     public const string Name = "checkpoint.safetensors";
+
+    /// <summary>The last state on which loss and gradient are known to be finite, while <see cref="Name"/> is not known to be such.</summary>
+    public const string ProvenName = "checkpoint.proven.safetensors";
 
     /// <summary>Writes the state of a loop.</summary>
     public static void Save(string folder, TrainingLoop loop, SvdAdapter adapter, string settings)
@@ -37,6 +41,32 @@ public static class Checkpoint
         writer.SetMetadata("settings", settings);
         writer.SetMetadata("fingerprint", adapter.Model.Fingerprint);
         writer.Write(Path.Combine(folder, Name));
+    }
+
+    /// <summary>Before a new checkpoint is written: puts a proven one aside.</summary>
+    public static void KeepProven(string folder)
+    {
+        string newest = Path.Combine(folder, Name), proven = Path.Combine(folder, ProvenName);
+        if (File.Exists(newest) && !File.Exists(proven))
+            File.Move(newest, proven);
+    }
+
+    /// <summary>The newest checkpoint turned out to be good: the one before it goes.</summary>
+    public static void Prove(string folder)
+    {
+        string proven = Path.Combine(folder, ProvenName);
+        if (File.Exists(Path.Combine(folder, Name)) && File.Exists(proven))
+            File.Delete(proven);
+    }
+
+    /// <summary>The newest checkpoint turned out to be bad: it goes, and the one before it, if there is one, is the checkpoint again.</summary>
+    public static void Discard(string folder)
+    {
+        string newest = Path.Combine(folder, Name), proven = Path.Combine(folder, ProvenName);
+        if (File.Exists(proven))
+            File.Move(proven, newest, overwrite: true);
+        else if (File.Exists(newest))
+            File.Delete(newest);
     }
 
     /// <summary>The settings that a checkpoint was written with, as JSON.</summary>
@@ -80,6 +110,9 @@ public static class Checkpoint
     private static SafetensorsFile OpenFile(string folder)
     {
         string path = Path.Combine(folder, Name);
+        // A kill between putting the proven one aside and writing the next leaves only that.
+        if (!File.Exists(path) && File.Exists(Path.Combine(folder, ProvenName)))
+            path = Path.Combine(folder, ProvenName);
         if (!File.Exists(path))
             throw new UserErrorException($"{folder}: no {Name} to resume from; give the folder of a run that was stopped (it ends in {RunFolder.PartialSuffix})");
         return SafetensorsFile.Open(path);

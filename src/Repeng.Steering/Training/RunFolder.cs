@@ -100,9 +100,8 @@ public sealed class RunFolder : IDisposable
     public void Finish()
     {
         Dispose();
-        string checkpoint = System.IO.Path.Combine(Path, Checkpoint.Name);
-        if (File.Exists(checkpoint))
-            File.Delete(checkpoint);
+        foreach (string checkpoint in new[] { Checkpoint.Name, Checkpoint.ProvenName })
+            File.Delete(System.IO.Path.Combine(Path, checkpoint));
         Directory.Move(Path, FinalPath);
         Path = FinalPath;
     }

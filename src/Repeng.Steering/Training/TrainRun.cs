@@ -82,12 +82,7 @@ public static class TrainRun
                 {
                     open.Log(p);
                     listener.Batch(p);
-                },
-                () =>
-                {
-                    open.Flush();
-                    Checkpoint.Save(open.Path, loop, adapter, json);
-                }, stop);
+                }, new Files(open, loop, adapter, json), stop);
             if (end == TrainingEnd.Stopped)
                 return new TrainOutcome(adapter, end, null, run.Path, names, loop.State);
             SignReport? sign = config.CalibrateSign ? SignCalibration.Run(model, adapter, validation ?? train) : null;
@@ -105,6 +100,20 @@ public static class TrainRun
             run?.Dispose();
             objective?.Dispose();
         }
+    }
+
+    private sealed class Files(RunFolder folder, TrainingLoop loop, SvdAdapter adapter, string settings) : ILoopCheckpoints
+    {
+        public void Save()
+        {
+            folder.Flush();
+            Checkpoint.KeepProven(folder.Path);
+            Checkpoint.Save(folder.Path, loop, adapter, settings);
+        }
+
+        public void Prove() => Checkpoint.Prove(folder.Path);
+
+        public void Discard() => Checkpoint.Discard(folder.Path);
     }
 
     /// <summary>The loss of the settings, with directions or subspace from the training pairs (adapter off).</summary>

@@ -39,6 +39,19 @@ public sealed record LoopState
     public int ChecksSinceBest { get; init; }
 }
 
+/// <summary>Keeps states of a loop; every method sees a consistent state.</summary>
+public interface ILoopCheckpoints
+{
+    /// <summary>Keep the state as it is now; whether it is good is not known yet.</summary>
+    void Save();
+
+    /// <summary>Loss and gradient were finite on the state that was saved last: the ones before it may go.</summary>
+    void Prove();
+
+    /// <summary>They were not: the state before it counts.</summary>
+    void Discard();
+}
+
 /// <summary>
 /// The training loop: one-cycle AdamW over batches of pairs, gradients of all coefficients in one pass, base model's
 /// values cached per pair. The same settings and texts give the same bits at any thread count, and a run that is
@@ -83,11 +96,14 @@ public sealed class TrainingLoop : IDisposable
     public List<float[]> BestParameters { get; set; }
 
     /// <summary>
-    /// Runs from <see cref="State"/> to the end. checkpoint is called after optimiser steps that are due; it and the
-    /// progress see a consistent state. A loss that is not finite stops the run with the last checkpoint intact.
+    /// Runs from <see cref="State"/> to the end. States are saved after optimiser steps that are due. A loss, a gradient or a
+    /// parameter that is not finite stops the run with the last good state: one counts as good when the step after it found
+    /// loss and gradient finite, since parameters can be finite and yet too far gone.
     /// </summary>
-    public TrainingEnd Run(Action<TrainingProgress>? progress, Action? checkpoint, CancellationToken stop)
+    public TrainingEnd Run(Action<TrainingProgress>? progress, ILoopCheckpoints? checkpoints, CancellationToken stop)
     {
+        // A run that is resumed has yet to show that it began from a good state; the same step follows as did before.
+        bool waiting = State.Step > 0;
         var watch = Stopwatch.StartNew();
         long rowsDone = 0;
         int firstStep = State.Step;
@@ -100,14 +116,22 @@ public sealed class TrainingLoop : IDisposable
             TokenBatch batch = _train.Batch(pairs);
             StepResult result = _objective.Run(_train, batch, pairs, Optimiser.Steps, Schedule.TotalSteps, backward: true);
             if (!double.IsFinite(result.Total))
-                throw new UserErrorException($"the loss became {result.Total} at batch {State.Step} (epoch {epoch}); the run stops and its last checkpoint stays good. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
+                throw Failed($"the loss became {result.Total} at batch {State.Step} (epoch {epoch}); the run stops");
             rowsDone += batch.Batch;
 
             int step = State.Step;
             bool stepped = step % _config.GradAccumSteps == 0;
             double rate = Schedule.At(Math.Min(Optimiser.Steps, Schedule.TotalSteps - 1)).LearningRate;
             if (stepped)
-                OptimiserStep(step);
+            {
+                double norm = PrepareStep(step);
+                if (!double.IsFinite(norm))
+                    throw Failed($"the gradient's norm became {norm} at batch {step}; the run stops before it is used");
+                if (waiting)
+                    checkpoints?.Prove();
+                waiting = false;
+                ApplyStep();
+            }
             State = State with { Step = step + 1, OptimiserSteps = Optimiser.Steps };
 
             double? validation = null;
@@ -126,19 +150,38 @@ public sealed class TrainingLoop : IDisposable
             bool due = stepped && _config.CheckpointEvery > 0 && Optimiser.Steps % _config.CheckpointEvery == 0;
             // A checkpoint holds no half-summed gradients: it is only written right after an optimiser step.
             if (stepped && (due || stop.IsCancellationRequested))
-                checkpoint?.Invoke();
+            {
+                RequireFinite();
+                checkpoints?.Save();
+                waiting = true;
+            }
             if (stepped && stop.IsCancellationRequested)
                 return TrainingEnd.Stopped;
         }
         if (_config.Patience > 0)
             RestoreBest();
+        RequireFinite();
         return TrainingEnd.Finished;
+
+        void RequireFinite()
+        {
+            if (Optimiser.Parameters.FirstOrDefault(p => p.ToArray().Any(x => !float.IsFinite(x))) is { } broken)
+                throw Failed($"{broken.Name} is no longer finite after batch {State.Step - 1}; the run stops");
+        }
+
+        UserErrorException Failed(string what)
+        {
+            if (waiting)
+                checkpoints?.Discard();
+            return new UserErrorException($"{what}, and its checkpoint, if there is one, is from before the parameters went wrong. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
+        }
     }
 
     /// <inheritdoc/>
     public void Dispose() => Optimiser.Dispose();
 
-    private void OptimiserStep(int step)
+    // Divides and clips the gradients; returns their norm.
+    private double PrepareStep(int step)
     {
         // The first step updates after one batch, as upstream's loop does (step % accum == 0).
         int summed = step == 0 ? 1 : _config.GradAccumSteps;
@@ -146,10 +189,12 @@ public sealed class TrainingLoop : IDisposable
             foreach (var p in Optimiser.Parameters)
                 if (!p.Grad.IsEmpty)
                     p.Device.Backend.Unary(p.Grad, p.Grad, p.Length, UnaryOp.Scale, 1f / summed);
-        // A finite loss can have a gradient that is not; stepping on it would spoil the parameters and the next checkpoint.
-        double norm = Optimiser.ClipGradNorm(_config.ClipNorm > 0 ? _config.ClipNorm : double.PositiveInfinity);
-        if (!double.IsFinite(norm))
-            throw new UserErrorException($"the gradient's norm became {norm} at batch {step}; the run stops before it is used and its last checkpoint stays good. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
+        // A finite loss can have a gradient that is not; stepping on it would spoil the parameters.
+        return Optimiser.ClipGradNorm(_config.ClipNorm > 0 ? _config.ClipNorm : double.PositiveInfinity);
+    }
+
+    private void ApplyStep()
+    {
         (double rate, double beta1) = Schedule.At(Math.Min(Optimiser.Steps, Schedule.TotalSteps - 1));
         Optimiser.Beta1 = beta1;
         Optimiser.Step(rate);
