@@ -10,7 +10,17 @@ namespace Repeng.Autograd;
 /// <param name="V">[in, r], frozen.</param>
 /// <param name="U">[out, r], frozen.</param>
 /// <param name="Segments">Row ranges and their M.</param>
-public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegment> Segments);
+public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegment> Segments)
+{
+    /// <summary>
+    /// For passes without gradients over few rows: the first factor [r, in] laid out along the depth, so that it is read as
+    /// the weight is. It is Vᵀ, or (V·M)ᵀ where one M holds for all segments (<see cref="IsFolded"/>). Null leaves V in use.
+    /// </summary>
+    public Tensor? Down { get; init; }
+
+    /// <summary><see cref="Down"/> contains M.</summary>
+    public bool IsFolded { get; init; }
+}
 
 /// <summary>One row range of a <see cref="LowRankTerm"/>.</summary>
 public readonly record struct LowRankSegment(int Start, int Count, Tensor M);
@@ -59,6 +69,11 @@ public sealed partial class Tape
         int[] shape = [.. x.Shape];
         shape[^1] = outputs;
         Tensor y = New(shape);
+        if (!Recording && term is { Down: not null })
+        {
+            LinearWithDown(y, x, w, bias, term);
+            return y;
+        }
         Backend.MatMul(y.Data, x.Data, w.Data, new MatMulArgs(rows, outputs, inputs, TransB: true));
         if (bias is not null)
             Backend.AddBias(y.Data, bias.Data, rows, outputs);
@@ -116,6 +131,45 @@ public sealed partial class Tape
             if (term is not null)
                 LowRankBackward(term, z, x, dy, inputs, outputs);
         });
+    }
+
+    // Neighbouring segments go through Down and U together; the first of them beside the weight itself.
+    private void LinearWithDown(Tensor y, Tensor x, Tensor w, Tensor? bias, LowRankTerm term)
+    {
+        int rows = x.Rows, inputs = x.Cols, outputs = w.Rows, r = term.V.Cols;
+        var whole = new MatMulArgs(rows, outputs, inputs, TransB: true);
+        using Scope scope = BeginScope();
+        for (int first = 0, next; first < term.Segments.Count; first = next)
+        {
+            int start = term.Segments[first].Start, end = start;
+            for (next = first; next < term.Segments.Count && term.Segments[next].Start == end; next++)
+                end += term.Segments[next].Count;
+            int count = end - start;
+            Tensor z = New(count, r), mixed = z;
+            View from = x.Data.Slice((long)start * inputs, (long)count * inputs);
+            var down = new MatMulArgs(count, r, inputs, TransB: true);
+            if (first == 0)
+            {
+                Backend.MatMulPair(y.Data, x.Data, w.Data, whole, z.Data, from, term.Down!.Data, down);
+                if (bias is not null)
+                    Backend.AddBias(y.Data, bias.Data, rows, outputs);
+            }
+            else
+            {
+                Backend.MatMul(z.Data, from, term.Down!.Data, down);
+            }
+            if (!term.IsFolded)
+            {
+                mixed = New(count, r);
+                for (int i = first; i < next; i++)
+                {
+                    (int at, int n, Tensor m) = term.Segments[i];
+                    long offset = (long)(at - start) * r;
+                    Backend.MatMul(mixed.Data.Slice(offset, (long)n * r), z.Data.Slice(offset, (long)n * r), m.Data, new MatMulArgs(n, r, r));
+                }
+            }
+            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true));
+        }
     }
 
     private void LowRankBackward(LowRankTerm term, Tensor[] z, Tensor x, View dy, int inputs, int outputs)

@@ -31,6 +31,13 @@ public partial interface IBackend
     /// <summary>C = op(A)·op(B), or C += op(A)·op(B). A and C are fp32; B is fp32, fp16 or bf16.</summary>
     void MatMul(View c, View a, View b, in MatMulArgs args);
 
+    /// <summary>Two products that do not depend on each other, which a backend may run side by side; the same bits as two calls of <see cref="MatMul"/>.</summary>
+    void MatMulPair(View c1, View a1, View b1, in MatMulArgs args1, View c2, View a2, View b2, in MatMulArgs args2)
+    {
+        MatMul(c1, a1, b1, args1);
+        MatMul(c2, a2, b2, args2);
+    }
+
     /// <summary>y[rows, cols] += bias[cols], in place.</summary>
     void AddBias(View y, View bias, int rows, int cols);
 

@@ -18,48 +18,68 @@ public sealed unsafe partial class CpuBackend
     /// <exception cref="ArgumentException">A size is negative, a row stride is below the row's length, a view is too short or of a wrong type.</exception>
     public void MatMul(View c, View a, View b, in MatMulArgs args)
     {
+        if (Prepare(c, a, b, args, out GemmCall call))
+            Gemm.Run(call, _workers);
+    }
+
+    /// <inheritdoc/>
+    public void MatMulPair(View c1, View a1, View b1, in MatMulArgs args1, View c2, View a2, View b2, in MatMulArgs args2)
+    {
+        bool first = Prepare(c1, a1, b1, args1, out GemmCall one), second = Prepare(c2, a2, b2, args2, out GemmCall two);
+        if (first && second && args1.K > 0 && args2.K > 0 && GemmThin.TryRunPair(one, two, _workers))
+            return;
+        if (first)
+            Gemm.Run(one, _workers);
+        if (second)
+            Gemm.Run(two, _workers);
+    }
+
+    // False when there is nothing to compute.
+    private bool Prepare(View c, View a, View b, in MatMulArgs args, out GemmCall call)
+    {
+        call = default;
         if (args.M < 0 || args.N < 0 || args.K < 0 || args.Batch < 0 || args.StrideA < 0 || args.StrideB < 0 || args.StrideC < 0)
             throw new ArgumentException($"MatMul: negative size: M {args.M}, N {args.N}, K {args.K}, batch {args.Batch}, strides {args.StrideA}, {args.StrideB}, {args.StrideC}");
         if (args.M == 0 || args.N == 0 || args.Batch == 0)
-            return;
+            return false;
         if (args.Batch > 1 && args.StrideC == 0 && !args.Accumulate)
             throw new ArgumentException($"MatMul: {args.Batch} products into one C (stride 0) would overwrite each other; set StrideC, or Accumulate to sum them");
         int rowA = args.RowStrideA, rowB = args.RowStrideB, rowC = args.RowStrideC;
+        DType typeB = b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32;
         RequireMatrix(a, DType.F32, "A", args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, rowA, args.Batch, args.StrideA);
-        RequireMatrix(b, b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32, "B", args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, rowB, args.Batch, args.StrideB);
+        RequireMatrix(b, typeB, "B", args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, rowB, args.Batch, args.StrideB);
         RequireMatrix(c, DType.F32, "C", args.M, args.N, rowC, args.Batch, args.StrideC);
 
-        Gemm.Run(
-            new GemmCall
+        call = new GemmCall
+        {
+            Left = new GemmOperand
             {
-                Left = new GemmOperand
-                {
-                    Data = (byte*)a.Address,
-                    Type = DType.F32,
-                    Lines = args.M,
-                    Line = args.TransA ? 1 : rowA,
-                    Depth = args.TransA ? rowA : 1,
-                    Stride = (nint)args.StrideA,
-                },
-                Right = new GemmOperand
-                {
-                    Data = (byte*)b.Address,
-                    Type = b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32,
-                    Lines = args.N,
-                    Line = args.TransB ? rowB : 1,
-                    Depth = args.TransB ? 1 : rowB,
-                    Stride = (nint)args.StrideB,
-                },
-                K = args.K,
-                C = (float*)c.Address,
-                LeftC = rowC,
-                RightC = 1,
-                StrideC = (nint)args.StrideC,
-                Accumulate = args.Accumulate,
-                Batch = args.Batch,
-                Width = MatMulWidth,
+                Data = (byte*)a.Address,
+                Type = DType.F32,
+                Lines = args.M,
+                Line = args.TransA ? 1 : rowA,
+                Depth = args.TransA ? rowA : 1,
+                Stride = (nint)args.StrideA,
             },
-            _workers);
+            Right = new GemmOperand
+            {
+                Data = (byte*)b.Address,
+                Type = typeB,
+                Lines = args.N,
+                Line = args.TransB ? rowB : 1,
+                Depth = args.TransB ? 1 : rowB,
+                Stride = (nint)args.StrideB,
+            },
+            K = args.K,
+            C = (float*)c.Address,
+            LeftC = rowC,
+            RightC = 1,
+            StrideC = (nint)args.StrideC,
+            Accumulate = args.Accumulate,
+            Batch = args.Batch,
+            Width = MatMulWidth,
+        };
+        return true;
     }
 
     /// <inheritdoc/>

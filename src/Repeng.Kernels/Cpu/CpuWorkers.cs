@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 
 namespace Repeng.Kernels.Cpu;
@@ -5,20 +6,28 @@ namespace Repeng.Kernels.Cpu;
 /// <summary>
 /// A pool of threads that runs one parallel loop at a time without allocating. Items are claimed one by one, so
 /// which thread runs an item is not fixed; an item must write only what no other item touches, which makes the
-/// result independent of the number of threads. Each thread owns a scratch buffer that only grows.
+/// result independent of the number of threads. Each thread owns a scratch buffer that only grows. A loop ends when its
+/// items are done, not when every thread has taken notice of it, so a thread that sleeps delays nobody.
 /// </summary>
 public sealed unsafe class CpuWorkers : IDisposable
 {
+    // Long enough for the serial ops between two products, short enough to leave the core to others.
+    private static readonly long s_awake = Stopwatch.Frequency / 20_000;
+
     private readonly Thread[] _threads;
     private readonly nint[] _scratch;
     private readonly long[] _scratchBytes;
     private readonly object _gate = new();
-    private readonly SemaphoreSlim _start = new(0);
-    private readonly CountdownEvent _done = new(1);
+    private readonly SemaphoreSlim _wake = new(0);
     private delegate*<void*, int, int, void> _body;
     private void* _context;
     private int _items;
-    private int _next;
+
+    // Items not yet claimed; below zero when there is nothing to do. A claim is a decrement that leaves it at zero or
+    // above, and as long as one is held the loop cannot end, so body, context and items belong to it.
+    private int _remaining = -1;
+    private int _completed;
+    private int _sleeping;
     private Exception? _failure;
     private volatile bool _stopping;
 
@@ -63,13 +72,19 @@ public sealed unsafe class CpuWorkers : IDisposable
             _context = context;
             _items = items;
             _failure = null;
-            int helpers = Math.Min(_threads.Length, items - 1);
-            _done.Reset(helpers + 1);
-            Volatile.Write(ref _next, 0);
-            _start.Release(helpers);
+            _completed = 0;
+            Volatile.Write(ref _remaining, items);
+            // Between this write and the read below, and the helper's own pair in the other order, stands a full fence:
+            // either we see it asleep or it sees the work.
+            Interlocked.MemoryBarrier();
+            int asleep = Math.Min(Volatile.Read(ref _sleeping), items - 1);
+            if (asleep > 0)
+                _wake.Release(asleep);
             Drain(0);
-            _done.Signal();
-            SpinThenWait();
+            // The others end within microseconds of us, unless they lost their core.
+            SpinWait spin = default;
+            while (Volatile.Read(ref _completed) < items)
+                spin.SpinOnce(-1);
             if (_failure is not null)
                 throw new InvalidOperationException($"a CPU kernel failed: {_failure.Message}", _failure);
         }
@@ -95,62 +110,57 @@ public sealed unsafe class CpuWorkers : IDisposable
         if (_stopping)
             return;
         _stopping = true;
-        _start.Release(_threads.Length + 1);
+        if (_threads.Length > 0)
+            _wake.Release(_threads.Length);
         foreach (Thread t in _threads)
             t.Join();
         for (int i = 0; i < _scratch.Length; i++)
             if (_scratch[i] != 0)
                 NativeMemory.AlignedFree((void*)_scratch[i]);
-        _start.Dispose();
-        _done.Dispose();
-    }
-
-    private void SpinThenWait()
-    {
-        // The helpers end within microseconds of each other; spinning first saves a trip through the kernel.
-        for (int i = 0; i < 200 && !_done.IsSet; i++)
-            Thread.SpinWait(20);
-        _done.Wait();
+        _wake.Dispose();
     }
 
     private void Loop(int worker)
     {
-        while (true)
+        while (!_stopping)
         {
-            // Spinning shortly before sleeping keeps back-to-back small ops from paying a wake-up each.
-            SpinWait spin = default;
-            bool taken = false;
-            while (!spin.NextSpinWillYield && !taken)
+            // Awake for a while after each loop: back-to-back small ops then pay no wake-up each.
+            long since = Stopwatch.GetTimestamp();
+            while (Volatile.Read(ref _remaining) <= 0 && Stopwatch.GetTimestamp() - since < s_awake)
+                Thread.SpinWait(8);
+            if (Volatile.Read(ref _remaining) <= 0)
             {
-                taken = _start.Wait(0);
-                if (!taken)
-                    spin.SpinOnce(-1);
+                Interlocked.Increment(ref _sleeping);
+                // A wake-up too many, from a loop that began in between, costs one more turn here.
+                if (Volatile.Read(ref _remaining) <= 0 && !_stopping)
+                    _wake.Wait();
+                Interlocked.Decrement(ref _sleeping);
             }
-            if (!taken)
-                _start.Wait();
-            if (_stopping)
-                return;
-            Drain(worker);
-            _done.Signal();
+            if (!_stopping)
+                Drain(worker);
         }
     }
 
     private void Drain(int worker)
     {
-        try
+        int done = 0;
+        while (true)
         {
-            while (true)
+            int left = Interlocked.Decrement(ref _remaining);
+            if (left < 0)
+                break;
+            try
             {
-                int item = Interlocked.Increment(ref _next) - 1;
-                if (item >= _items)
-                    return;
-                _body(_context, item, worker);
+                _body(_context, _items - 1 - left, worker);
             }
+            catch (Exception e)
+            {
+                // Carried to the caller of Run; the other items are done all the same.
+                Interlocked.CompareExchange(ref _failure, e, null);
+            }
+            done++;
         }
-        catch (Exception e)
-        {
-            // Carried to the caller of Run; the other workers finish their items.
-            Interlocked.CompareExchange(ref _failure, e, null);
-        }
+        if (done > 0)
+            Interlocked.Add(ref _completed, done);
     }
 }

@@ -23,7 +23,7 @@ internal static unsafe class GemmThin
     private const int SumFloats = 4096;
 
     // Below this many multiply-adds a product is cheaper on the calling thread than a wake-up of the pool.
-    private const double SerialLimit = 100_000;
+    private const double SerialLimit = 20_000;
 
     private struct Work
     {
@@ -31,6 +31,7 @@ internal static unsafe class GemmThin
         public GemmCall Call;
         public nint* WorkerScratch;
         public nint SumsAt;
+        public long ScratchFloats;
         public int PerItem, ItemsPerProduct;
         public delegate*<Work*, float*, nint, byte*, int, int, float*, void> Dots;
         public delegate*<float*, nint, byte*, nint, int, int, int, float*, void> Sums;
@@ -45,6 +46,53 @@ internal static unsafe class GemmThin
     /// <summary>Computes all products of the call.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Run(GemmCall call, CpuWorkers workers)
+    {
+        Work work = Prepare(ref call, workers.Count);
+        int threads = workers.Count;
+        bool serial = IsSerial(call, threads);
+        nint* scratch = stackalloc nint[threads];
+        for (int w = 0; w < (serial ? 1 : threads) && work.ScratchFloats > 0; w++)
+            scratch[w] = (nint)workers.Scratch(w, work.ScratchFloats * sizeof(float));
+        work.WorkerScratch = scratch;
+        CpuWorkers? pool = serial ? null : workers;
+        if (call.StrideC != 0 || call.Batch == 1)
+        {
+            RunItems(&work, checked(work.ItemsPerProduct * call.Batch), pool);
+            return;
+        }
+        // One output for the whole batch: products in order, so that no two items add to the same place.
+        for (int i = 0; i < call.Batch; i++)
+        {
+            RunItems(&work, work.ItemsPerProduct, pool);
+            work.Call.Left.Advance(1);
+            work.Call.Right.Advance(1);
+        }
+    }
+
+    /// <summary>
+    /// Computes two products side by side, in one round of the pool. False, with nothing done, when one of them needs
+    /// scratch or is no single product; the bits are those of two calls.
+    /// </summary>
+    public static bool TryRunPair(GemmCall first, GemmCall second, CpuWorkers workers)
+    {
+        if (workers.Count == 1 || first.Batch != 1 || second.Batch != 1 || !Takes(first) || !Takes(second))
+            return false;
+        Work* works = stackalloc Work[2];
+        works[0] = Prepare(ref first, workers.Count);
+        works[1] = Prepare(ref second, workers.Count);
+        if (works[0].ScratchFloats + works[1].ScratchFloats > 0)
+            return false;
+        nint* scratch = stackalloc nint[workers.Count];
+        works[0].WorkerScratch = works[1].WorkerScratch = scratch;
+        workers.Run(works[0].ItemsPerProduct + works[1].ItemsPerProduct, &PairItem, works);
+        return true;
+    }
+
+    private static bool IsSerial(in GemmCall call, int threads) =>
+        threads == 1 || (double)call.Left.Lines * call.Right.Lines * call.K * call.Batch < SerialLimit;
+
+    // Chooses kernels and items; the call has its smaller operand on the left afterwards.
+    private static Work Prepare(ref GemmCall call, int threads)
     {
         if (call.Left.Lines > call.Right.Lines)
             call.Swap();
@@ -63,35 +111,26 @@ internal static unsafe class GemmThin
                 break;
         }
 
-        int threads = workers.Count, lines = call.Left.Lines, columns = call.Right.Lines;
-        bool serial = threads == 1 || (double)lines * columns * call.K * call.Batch < SerialLimit;
+        int lines = call.Left.Lines, columns = call.Right.Lines;
         bool dots = call.Right.Depth == 1;
         // Items of up to 256 KiB of the large operand, at least four per thread; the sums read long runs instead.
         long most = dots ? Math.Max(24, 65536 / call.K) : SumFloats / lines;
-        long balanced = serial ? columns : (columns - 1L) / (dots ? 4L * threads : threads) + 1;
+        long balanced = IsSerial(call, threads) ? columns : (columns - 1L) / (dots ? 4L * threads : threads) + 1;
         work.PerItem = (int)Math.Min(columns, (Math.Min(balanced, most) + 23) / 24 * 24);
         work.ItemsPerProduct = (columns - 1) / work.PerItem + 1;
 
         long copyFloats = work.SmallInPlace ? 0 : ((long)lines * call.K + 15) & ~15L;
-        long floats = copyFloats + (dots ? 0 : (long)lines * work.PerItem);
+        work.ScratchFloats = copyFloats + (dots ? 0 : (long)lines * work.PerItem);
         work.SumsAt = (nint)copyFloats;
-        nint* scratch = stackalloc nint[threads];
-        for (int w = 0; w < (serial ? 1 : threads) && floats > 0; w++)
-            scratch[w] = (nint)workers.Scratch(w, floats * sizeof(float));
-        work.WorkerScratch = scratch;
-        CpuWorkers? pool = serial ? null : workers;
-        if (call.StrideC != 0 || call.Batch == 1)
-        {
-            RunItems(&work, checked(work.ItemsPerProduct * call.Batch), pool);
-            return;
-        }
-        // One output for the whole batch: products in order, so that no two items add to the same place.
-        for (int i = 0; i < call.Batch; i++)
-        {
-            RunItems(&work, work.ItemsPerProduct, pool);
-            work.Call.Left.Advance(1);
-            work.Call.Right.Advance(1);
-        }
+        return work;
+    }
+
+    private static void PairItem(void* context, int item, int worker)
+    {
+        var works = (Work*)context;
+        // The smaller product goes last and fills up whoever is done first.
+        int first = works[0].ItemsPerProduct;
+        Item(item < first ? works : works + 1, item < first ? item : item - first, worker);
     }
 
     private static void RunItems(Work* work, int items, CpuWorkers? pool)

@@ -31,6 +31,9 @@ public sealed class SvdAdapter : IDisposable
     /// <summary>Adapted layers by dotted path, in the order of the forward pass.</summary>
     public IReadOnlyDictionary<string, SvdLayer> Layers => _layers;
 
+    /// <summary>Number of the first block with an adapted layer: what enters it is the same for every coefficient.</summary>
+    public int FirstBlock => _blocks.Min();
+
     /// <summary>Trained tensors, in the order of the layers.</summary>
     public IReadOnlyList<Tensor> Parameters => [.. _layers.Values.SelectMany(l => l.Parameters).Select(p => p.Value)];
 
@@ -93,7 +96,8 @@ public sealed class SvdAdapter : IDisposable
     /// <param name="tape">Records M(c) when the parameters are to be trained.</param>
     /// <param name="coefficients">One a sequence.</param>
     /// <param name="length">Tokens a sequence.</param>
-    public IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length)
+    /// <param name="like">An earlier pass on the same tape with the same parameters, whose M(c) are used again.</param>
+    public IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null)
     {
         var runs = new List<(int Start, int Count, float C)>();
         for (int b = 0; b < coefficients.Length; b++)
@@ -109,16 +113,21 @@ public sealed class SvdAdapter : IDisposable
                 runs.Add((b * length, length, c));
         }
         var terms = new Dictionary<string, LowRankTerm>();
+        var deltas = new Dictionary<(string Path, float C), Tensor>();
         if (runs.Count > 0)
         {
             float[] distinct = [.. runs.Select(r => r.C).Distinct()];
             foreach (SvdLayer layer in _layers.Values)
             {
-                var m = distinct.ToDictionary(c => c, c => layer.Delta(tape, c));
-                terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]);
+                var m = distinct.ToDictionary(c => c, c => (like as AdapterPass)?.Deltas.GetValueOrDefault((layer.Path, c)) ?? layer.Delta(tape, c));
+                foreach ((float c, Tensor delta) in m)
+                    deltas[(layer.Path, c)] = delta;
+                // A pass of one token a row is made once and used for every token to come.
+                Tensor? down = tape.Recording || length > 1 ? null : layer.Down(tape, distinct.Length == 1 ? m[distinct[0]] : null);
+                terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]) { Down = down, IsFolded = distinct.Length == 1 };
             }
         }
-        return new AdapterPass(terms, _blocks, tape.Recording && runs.Count > 0 && Parameters.Any(p => p.RequiresGrad));
+        return new AdapterPass(terms, deltas, _blocks, tape.Recording && runs.Count > 0 && Parameters.Any(p => p.RequiresGrad));
     }
 
     /// <summary>Turns the effect round: every parameter is negated. Exact mirror for rotations, exp and additive scales.</summary>
@@ -199,8 +208,10 @@ public sealed class SvdAdapter : IDisposable
         return row[^1];
     }
 
-    private sealed class AdapterPass(Dictionary<string, LowRankTerm> terms, HashSet<int> blocks, bool requiresGrad) : IAdapterPass
+    private sealed class AdapterPass(Dictionary<string, LowRankTerm> terms, Dictionary<(string Path, float C), Tensor> deltas, HashSet<int> blocks, bool requiresGrad) : IAdapterPass
     {
+        public IReadOnlyDictionary<(string Path, float C), Tensor> Deltas => deltas;
+
         public bool RequiresGrad => requiresGrad;
 
         public LowRankTerm? Term(string module) => terms.GetValueOrDefault(module);

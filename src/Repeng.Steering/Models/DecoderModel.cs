@@ -78,14 +78,12 @@ public sealed class DecoderModel : IDisposable
         Tape tape = c.Tape;
         TokenBatch tokens = c.Tokens;
         Prepare(c);
-        Tensor ids = tape.New(tokens.Ids, tokens.Ids.Length);
-        Tensor x = tape.Embedding(Embedding, ids, Config.EmbeddingScale);
-        if (PositionEmbedding is not null)
-            x = tape.Add(x, tape.Embedding(PositionEmbedding, c.Positions));
+        if (c.Hidden is null != (c.FirstBlock == 0))
+            throw new ArgumentException($"first block {c.FirstBlock} {(c.Hidden is null ? "without" : "with")} a residual stream to begin with");
+        Tensor x = c.Hidden ?? Embed(c);
         Keep(c, x);
         int last = c.LastBlock ?? Config.NumLayers - 1;
-        using Tape.Recorder recorder = tape.SaveRecording();
-        for (int i = 0; i <= last; i++)
+        for (int i = c.FirstBlock; i <= last; i++)
         {
             Block block = Blocks[i];
             bool tracks = x.RequiresGrad || c.Adapter is { RequiresGrad: true } && c.Adapter.Touches(i)
@@ -111,8 +109,6 @@ public sealed class DecoderModel : IDisposable
             }
             if (i < Config.NumLayers - 1)
                 Keep(c, x);
-            if (i == c.RecordThrough)
-                recorder.Pause();
         }
         c.Cache?.Advance(tokens.Length);
         if (c.LastBlock is not null)
@@ -145,6 +141,14 @@ public sealed class DecoderModel : IDisposable
     {
         if (c.KeepHiddenStates)
             c.HiddenStates.Add(x);
+    }
+
+    private Tensor Embed(ForwardContext c)
+    {
+        Tape tape = c.Tape;
+        Tensor ids = tape.New(c.Tokens.Ids, c.Tokens.Ids.Length);
+        Tensor x = tape.Embedding(Embedding, ids, Config.EmbeddingScale);
+        return PositionEmbedding is null ? x : tape.Add(x, tape.Embedding(PositionEmbedding, c.Positions));
     }
 
     private void Prepare(ForwardContext c)

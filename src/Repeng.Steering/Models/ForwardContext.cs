@@ -59,11 +59,14 @@ public sealed class ForwardContext
     /// <summary>Run each block again in the backward pass rather than keep its activations.</summary>
     public bool CheckpointBlocks { get; init; }
 
-    /// <summary>Blocks to run; those after it and the final norm are left out. Null runs all.</summary>
+    /// <summary>Last block to run; those after it and the final norm are left out. Null runs all.</summary>
     public int? LastBlock { get; init; }
 
-    /// <summary>Blocks after this one run without recording: nothing that is to be learned reads them. Null records all.</summary>
-    public int? RecordThrough { get; init; }
+    /// <summary>Residual stream [batch · length, d] that enters <see cref="FirstBlock"/>; null begins with the token embeddings.</summary>
+    public Tensor? Hidden { get; init; }
+
+    /// <summary>First block to run, given what enters it by <see cref="Hidden"/>.</summary>
+    public int FirstBlock { get; init; }
 
     /// <summary>Give padding the values and gradients that transformers' eager attention gives it: see <see cref="Models.EagerPadding"/>. No real token's value changes.</summary>
     public bool EagerPadding { get; init; }

@@ -51,6 +51,9 @@ public sealed record TokenBatch(int Batch, int Length, int[] Ids, int[] Starts)
         return positions;
     }
 
+    /// <summary>Some of the rows, with the padding that they have here.</summary>
+    public TokenBatch Select(IReadOnlyList<int> rows) => new(rows.Count, Length, [.. rows.SelectMany(b => Ids[(b * Length)..((b + 1) * Length)])], [.. rows.Select(b => Starts[b])]);
+
     /// <summary>The same rows <paramref name="times"/> over: rows of the first copy, then of the second.</summary>
     public TokenBatch Repeat(int times) => new(Batch * times, Length,
         [.. Enumerable.Repeat(Ids, times).SelectMany(x => x)], [.. Enumerable.Repeat(Starts, times).SelectMany(x => x)]);

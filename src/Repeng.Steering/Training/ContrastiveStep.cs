@@ -63,58 +63,67 @@ public sealed class ContrastiveStep(DecoderModel model, SvdAdapter adapter, IRea
     }
 
     /// <summary>Losses and metrics for the coefficients; with backward, gradients are added to the adapter's parameters.</summary>
+    /// <remarks>
+    /// The coefficients' losses do not depend on each other, so that one is done, backward pass included, before the next
+    /// begins: activations of one coefficient exist at a time. What enters the first adapted block is computed once for all.
+    /// </remarks>
     public StepResult Run(TokenBatch batch, Reference reference, ReadOnlySpan<float> coefficients, bool backward = true)
     {
-        float[] cs = coefficients.ToArray();
-        using var tape = new Tape(model.Device, record: backward);
         var window = new PairWindow(batch, config.LastTokens, PairMask.Union);
-        TokenBatch stacked = batch.Repeat(cs.Length);
-        IAdapterPass pass = adapter.Pass(tape, [.. cs.SelectMany(c => Enumerable.Repeat(c, batch.Batch))], batch.Length);
-        var context = new ForwardContext(tape, stacked)
+        using var shared = new Tape(model.Device, record: false);
+        int first = Math.Min(adapter.FirstBlock, layers.Min(l => BlockOf(l.Module)));
+        Tensor? entry = first == 0 ? null : model.Forward(new ForwardContext(shared, batch) { LastBlock = first - 1 });
+        double total = 0;
+        var rows = new List<LossRow>();
+        foreach (float c in coefficients)
+            total += Run(batch, window, entry, first, reference, c, rows, backward);
+        return new StepResult(total, rows);
+    }
+
+    private double Run(TokenBatch batch, PairWindow window, Tensor? entry, int first, Reference reference, float c, List<LossRow> rows, bool backward)
+    {
+        using var tape = new Tape(model.Device, record: backward);
+        IAdapterPass pass = adapter.Pass(tape, [.. Enumerable.Repeat(c, batch.Batch)], batch.Length);
+        var context = new ForwardContext(tape, batch)
         {
             Adapter = pass,
             Capture = IsTap,
             CheckpointBlocks = CheckpointBlocks,
-            LastBlock = NeedsLogProb ? null : _lastLossBlock,
-            RecordThrough = config.Coherence == CoherenceLoss.None ? _lastLossBlock : null,
+            Hidden = entry,
+            FirstBlock = first,
+            LastBlock = _lastLossBlock,
         };
         Tensor hidden = model.Forward(context);
-
-        (Tensor? Term, Tensor Value, Tensor Degradation)[] coherence = NeedsLogProb ? Coherence(tape, hidden, window, reference, cs) : [];
-        var rows = new List<(LossRow Row, Tensor Proj)>();
+        (Tensor? term, Tensor value, Tensor lost)? coherence = NeedsLogProb ? Coherence(tape, hidden, pass, window, reference, c) : null;
+        double degradation = coherence?.lost.Item() ?? double.NaN;
         Tensor? total = null;
-        for (int k = 0; k < cs.Length; k++)
+        for (int l = 0; l < layers.Count; l++)
         {
-            for (int l = 0; l < layers.Count; l++)
+            LossLayer layer = layers[l];
+            Tensor tap = context.Outputs[layer.Module];
+            Tensor s = ContrastiveLoss.Separation(tape, config, tap, window, 0, layer.Direction);
+            Tensor proj = ContrastiveLoss.SeparationTerm(tape, config, s, reference.Separation[l], c, layer.Gap);
+            total = total is null ? proj : tape.Add(total, proj);
+            double lossProj = proj.Item(), lossCoherence = 0, sum = lossProj;
+            if (coherence is { } held)
             {
-                LossLayer layer = layers[l];
-                Tensor tap = context.Outputs[layer.Module];
-                Tensor s = ContrastiveLoss.Separation(tape, config, tap, window, k, layer.Direction);
-                Tensor proj = ContrastiveLoss.SeparationTerm(tape, config, s, reference.Separation[l], cs[k], layer.Gap);
-                total = total is null ? proj : tape.Add(total, proj);
-                double lossProj = proj.Item(), lossCoherence = 0, degradation = double.NaN, sum = lossProj;
-                if (coherence.Length > 0)
+                // Upstream's log-sigmoid branch reports none where it is not part of the loss; its other branch measures it all the same.
+                if (held.term is not null || config.Separation != SeparationLoss.LogSigmoid)
+                    lossCoherence = held.value.Item();
+                if (held.term is not null)
                 {
-                    (Tensor? term, Tensor value, Tensor lost) = coherence[k];
-                    degradation = lost.Item();
-                    // Upstream's log-sigmoid branch reports none where it is not part of the loss; its other branch measures it all the same.
-                    if (term is not null || config.Separation != SeparationLoss.LogSigmoid)
-                        lossCoherence = value.Item();
-                    if (term is not null)
-                    {
-                        total = tape.Add(total, term);
-                        sum += term.Item();
-                    }
+                    total = tape.Add(total, held.term);
+                    sum += held.term.Item();
                 }
-                float norm = MeasureSeparationNorm ? ContrastiveLoss.SeparationNorm(tap, batch, k, layer) : float.NaN;
-                rows.Add((new LossRow(cs[k], layer.Module, lossProj, lossCoherence, sum, degradation, Math.Exp(-degradation),
-                    s.ToArray().Average(), reference.Separation[l].Average(), norm), proj));
             }
+            float norm = MeasureSeparationNorm ? ContrastiveLoss.SeparationNorm(tap, batch, 0, layer) : float.NaN;
+            rows.Add(new LossRow(c, layer.Module, lossProj, lossCoherence, sum, degradation, Math.Exp(-degradation),
+                s.ToArray().Average(), reference.Separation[l].Average(), norm));
         }
-        var result = new StepResult(total!.Item(), [.. rows.Select(r => r.Row)]);
+        double value = total!.Item();
         if (backward)
             tape.Backward(total);
-        return result;
+        return value;
     }
 
     private bool IsTap(string module) => layers.Any(l => l.Module == module);
@@ -125,18 +134,32 @@ public sealed class ContrastiveStep(DecoderModel model, SvdAdapter adapter, IRea
         return tape.LabelLogProb(rows, model.Head, tape.New(labels, labels.Length), model.Config.LogitSoftCap).LogProb;
     }
 
-    // Positive rows are held together at c > 0, negative ones at c < 0: those that steering moves along.
-    private (Tensor?, Tensor, Tensor)[] Coherence(Tape tape, Tensor hidden, PairWindow window, Reference reference, float[] cs)
+    // Positive rows are held together at c > 0, negative ones at c < 0: those that steering moves along. Nothing reads the
+    // other rows after the last loss layer, so that these blocks run without them.
+    private (Tensor?, Tensor, Tensor) Coherence(Tape tape, Tensor hidden, IAdapterPass pass, PairWindow window, Reference reference, float c)
     {
-        var parts = cs.Select((c, k) => (Rows: window.Side(c > 0 ? 0 : 1), Labels: window.Labels(k, window.Side(c > 0 ? 0 : 1)))).ToArray();
-        int each = parts[0].Labels.Index.Length, perRow = each / window.Pairs;
-        Tensor all = LogProb(tape, hidden, [.. parts.SelectMany(p => p.Labels.Index)], [.. parts.SelectMany(p => p.Labels.Labels)]);
-        Tensor matrix = tape.Reshape(all, cs.Length, each);
-        return [.. parts.Select((p, k) =>
+        TokenBatch batch = window.Tokens;
+        int[] rows = window.Side(c > 0 ? 0 : 1);
+        (int[] index, int[] labels, float[] weights) = window.Labels(0, rows);
+        int perRow = labels.Length / rows.Length;
+        using Tape.Recorder recorder = tape.SaveRecording();
+        if (config.Coherence == CoherenceLoss.None)
+            recorder.Pause();
+        int[] kept = [.. rows.SelectMany(b => Enumerable.Range(b * batch.Length, batch.Length))];
+        hidden = tape.GatherRows(hidden, tape.New(kept, kept.Length));
+        hidden = model.Forward(new ForwardContext(tape, batch.Select(rows))
         {
-            Tensor logProb = tape.Reshape(tape.SliceRows(matrix, k, 1), each);
-            float[] of = [.. p.Rows.SelectMany(r => reference.LogProb.AsSpan(r * perRow, perRow).ToArray())];
-            return ContrastiveLoss.CoherenceTerm(tape, config, logProb, of, p.Labels.Weights, window.Pairs);
-        })];
+            Adapter = adapter.Pass(tape, [.. Enumerable.Repeat(c, rows.Length)], batch.Length, pass),
+            CheckpointBlocks = CheckpointBlocks,
+            Hidden = hidden,
+            FirstBlock = _lastLossBlock + 1,
+        });
+        // Row r of what is left was row rows[r] of the batch.
+        for (int at = 0; at < index.Length; at++)
+            index[at] += (at / perRow - rows[at / perRow]) * batch.Length;
+        float[] of = [.. rows.SelectMany(r => reference.LogProb.AsSpan(r * perRow, perRow).ToArray())];
+        return ContrastiveLoss.CoherenceTerm(tape, config, LogProb(tape, hidden, index, labels), of, weights, window.Pairs);
     }
+
+    private int BlockOf(string module) => model.Blocks.First(b => b.Linears.Any(m => m.Path == module)).Index;
 }

@@ -99,6 +99,47 @@ public sealed class AdapterGoldenTests
 
     [Theory]
     [MemberData(nameof(Cases))]
+    public void Decoding_with_folded_terms_equals_one_pass_over_the_text(string name)
+    {
+        string folder = Golden.Require("adapter");
+        using var golden = new GoldenCase(folder, name);
+        TokenBatch tokens = GoldenCase.Batches(folder)[0];
+        const int decoded = 2;
+        int prompt = tokens.Length - decoded;
+        Assert.True(tokens.Starts.Max() < prompt, "the prompt must hold a real token of each row");
+        // One coefficient for all rows, one for some, and many: each has its own way through the term.
+        float[][] settings = [[.. tokens.Starts.Select(_ => 0.7f)], [.. tokens.Starts.Select((_, b) => b % 2 == 0 ? 0 : -1f)], [.. tokens.Starts.Select((_, b) => b % 4 / 2f - 0.5f)]];
+        foreach (float[] cs in settings)
+        {
+            using var tape = new Tape(golden.Device, record: false);
+            float[] whole = Logits(tape, tokens, null, golden.Adapter.Pass(tape, cs, tokens.Length));
+            float[] off = Logits(tape, tokens, null, null);
+            using var cache = new KvCache(golden.Device, golden.Model.Config, tokens.Batch, tokens.Length, tokens.Starts);
+            Logits(tape, Columns(0, prompt), cache, golden.Adapter.Pass(tape, cs, prompt));
+            IAdapterPass pass = golden.Adapter.Pass(tape, cs, 1);
+            int row = golden.Model.Config.VocabSize;
+            for (int t = prompt; t < tokens.Length; t++)
+            {
+                float[] step = Logits(tape, Columns(t, 1), cache, pass);
+                for (int b = 0; b < tokens.Batch; b++)
+                {
+                    ReadOnlySpan<float> expected = whole.AsSpan((b * tokens.Length + t) * row, row);
+                    Close.To(1e-5, expected, step.AsSpan(b * row, row), $"{name} row {b} token {t} at c = {cs[b]}");
+                    if (cs[b] != 0)
+                        Assert.False(expected.SequenceEqual(off.AsSpan((b * tokens.Length + t) * row, row)), "the adapter does nothing");
+                }
+            }
+        }
+
+        TokenBatch Columns(int first, int count) => new(tokens.Batch, count,
+            [.. Enumerable.Range(0, tokens.Batch).SelectMany(b => tokens.Ids[(b * tokens.Length + first)..(b * tokens.Length + first + count)])], tokens.Starts);
+
+        float[] Logits(Tape tape, TokenBatch batch, KvCache? cache, IAdapterPass? pass) =>
+            golden.Model.Logits(tape, golden.Model.Forward(new ForwardContext(tape, batch, cache) { Adapter = pass })).ToArray();
+    }
+
+    [Theory]
+    [MemberData(nameof(Cases))]
     public void Training_gives_the_original_history_gradients_and_parameters(string name)
     {
         string folder = Golden.Require("adapter");
