@@ -23,6 +23,8 @@ public sealed class MeasuringVerbsTests : IDisposable
         JsonNode row = JsonNode.Parse(File.ReadAllText(Path.Combine(output, "eval.json")))!["rows"]![0]!;
         Assert.Equal(6, (int)row["n"]!);
         Assert.InRange((double)row["choice_mass"]!, 0, 1);
+        Assert.InRange((double)row["input_nll"]!, 0.01, 20);
+        Assert.Equal(0, (double)row["input_nll_rise"]!);
         Assert.Equal([0x89, (byte)'P', (byte)'N', (byte)'G'], File.ReadAllBytes(Path.Combine(output, "eval.png"))[..4]);
     }
 
@@ -61,6 +63,9 @@ public sealed class MeasuringVerbsTests : IDisposable
     [InlineData("--set binary", "eval", "--set", "binary")]
     [InlineData("--questions", "eval", "--questions", "q.jsonl")]
     [InlineData("--max_questions", "eval", "--max_questions", "0")]
+    [InlineData("--seeds", "eval", "--seeds", "0")]
+    [InlineData("--set binary", "eval", "--generate_answers")]
+    [InlineData("--temperature", "eval", "--temperature", "1")]
     [InlineData("--adapter", "eval", "--baselines")]
     [InlineData("--output", "forward", "--text", "a")]
     [InlineData("--input", "forward", "--output", "x.safetensors")]

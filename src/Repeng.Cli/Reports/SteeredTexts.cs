@@ -15,7 +15,7 @@ public sealed record SteeredText(float Coefficient, string Text, int Tokens, boo
 public static class SteeredTexts
 {
     /// <summary>Tokens that end a text of this model.</summary>
-    public static int[] Stops(ModelBundle bundle) => [.. bundle.Model.Config.EosTokenIds.Concat(bundle.Tokenizer.EosId is { } id ? [id] : []).Distinct()];
+    public static int[] Stops(ModelBundle bundle) => bundle.StopIds;
 
     /// <summary>One text a coefficient, in one batch.</summary>
     public static SteeredText[] Generate(ModelBundle bundle, Steering.Generation.Steering steering, int[] prompt, float[] coefficients, SamplingSettings sampling, int maxNewTokens, Action<int, int>? onToken, CancellationToken stop)

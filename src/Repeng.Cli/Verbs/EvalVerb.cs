@@ -10,6 +10,7 @@ using Repeng.Steering.Adapters;
 using Repeng.Steering.Data;
 using Repeng.Steering.Demo;
 using Repeng.Steering.Evaluation;
+using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
 
@@ -30,7 +31,13 @@ public sealed class EvalVerb
     private readonly Option<int?> _max = Opt.Int("--max_questions", "only the first N questions (default: all)");
     private readonly Option<bool?> _baselines = Opt.Flag("--baselines", "also measure a mean-difference control vector, a random direction of its length, and the personas as prompts (default true, where the adapter's training texts are known)");
     private readonly Option<int?> _batch = Opt.Int("--batch_size", "questions a batch (default 16)");
-    private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random direction (default 42)");
+    private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random directions and of generated answers (default 42)");
+    private readonly Option<int?> _seeds = Opt.Int("--seeds", "seeds from --seed on: as many random directions, and with --generate_answers as many answers to each question (default 1)", "--repeats");
+    private readonly Option<bool?> _generate = Opt.Flag("--generate_answers", "binary set: the model writes its answer, and the token that completes \"Final choice: Yes|No\" decides; else the answer is begun for it");
+    private readonly Option<int?> _maxNew = Opt.Int("--max_new_tokens", "with --generate_answers: tokens of an answer at most (default 32)");
+    private readonly Option<double?> _temperature = Opt.Number("--temperature", "with --generate_answers (default 1.3)");
+    private readonly Option<double?> _minP = Opt.Number("--min_p", "with --generate_answers (default 0.05)");
+    private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "with --generate_answers (default 1.2)");
     private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, eval.json and eval.png go (default: nowhere)");
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
@@ -43,7 +50,7 @@ public sealed class EvalVerb
     {
         var verb = new EvalVerb(session);
         var command = new Command("eval", "Measure on questions what an adapter does, beside control vectors and prompts");
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._set, verb._questions, verb._max, verb._baselines, verb._batch, verb._seed, verb._output, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._set, verb._questions, verb._max, verb._baselines, verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads })
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -60,6 +67,19 @@ public sealed class EvalVerb
             throw new UserErrorException($"--max_questions {p.GetValue(_max)} must be at least 1");
         if (p.GetValue(_questions) is not null && set != "binary")
             throw new UserErrorException("--questions FILE belongs to the binary set; add --set binary");
+        int seeds = p.GetValue(_seeds) ?? 1, maxNew = p.GetValue(_maxNew) ?? 32;
+        bool generates = p.GetValue(_generate) == true;
+        if (seeds < 1)
+            throw new UserErrorException($"--seeds {seeds} must be at least 1");
+        if (maxNew < 1)
+            throw new UserErrorException($"--max_new_tokens {maxNew} must be at least 1");
+        if (generates && set != "binary")
+            throw new UserErrorException("--generate_answers belongs to the binary set; add --set binary");
+        if (!generates && new Option[] { _maxNew, _temperature, _minP, _penalty }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false }) is { } idle)
+            throw new UserErrorException($"{idle.Name} says how answers are written, and none is: add --generate_answers or leave it out");
+        ulong seed = p.GetValue(_seed) ?? 42;
+        var sampling = new SamplingSettings { Sample = true, Temperature = (float)(p.GetValue(_temperature) ?? 1.3), MinP = (float)(p.GetValue(_minP) ?? 0.05), RepetitionPenalty = (float)(p.GetValue(_penalty) ?? 1.2), Seed = seed };
+        sampling.Validate();
         double[]? given = p.Given(_coefficients);
         if (folder is null && given?.Any(c => c != 0) == true)
             throw new UserErrorException($"--coefficients {Format.Coefficient(given.First(c => c != 0))} without --adapter has nothing to steer with; give --adapter FOLDER");
@@ -74,17 +94,19 @@ public sealed class EvalVerb
         using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(bundle.Model, folder);
         var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null)) };
         using BlockVectors? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
-        using BlockVectors? random = mean is null ? null : BlockVectors.RandomLike(mean, p.GetValue(_seed) ?? 42);
-        if (mean is not null && random is not null)
-        {
+        BlockVectors[] random = mean is null ? [] : [.. Enumerable.Range(0, seeds).Select(k => BlockVectors.RandomLike(mean, seed + (ulong)k))];
+        if (mean is not null)
             methods.Add(new EvalMethod("mean difference", new Steering.Generation.Steering(null, mean.Directions), coefficients, methods[0].Items));
-            methods.Add(new EvalMethod("random direction", new Steering.Generation.Steering(null, random.Directions), coefficients, methods[0].Items));
-        }
+        for (int k = 0; k < random.Length; k++)
+            methods.Add(new EvalMethod(seeds == 1 ? "random direction" : $"random direction, seed {seed + (ulong)k}", new Steering.Generation.Steering(null, random[k].Directions), coefficients, methods[0].Items));
         if (trained is not null)
             foreach ((string word, bool positive) in new[] { (trained.Personas[0].Positive, true), (trained.Personas[0].Negative, false) })
                 methods.Add(new EvalMethod($"prompt: {word}", Steering.Generation.Steering.None, [0],
                     Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), positive ? DemoAudience.SeenTruthful : DemoAudience.SeenUntruthful)));
-        EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop);
+        EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop,
+            generates ? new GeneratedAnswers(bundle, sampling, maxNew, seeds, batch) : null);
+        foreach (BlockVectors vectors in random)
+            vectors.Dispose();
         Report(run, model, folder, set, p.GetValue(_output));
         return ExitCodes.Ok;
     }
@@ -105,8 +127,9 @@ public sealed class EvalVerb
 
     private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, string set, string? persona, DemoAudience? audience)
     {
+        BinaryQuestion[] questions = set == "binary" ? [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []] : [];
         ChoiceItem[] items = set == "binary"
-            ? EvalItems.Binary(bundle, [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []], persona)
+            ? p.GetValue(_generate) == true ? EvalItems.BinaryToGenerate(bundle, questions, persona) : EvalItems.Binary(bundle, questions, persona)
             : bundle.IsDemo ? DemoItems.Load(new DemoWorld(), audience ?? DemoAudience.None) : EvalItems.Truth(bundle, TruthEvaluation.Items, persona);
         return [.. items.Take(p.GetValue(_max) ?? items.Length)];
     }
@@ -121,16 +144,19 @@ public sealed class EvalVerb
 
     private void Report(EvalRun run, string model, string? adapter, string set, string? output)
     {
-        Spectre.Console.Table table = Format.Table("method", ">c", ">log-odds", ">change against c = 0", ">choice mass");
+        Spectre.Console.Table table = Format.Table("method", ">c", ">log-odds", ">change against c = 0", ">choice mass", ">valid", ">input NLL", ">coherent");
         foreach (EvalRow r in run.Rows)
-            table.Row(r.Method, Format.Coefficient(r.Coefficient), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}", Format.Number(r.Mass));
-        _session.Print($"Log-odds of the true answer in nats, set {set}, mean ± standard error over {run.Rows[0].Count} questions", table);
+            table.Row(r.Method, Format.Coefficient(r.Coefficient), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}", Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", r.Coherent ? "yes" : "no");
+        _session.Print($"Log-odds of the true answer in nats, set {set}, mean ± standard error over {run.Cells[0].Results.Select(r => r.Key).Distinct().Count()} questions{(run.Rows[0].Draws > 1 ? $", {run.Rows[0].Draws} answers each" : "")}; input NLL in nats a token", table);
+        if (run.Rows.All(r => r.Count == 0))
+            _session.Say("no answer of any method has a final choice, so there is nothing to compare; give --max_new_tokens more room, a lower --temperature, --repetition_penalty 1, or leave --generate_answers out");
         if (run.Regressions.Count > 0)
         {
-            Spectre.Console.Table slopes = Format.Table("method", ">slope", ">r²", ">p", ">score");
+            Spectre.Console.Table slopes = Format.Table("method", ">slope", ">r²", ">p", ">valid", ">score", ">usable c");
             foreach ((string method, LogRatioRegression r) in run.Regressions)
-                slopes.Row(method, Format.Signed(r.Slope, 3), Format.Number(r.R2), Format.Number(r.PValue), Format.Number(r.Score));
-            _session.Print("Mean log-odds against sign(c)·ln(1 + |c|); score = |slope|·r²", slopes);
+                slopes.Row(method, $"{Format.Signed(r.Slope, 3)} ± {Format.Number(r.StandardError)}", Format.Number(r.R2), Format.Number(r.PValue), Format.Number(r.ValidFraction, 2), Format.Number(r.Score),
+                    run.UsableRange[method] is { } usable ? $"{Format.Coefficient(usable.From)} … {Format.Coefficient(usable.To)}" : "none");
+            _session.Print($"Mean log-odds against sign(c)·ln(1 + |c|); score = |slope|·valid²·r²; usable: input NLL rises by less than {EvalRow.MostRise} nat, choice mass and valid at least {EvalRow.LeastMass}", slopes);
         }
         if (output is null)
             return;
@@ -140,7 +166,7 @@ public sealed class EvalVerb
         JsonObject json = run.ToJson();
         (json["model"], json["adapter"], json["set"]) = (model, adapter, set);
         AtomicFile.WriteText(Path.Combine(output, "eval.json"), json.ToJsonString(s_json) + "\n");
-        Curve[] curves = [.. run.Rows.GroupBy(r => r.Method).Select(g => new Curve(g.Key, [.. g.Select(r => new CurvePoint(r.Coefficient, r.LogOdds, r.LogOddsError))]))];
+        Curve[] curves = [.. run.Rows.GroupBy(r => r.Method).Select(g => new Curve(g.Key, [.. g.Where(r => double.IsFinite(r.LogOdds)).Select(r => new CurvePoint(r.Coefficient, r.LogOdds, r.LogOddsError))]))];
         Plots.Png(Path.Combine(output, "eval.png"), curves, $"Set {set}", "log-odds of the true answer, nats", "steering coefficient c");
         _session.Print($"Written: {output}");
     }

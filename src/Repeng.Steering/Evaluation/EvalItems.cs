@@ -44,7 +44,21 @@ public static class EvalItems
         })];
     }
 
-    private static string Prompt(ModelBundle bundle, string user, string prefix) => bundle.ChatTemplate is null ? $"{user} {prefix}" : bundle.RenderChat([new ChatMessage("user", user)], prefix);
+    /// <summary>
+    /// The same questions without a begun answer: the model writes it, and what decides is the word after "Final choice:"
+    /// (<see cref="GeneratedAnswers"/>).
+    /// </summary>
+    public static ChoiceItem[] BinaryToGenerate(ModelBundle bundle, IReadOnlyList<BinaryQuestion> questions, string? persona = null)
+    {
+        ChoiceItem[] prefilled = Binary(bundle, questions, persona);
+        return [.. prefilled.Zip(questions, (item, q) =>
+        {
+            string user = $"{(persona is null ? "" : persona + " ")}{q.Question} {GeneratedAnswers.Instruction}";
+            return item with { Prompt = Encode(bundle, Prompt(bundle, user, "")) };
+        })];
+    }
+
+    private static string Prompt(ModelBundle bundle, string user, string prefix) => bundle.ChatTemplate is null ? $"{user} {prefix}".TrimEnd() : bundle.RenderChat([new ChatMessage("user", user)], prefix);
 
     private static int[] Encode(ModelBundle bundle, string text) => bundle.Tokenizer.Encode(text, addSpecialTokens: bundle.ChatTemplate is null);
 }

@@ -28,7 +28,23 @@ public sealed record EvalCell(string Method, float Coefficient, IReadOnlyList<Ch
 /// <param name="Change">Mean difference to c = 0 of the first method, paired by question.</param>
 /// <param name="ChangeError">Its standard error.</param>
 /// <param name="Mass">Mean probability of all answers together: how much of the model's answer is an answer at all.</param>
-public sealed record EvalRow(string Method, float Coefficient, int Count, double LogOdds, double LogOddsError, double Change, double ChangeError, double Mass);
+/// <param name="ValidFraction">Part of all answers that have log-odds at all.</param>
+/// <param name="Draws">Answers to each question.</param>
+/// <param name="InputNll">Mean negative log-probability of the questions' own tokens, nats a token.</param>
+/// <param name="InputNllRise">The same less that of this method at c = 0.</param>
+/// <remarks>Several draws of an answer to one question are averaged first: errors are over questions, which are independent.</remarks>
+public sealed record EvalRow(string Method, float Coefficient, int Count, double LogOdds, double LogOddsError, double Change, double ChangeError, double Mass,
+    double ValidFraction, int Draws, double InputNll, double InputNllRise)
+{
+    /// <summary>Input NLL rises by less than this many nats a token where a model still understands what it reads.</summary>
+    public const double MostRise = 1;
+
+    /// <summary>Least choice mass, and least part of valid answers, of a model that still answers.</summary>
+    public const double LeastMass = 0.8;
+
+    /// <summary>Whether the model is still coherent at this coefficient.</summary>
+    public bool Coherent => InputNllRise < MostRise && Mass >= LeastMass && ValidFraction >= LeastMass;
+}
 
 /// <summary>An evaluation: several methods, each at several coefficients, on the same questions.</summary>
 public sealed class EvalRun
@@ -36,15 +52,28 @@ public sealed class EvalRun
     private EvalRun(IReadOnlyList<EvalCell> cells)
     {
         Cells = cells;
-        EvalCell zero = cells.First(c => c.Coefficient == 0);
+        Dictionary<string, double> zero = ByQuestion(cells.First(c => c.Coefficient == 0));
         Rows = [.. cells.Select(cell =>
         {
-            double[] odds = [.. cell.Results.Select(r => r.LogOdds)], change = [.. cell.Results.Zip(zero.Results, (a, b) => a.LogOdds - b.LogOdds)];
-            return new EvalRow(cell.Method, cell.Coefficient, odds.Length, odds.Average(), Error(odds), change.Average(), Error(change), cell.Results.Average(r => r.Mass));
+            EvalCell own = cells.First(c => c.Method == cell.Method && c.Coefficient == 0);
+            Dictionary<string, double> known = ByQuestion(cell);
+            double[] change = [.. known.Where(k => zero.ContainsKey(k.Key)).Select(k => k.Value - zero[k.Key])];
+            double input = Mean(cell.Results.Select(r => r.InputNll));
+            return new EvalRow(cell.Method, cell.Coefficient, known.Count, Mean(known.Values), Error([.. known.Values]), Mean(change), Error(change), Mean(cell.Results.Select(r => r.Mass)),
+                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)));
         })];
-        Regressions = cells.GroupBy(c => c.Method).Where(g => g.Select(c => c.Coefficient).Distinct().Count() > 1).ToDictionary(g => g.Key, g => LogRatioRegression.Of(
-            [.. g.Select(c => (double)c.Coefficient)], [.. g.Select(c => c.Results.Average(r => r.LogOdds))]));
+        Regressions = cells.GroupBy(c => c.Method).Where(g => g.Select(c => c.Coefficient).Distinct().Count() > 1).ToDictionary(g => g.Key, g =>
+        {
+            LogRatioRegression line = LogRatioRegression.Of([.. g.Select(c => (double)c.Coefficient)], [.. g.Select(c => Mean(ByQuestion(c).Values))]);
+            // What counts as valid is an answer, not a coefficient.
+            double valid = g.Average(Valid), score = Math.Abs(line.Slope) * valid * valid * line.R2;
+            return line with { ValidFraction = valid, Score = score, ScoreWithRange = score * (line.Max - line.Min) };
+        });
+        UsableRange = Rows.GroupBy(r => r.Method).Where(g => g.Count() > 1).ToDictionary(g => g.Key, g => Usable([.. g.OrderBy(r => r.Coefficient)]));
     }
+
+    /// <summary>Per method with several coefficients, the smallest and largest measured c between which it is coherent everywhere; null where it is not even at 0.</summary>
+    public IReadOnlyDictionary<string, (float From, float To)?> UsableRange { get; }
 
     /// <summary>Question by question.</summary>
     public IReadOnlyList<EvalCell> Cells { get; }
@@ -55,11 +84,14 @@ public sealed class EvalRun
     /// <summary>How the mean log-odds follow the coefficient, of every method with several coefficients.</summary>
     public IReadOnlyDictionary<string, LogRatioRegression> Regressions { get; }
 
+    /// <summary>Sums of results that are there already; the first cell at c = 0 is what changes are against.</summary>
+    public static EvalRun Of(IReadOnlyList<EvalCell> cells) => new(cells);
+
     /// <summary>
     /// Measures. The first method must have c = 0 (it is added): every change is against it. A method that has only c = 0
-    /// is a prompt alone.
+    /// is a prompt alone. With generate, the answers are written by the model and scored where they decide.
     /// </summary>
-    public static EvalRun Run(DecoderModel model, IReadOnlyList<EvalMethod> methods, int batchSize = 16, Action<string, float>? progress = null, CancellationToken stop = default)
+    public static EvalRun Run(DecoderModel model, IReadOnlyList<EvalMethod> methods, int batchSize = 16, Action<string, float>? progress = null, CancellationToken stop = default, GeneratedAnswers? generate = null)
     {
         if (methods.Count == 0 || methods[0].Items.Count == 0)
             throw new UserErrorException("nothing to evaluate: no method or no question");
@@ -68,13 +100,19 @@ public sealed class EvalRun
             throw new ArgumentException($"the questions of {other.Name} are not those of {methods[0].Name}");
         if (methods.Select(m => m.Name).Distinct().Count() != methods.Count)
             throw new ArgumentException("two methods have the same name");
-        var evaluator = new TruthEvaluator(model, batchSize);
+        var evaluator = new TruthEvaluator(model, batchSize) { MeasureInput = true };
         var cells = new List<EvalCell>();
         foreach (EvalMethod method in methods)
             foreach (float c in method.Coefficients.Append(0).Distinct().Order())
             {
                 stop.ThrowIfCancellationRequested();
-                cells.Add(new EvalCell(method.Name, c, evaluator.Run(method.Items, method.Steering, c)));
+                ChoiceResult[] results = evaluator.Run(method.Items, method.Steering, c);
+                if (generate is not null)
+                {
+                    Dictionary<string, double> input = results.ToDictionary(r => r.Key, r => r.InputNll);
+                    results = [.. generate.Run(method.Items, method.Steering, c, stop).Select(r => r with { InputNll = input[r.Key] })];
+                }
+                cells.Add(new EvalCell(method.Name, c, results));
                 progress?.Invoke(method.Name, c);
             }
         return new EvalRun(cells);
@@ -83,19 +121,19 @@ public sealed class EvalRun
     /// <summary>One line a method, coefficient and question.</summary>
     public string ResultsCsv()
     {
-        var csv = new StringBuilder("method,coefficient,key,log_odds,choice_mass\n");
+        var csv = new StringBuilder("method,coefficient,key,log_odds,choice_mass,draw,input_nll\n");
         foreach (EvalCell cell in Cells)
             foreach (ChoiceResult r in cell.Results)
-                csv.Append(CultureInfo.InvariantCulture, $"{Quote(cell.Method)},{cell.Coefficient:R},{Quote(r.Key)},{r.LogOdds:G9},{r.Mass:G9}\n");
+                csv.Append(CultureInfo.InvariantCulture, $"{Quote(cell.Method)},{cell.Coefficient:R},{Quote(r.Key)},{r.LogOdds:G9},{r.Mass:G9},{r.Draw},{r.InputNll:G9}\n");
         return csv.ToString();
     }
 
     /// <summary>One line a method and coefficient.</summary>
     public string SummaryCsv()
     {
-        var csv = new StringBuilder("method,coefficient,n,log_odds,log_odds_se,change,change_se,choice_mass\n");
+        var csv = new StringBuilder("method,coefficient,n,log_odds,log_odds_se,change,change_se,choice_mass,valid_frac,seeds,input_nll,input_nll_rise,coherent\n");
         foreach (EvalRow r in Rows)
-            csv.Append(CultureInfo.InvariantCulture, $"{Quote(r.Method)},{r.Coefficient:R},{r.Count},{r.LogOdds:G9},{r.LogOddsError:G9},{r.Change:G9},{r.ChangeError:G9},{r.Mass:G9}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{Quote(r.Method)},{r.Coefficient:R},{r.Count},{r.LogOdds:G9},{r.LogOddsError:G9},{r.Change:G9},{r.ChangeError:G9},{r.Mass:G9},{r.ValidFraction:G9},{r.Draws},{r.InputNll:G9},{r.InputNllRise:G9},{(r.Coherent ? "true" : "false")}\n");
         return csv.ToString();
     }
 
@@ -106,10 +144,12 @@ public sealed class EvalRun
         {
             ["method"] = r.Method, ["coefficient"] = r.Coefficient, ["n"] = r.Count, ["log_odds"] = Number(r.LogOdds), ["log_odds_se"] = Number(r.LogOddsError),
             ["change"] = Number(r.Change), ["change_se"] = Number(r.ChangeError), ["choice_mass"] = Number(r.Mass),
+            ["valid_frac"] = r.ValidFraction, ["seeds"] = r.Draws, ["input_nll"] = Number(r.InputNll), ["input_nll_rise"] = Number(r.InputNllRise), ["coherent"] = r.Coherent,
         })]),
         ["regressions"] = new JsonObject(Regressions.Select(p => KeyValuePair.Create(p.Key, (JsonNode?)new JsonObject
         {
             ["slope"] = Number(p.Value.Slope),
+            ["slope_se"] = Number(p.Value.StandardError),
             ["intercept"] = Number(p.Value.Intercept),
             ["r2"] = Number(p.Value.R2),
             ["p_value"] = Number(p.Value.PValue),
@@ -118,8 +158,29 @@ public sealed class EvalRun
             ["min"] = Number(p.Value.Min),
             ["max"] = Number(p.Value.Max),
             ["score"] = Number(p.Value.Score),
+            ["usable_from"] = UsableRange[p.Key]?.From,
+            ["usable_to"] = UsableRange[p.Key]?.To,
         }))),
     };
+
+    // The mean over draws of each question that has a known answer.
+    private static Dictionary<string, double> ByQuestion(EvalCell cell) => cell.Results.Where(r => !double.IsNaN(r.LogOdds)).GroupBy(r => r.Key).ToDictionary(g => g.Key, g => g.Average(r => r.LogOdds));
+
+    private static double Valid(EvalCell cell) => cell.Results.Count(r => !double.IsNaN(r.LogOdds)) / (double)cell.Results.Count;
+
+    private static double Mean(IEnumerable<double> values) => values.Where(v => !double.IsNaN(v)).DefaultIfEmpty(double.NaN).Average();
+
+    private static (float, float)? Usable(EvalRow[] rows)
+    {
+        int zero = Array.FindIndex(rows, r => r.Coefficient == 0), from = zero, to = zero;
+        if (!rows[zero].Coherent)
+            return null;
+        while (from > 0 && rows[from - 1].Coherent)
+            from--;
+        while (to + 1 < rows.Length && rows[to + 1].Coherent)
+            to++;
+        return (rows[from].Coefficient, rows[to].Coefficient);
+    }
 
     private static JsonNode? Number(double x) => double.IsFinite(x) ? JsonValue.Create(x) : null;
 

@@ -11,11 +11,21 @@ namespace Repeng.Steering.Evaluation;
 public sealed record ChoiceItem(string Key, int[] Prompt, IReadOnlyList<int[]> True, IReadOnlyList<int[]> False);
 
 /// <summary>Outcome of one question: log P(true) − log P(false) in nats, and the probability of all its completions together.</summary>
-public readonly record struct ChoiceResult(string Key, double LogOdds, double Mass);
+public readonly record struct ChoiceResult(string Key, double LogOdds, double Mass)
+{
+    /// <summary>Mean negative log-probability, in nats a token, of the prompt's own tokens from the second on; NaN where it was not measured.</summary>
+    public double InputNll { get; init; } = double.NaN;
+
+    /// <summary>Which of several draws of an answer this is, from 0.</summary>
+    public int Draw { get; init; }
+}
 
 /// <summary>Log-odds of true against false completions, each question at each coefficient.</summary>
 public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
 {
+    /// <summary>Also measure how well the steered model predicts the prompts themselves.</summary>
+    public bool MeasureInput { get; init; }
+
     /// <summary>Scores every item at one coefficient; all rows are steered.</summary>
     public ChoiceResult[] Run(IReadOnlyList<ChoiceItem> items, Generation.Steering steering, float coefficient, Action<int>? progress = null)
     {
@@ -40,12 +50,13 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
         float[] logits = model.Logits(tape, tape.GatherRows(hidden, tape.New(last, last.Length))).ToArray();
         int v = model.Config.VocabSize;
+        double[] input = InputNll(tape, hidden, tokens, [.. Enumerable.Range(0, items.Length)], [.. items.Select(i => i.Prompt.Length)]);
         return [.. items.Select((item, b) =>
         {
             ReadOnlySpan<float> row = logits.AsSpan(b * v, v);
             double all = LogSumExp(row.ToArray().Select(x => (double)x));
             var copy = row.ToArray();
-            return Result(item, item.True.Select(t => copy[t[0]] - all), item.False.Select(t => copy[t[0]] - all));
+            return Result(item, item.True.Select(t => copy[t[0]] - all), item.False.Select(t => copy[t[0]] - all)) with { InputNll = input[b] };
         })];
     }
 
@@ -75,12 +86,32 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         for (int r = 0, at = 0; r < rows.Count; r++)
             for (int k = 0; k < spans[r].Count; k++)
                 sums[r] += logProb[at++];
+        // Completions of an item follow each other; the first of them stands for its prompt.
+        int[] firstRows = new int[items.Length];
+        for (int i = 1; i < items.Length; i++)
+            firstRows[i] = firstRows[i - 1] + items[i - 1].True.Count + items[i - 1].False.Count;
+        double[] input = InputNll(tape, hidden, tokens, firstRows, [.. items.Select(i => i.Prompt.Length)]);
         int next = 0;
-        return [.. items.Select(item =>
+        return [.. items.Select((item, i) =>
         {
             double[] own = sums[next..(next += item.True.Count + item.False.Count)];
-            return Result(item, own.Take(item.True.Count), own.Skip(item.True.Count));
+            return Result(item, own.Take(item.True.Count), own.Skip(item.True.Count)) with { InputNll = input[i] };
         })];
+    }
+
+    // Of the first `lengths` tokens of each row; a prompt of one token predicts nothing.
+    private double[] InputNll(Tape tape, Tensor hidden, TokenBatch tokens, int[] rows, int[] lengths)
+    {
+        var result = new double[rows.Length];
+        Array.Fill(result, double.NaN);
+        int[] index = [.. rows.SelectMany((r, i) => Enumerable.Range(r * tokens.Length + tokens.Starts[r], lengths[i] - 1))];
+        if (!MeasureInput || index.Length == 0)
+            return result;
+        float[] logProb = tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index, index.Length)), model.Head, tape.New([.. index.Select(i => tokens.Ids[i + 1])], index.Length), model.Config.LogitSoftCap).LogProb.ToArray();
+        for (int i = 0, at = 0; i < rows.Length; at += lengths[i] - 1, i++)
+            if (lengths[i] > 1)
+                result[i] = -logProb.AsSpan(at, lengths[i] - 1).ToArray().Average(x => (double)x);
+        return result;
     }
 
     private static ChoiceResult Result(ChoiceItem item, IEnumerable<double> right, IEnumerable<double> wrong)

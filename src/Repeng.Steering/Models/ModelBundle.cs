@@ -38,6 +38,9 @@ public sealed class ModelBundle : IDisposable
     /// <summary>Fills rows of a batch; attention never sees it.</summary>
     public int PadId => Tokenizer.PadId ?? 0;
 
+    /// <summary>Tokens that end a text.</summary>
+    public int[] StopIds => [.. Model.Config.EosTokenIds.Concat(Tokenizer.EosId is { } id ? [id] : []).Distinct()];
+
     /// <summary>Folder of the built-in demo model, copied beside the program.</summary>
     public static string DemoFolder => Path.Combine(AppContext.BaseDirectory, "models", "demo");
 

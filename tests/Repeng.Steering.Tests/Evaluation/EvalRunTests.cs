@@ -2,6 +2,7 @@ using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Steering.Data;
 using Repeng.Steering.Evaluation;
+using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Testing;
 
@@ -42,6 +43,33 @@ public sealed class EvalRunTests
     }
 
     [Fact]
+    public void Input_nll_is_the_mean_over_the_prompts_own_tokens()
+    {
+        using Device device = Device.Cpu();
+        using DecoderModel model = GoldenFiles.Load(device, Path.Combine(Golden.Require("adapter"), "model"));
+        ChoiceItem[] single = [new("a", [1, 2, 7], [[3]], [[4], [5]]), new("b", [5, 6, 7, 9, 2], [[8]], [[9]])];
+        ChoiceItem[] several = [.. single.Select(i => i with { True = [[3, 4]], False = [[4], [5, 1]] })];
+        foreach (ChoiceItem[] items in new[] { single, several })
+        {
+            ChoiceResult[] results = new TruthEvaluator(model, 16) { MeasureInput = true }.Run(items, Repeng.Steering.Generation.Steering.None, 0);
+            for (int i = 0; i < items.Length; i++)
+            {
+                int[] prompt = items[i].Prompt;
+                using var tape = new Repeng.Autograd.Tape(device, record: false);
+                float[] logits = model.Logits(tape, model.Forward(new ForwardContext(tape, TokenBatch.Pad([prompt], 0)))).ToArray();
+                int v = model.Config.VocabSize;
+                double nll = Enumerable.Range(0, prompt.Length - 1).Average(t =>
+                {
+                    double[] row = [.. logits.AsSpan(t * v, v).ToArray().Select(x => (double)x)];
+                    return Math.Log(row.Sum(Math.Exp)) - row[prompt[t + 1]];
+                });
+                Assert.Equal(nll, results[i].InputNll, 1e-4);
+            }
+            Assert.All(new TruthEvaluator(model, 16).Run(items, Repeng.Steering.Generation.Steering.None, 0), r => Assert.True(double.IsNaN(r.InputNll)));
+        }
+    }
+
+    [Fact]
     public void Methods_with_other_questions_are_refused()
     {
         using Device device = Device.Cpu();
@@ -52,6 +80,62 @@ public sealed class EvalRunTests
     }
 
     private static double Norm(Tensor t) => Math.Sqrt(t.ToArray().Sum(v => (double)v * v));
+}
+
+/// <summary>What is said of results, on results that are given.</summary>
+public sealed class EvalSumsTests
+{
+    [Fact]
+    public void A_range_is_usable_as_far_as_the_model_is_coherent_without_a_gap()
+    {
+        EvalRun run = EvalRun.Of(
+        [
+            Cell(-4, 1, 2.0), Cell(-2, 1, 3.1), Cell(-1, 1, 2.9), Cell(0, 1, 2.0), Cell(1, 0.8, 2.0), Cell(2, 0.79, 2.0), Cell(4, 1, 2.0),
+        ]);
+        Assert.Equal([true, false, true, true, true, false, true], run.Rows.Select(r => r.Coherent));
+        Assert.Equal((-1f, 1f), run.UsableRange["m"]);
+        Assert.Equal(1.1, run.Rows[1].InputNllRise, 1e-9);
+        Assert.Null(EvalRun.Of([Cell(0, 0.5, 2), Cell(1, 1, 2)]).UsableRange["m"]);
+
+        static EvalCell Cell(float c, double mass, double nll) => new("m", c, [new ChoiceResult("a", c, mass) { InputNll = nll }, new ChoiceResult("b", c + 1, mass) { InputNll = nll }]);
+    }
+
+    [Fact]
+    public void Draws_are_averaged_by_question_and_unknown_answers_lower_the_score()
+    {
+        EvalRun run = EvalRun.Of([Cell(-1, -3, -1, double.NaN), Cell(0, 0, 2, 4), Cell(1, 3, 5, 7)]);
+        // At c = −1: question a has −3 and −1, question b one answer of two, which is −5.
+        Assert.Equal((-2 - 5) / 2.0, run.Rows[0].LogOdds, 1e-9);
+        Assert.Equal(2, run.Rows[0].Count);
+        Assert.Equal(2, run.Rows[0].Draws);
+        Assert.Equal(0.75, run.Rows[0].ValidFraction, 1e-9);
+        // Errors are over the two questions: −2 and −5 lie 1.5 from their mean.
+        Assert.Equal(Math.Sqrt(2 * 1.5 * 1.5 / 1 / 2), run.Rows[0].LogOddsError, 1e-9);
+        LogRatioRegression line = run.Regressions["m"];
+        double valid = (0.75 + 1 + 1) / 3;
+        Assert.Equal(valid, line.ValidFraction, 1e-9);
+        Assert.Equal(Math.Abs(line.Slope) * valid * valid * line.R2, line.Score, 1e-9);
+        Assert.False(run.Rows[0].Coherent);
+
+        static EvalCell Cell(float c, double a0, double a1, double b1) => new("m", c,
+        [
+            new ChoiceResult("a", a0, 1) { InputNll = 1 }, new ChoiceResult("b", c - 4, 1) { InputNll = 1 },
+            new ChoiceResult("a", a1, 1) { Draw = 1, InputNll = 1 }, new ChoiceResult("b", b1, 1) { Draw = 1, InputNll = 1 },
+        ]);
+    }
+
+    [Fact]
+    public void An_answer_without_a_choice_has_no_log_odds()
+    {
+        using Device device = Device.Cpu();
+        using ModelBundle bundle = ModelBundle.Load(device, ModelBundle.Demo);
+        // The demo's world knows no final choices.
+        ChoiceItem item = new("a", bundle.EncodeRaw("the color of the"), [[5]], [[6]]);
+        var generated = new GeneratedAnswers(bundle, new SamplingSettings { Sample = true }, 4, 2, 8);
+        ChoiceResult[] results = generated.Run([item], Repeng.Steering.Generation.Steering.None, 0);
+        Assert.Equal([0, 1], results.Select(r => r.Draw));
+        Assert.All(results, r => Assert.True(double.IsNaN(r.LogOdds)));
+    }
 }
 
 /// <summary>The binary set and files with more of it.</summary>
