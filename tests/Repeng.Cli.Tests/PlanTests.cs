@@ -53,9 +53,10 @@ public sealed class PlanTests : IDisposable
             string line = Assert.Single(result.Out.Split('\n'), l => l.Contains("TFLOP", StringComparison.Ordinal));
             return double.Parse(line.Split('│')[2].Trim().Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture);
         }
-        double small = Flops("--rank", "4", "--n_epochs", "200");
-        Assert.InRange(Flops("--rank", "4", "--n_epochs", "400"), 1.9 * small, 2.01 * small);
-        Assert.True(Flops("--rank", "32", "--n_epochs", "200") > 1.02 * small);
+        // The table rounds to a few digits; many epochs keep that small.
+        double small = Flops("--rank", "4", "--n_epochs", "20000");
+        Assert.InRange(Flops("--rank", "4", "--n_epochs", "40000"), 1.9 * small, 2.01 * small);
+        Assert.True(Flops("--rank", "32", "--n_epochs", "20000") > 1.02 * small);
     }
 
     [Fact]

@@ -87,7 +87,7 @@ public sealed class TrainVerb
         {
             string partial = resume ? folder : folder + RunFolder.PartialSuffix;
             if (File.Exists(Path.Combine(partial, Checkpoint.Name)))
-                throw new UserErrorException($"{e.Message} (the last checkpoint is in {partial})", e);
+                throw new UserErrorException($"{e.Message} (the last good checkpoint is in {partial})", e);
             throw;
         }
     }

@@ -173,7 +173,7 @@ public sealed class TrainingLoop : IDisposable
         {
             if (waiting)
                 checkpoints?.Discard();
-            return new UserErrorException($"{what}, and its checkpoint, if there is one, is from before the parameters went wrong. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
+            return new UserErrorException($"{what}. Lower --lr (now {_config.LearningRate}) or set --clip_norm");
         }
     }
 
