@@ -18,6 +18,9 @@ public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegmen
     /// </summary>
     public Tensor? Down { get; init; }
 
+    /// <summary>Beside <see cref="Down"/>: Uᵀ [r, out], whose long rows are added up without a sum across lanes for every output.</summary>
+    public Tensor? Up { get; init; }
+
     /// <summary><see cref="Down"/> contains M.</summary>
     public bool IsFolded { get; init; }
 }
@@ -69,7 +72,7 @@ public sealed partial class Tape
         int[] shape = [.. x.Shape];
         shape[^1] = outputs;
         Tensor y = New(shape);
-        if (!Recording && term is { Down: not null })
+        if (!Recording && term is { Down: not null, Up: not null })
         {
             LinearWithDown(y, x, w, bias, term);
             return y;
@@ -133,7 +136,7 @@ public sealed partial class Tape
         });
     }
 
-    // Neighbouring segments go through Down and U together; the first of them beside the weight itself.
+    // Neighbouring segments go through Down and Up together; the first of them beside the weight itself.
     private void LinearWithDown(Tensor y, Tensor x, Tensor w, Tensor? bias, LowRankTerm term)
     {
         int rows = x.Rows, inputs = x.Cols, outputs = w.Rows, r = term.V.Cols;
@@ -168,7 +171,7 @@ public sealed partial class Tape
                     Backend.MatMul(mixed.Data.Slice(offset, (long)n * r), z.Data.Slice(offset, (long)n * r), m.Data, new MatMulArgs(n, r, r));
                 }
             }
-            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true));
+            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.Up!.Data, new MatMulArgs(count, outputs, r, Accumulate: true));
         }
     }
 

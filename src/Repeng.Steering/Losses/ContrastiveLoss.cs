@@ -1,3 +1,5 @@
+using System.Buffers;
+using System.Runtime.InteropServices;
 using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
@@ -106,23 +108,28 @@ public static class ContrastiveLoss
     public static float SeparationNorm(Tensor tap, TokenBatch tokens, int copy, LossLayer layer)
     {
         int width = tap.Cols, length = tokens.Length, pairs = tokens.Batch / 2;
-        int size = checked(tokens.Batch * length * width);
-        using Tensor rows = tap.Alias((long)copy * size, size);
-        float[] h = rows.ToArray();
+        int size = checked(2 * length * width);
+        // One pair at a time in a buffer that is used again: large arrays made anew in each step would pile up until collected.
+        float[] h = ArrayPool<float>.Shared.Rent(size);
         float[]? left = layer.LastLeftSingular?.ToArray();
         float[]? basis = layer.Basis?.ToArray();
         int k = layer.Basis?.Cols ?? 0;
         double total = 0;
         var difference = new double[width];
         for (int i = 0; i < pairs; i++)
+        {
+            View pair = tap.Data.Slice(((long)copy * pairs + i) * size, size);
+            tap.Device.Backend.Download(MemoryMarshal.AsBytes(h.AsSpan(0, size)), pair);
             for (int t = Math.Min(tokens.Starts[2 * i], tokens.Starts[2 * i + 1]); t < length; t++)
             {
-                int plus = (2 * i * length + t) * width, minus = ((2 * i + 1) * length + t) * width;
+                int plus = t * width, minus = (length + t) * width;
                 float p = tokens.IsReal(2 * i, t) ? 1 : 0, m = tokens.IsReal(2 * i + 1, t) ? 1 : 0;
                 for (int d = 0; d < width; d++)
                     difference[d] = (double)p * h[plus + d] - (double)m * h[minus + d];
                 total += Math.Sqrt(Math.Max(0, ProjectedSquare(difference, left, basis, k)));
             }
+        }
+        ArrayPool<float>.Shared.Return(h);
         return (float)(total / ((long)pairs * length));
     }
 
