@@ -44,6 +44,7 @@ static int Usage()
                    --cached-reference        rates and ratio without the base model's pass
                    --checkpoint-activations  ours runs blocks again instead of keeping their activations
                    --no-memory    leave out the two processes that measure peak memory
+                   --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
                    --profile      time of each kind of op in our step, instead
         """);
     return 2;

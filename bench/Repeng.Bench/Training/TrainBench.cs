@@ -48,7 +48,7 @@ internal static class TrainBench
             Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
             if (engines.Count == 2 && !SameMathematics(problem, engines[0], engines[1]))
                 return 1;
-            List<StepTime>[] runs = Time(engines, options.Runs);
+            List<StepTime>[] runs = Time(engines, options.Runs, options.CpuTime);
             Print(options, problem, engines, runs, [.. new[] { ours, theirs }.OfType<(double, double)>()]);
             return 0;
         }
@@ -106,7 +106,7 @@ internal static class TrainBench
         return same;
     }
 
-    private static List<StepTime>[] Time(List<ITrainEngine> engines, int count)
+    private static List<StepTime>[] Time(List<ITrainEngine> engines, int count, bool cpuTime)
     {
         List<StepTime>[] runs = [.. engines.Select(_ => new List<StepTime>())];
         for (int i = -WarmUp; i < count; i++)
@@ -119,23 +119,25 @@ internal static class TrainBench
                     ProcessMemory.KeepFreedBlocks();
                 GC.Collect();
                 Thread.Sleep(300);
-                StepTime run = Step(engines[e]);
+                StepTime run = Step(engines[e], cpuTime);
                 if (i >= 0)
                     runs[e].Add(run);
             }
         return runs;
     }
 
-    private static StepTime Step(ITrainEngine engine)
+    private static StepTime Step(ITrainEngine engine, bool cpuTime = false)
     {
-        long start = Stopwatch.GetTimestamp();
+        double start = Now();
         engine.Reference();
-        double reference = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        double reference = Now();
         engine.LossAndGradients();
-        double step = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        double step = Now();
         engine.Update();
-        double all = Stopwatch.GetElapsedTime(start).TotalSeconds;
-        return new StepTime(reference, step - reference, all - step);
+        return new StepTime(reference - start, step - reference, Now() - step);
+
+        // CPU time of the process leaves out what other programs took from this one; it is meant for one thread.
+        double Now() => cpuTime ? Environment.CpuUsage.TotalTime.TotalSeconds : Stopwatch.GetTimestamp() / (double)Stopwatch.Frequency;
     }
 
     private static void Print(TrainBenchOptions options, TrainCase problem, List<ITrainEngine> engines, List<StepTime>[] runs, (double Settled, double Peak)[] memory)
@@ -143,7 +145,7 @@ internal static class TrainBench
         int rows = problem.Batch.Batch;
         bool cached = options.CachedReference;
         Console.WriteLine();
-        Console.WriteLine($"| {runs[0].Count} runs each, alternating; medians | rows/s{(cached ? ", reference cached" : "")} | rows/s {(cached ? "with the reference pass" : "without the reference pass")} | s a step (min … max) | reference | forward + backward | clip + AdamW | peak resident MiB | of which before the first step |");
+        Console.WriteLine($"| {runs[0].Count} runs each, alternating; medians{(options.CpuTime ? " of CPU time" : "")} | rows/s{(cached ? ", reference cached" : "")} | rows/s {(cached ? "with the reference pass" : "without the reference pass")} | s a step (min … max) | reference | forward + backward | clip + AdamW | peak resident MiB | of which before the first step |");
         Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
         for (int e = 0; e < engines.Count; e++)
         {

@@ -30,6 +30,9 @@ internal sealed record TrainBenchOptions
     /// <summary>Our switch for running blocks again instead of keeping their activations; the peer has none.</summary>
     public bool CheckpointActivations { get; private set; }
 
+    /// <summary>CPU time instead of wall time, for a busy machine.</summary>
+    public bool CpuTime { get; private set; }
+
     public bool Profile { get; private set; }
 
     public bool Memory { get; private set; } = true;
@@ -66,6 +69,7 @@ internal sealed record TrainBenchOptions
                 case "--threads": o.Threads = Number(); break;
                 case "--cached-reference": o.CachedReference = true; break;
                 case "--checkpoint-activations": o.CheckpointActivations = true; break;
+                case "--cpu-time": o.CpuTime = true; break;
                 case "--profile": o.Profile = true; break;
                 case "--no-memory": o.Memory = false; break;
                 case "--memory-only": o.MemoryOnly = true; break;

@@ -5,21 +5,23 @@ using Repeng.Runtime;
 
 namespace Repeng.Bench.Training;
 
-/// <summary>Where our step spends its time: wall time of every kind of op, and what is left between the ops.</summary>
+/// <summary>Where our step spends its time: time of every kind of op, and what is left between the ops.</summary>
 internal static class TrainProfile
 {
     public static int Print(TrainBenchOptions options)
     {
-        var backend = new TimedBackend(new CpuBackend(options.Threads));
+        var backend = new TimedBackend(new CpuBackend(options.Threads), Now);
         using var device = new Device(backend);
         using TrainCase problem = TrainCase.Create(device, options);
         using var engine = new OurEngine(problem, options.CheckpointActivations);
-        Console.WriteLine($"{problem.Name}, {Machine.Cpu}, {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}; per step, mean of {options.Runs}");
+        Console.WriteLine($"{problem.Name}, {Machine.Cpu}, {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}; {(options.CpuTime ? "CPU" : "wall")} time of a step, mean of {options.Runs}");
         Part("reference pass", engine.Reference);
         Part("forward, loss and backward", () => engine.LossAndGradients());
         engine.LossAndGradients();
         Part("clip and AdamW", engine.Update, () => engine.LossAndGradients());
         return 0;
+
+        double Now() => options.CpuTime ? Environment.CpuUsage.TotalTime.TotalSeconds : Stopwatch.GetTimestamp() / (double)Stopwatch.Frequency;
 
         void Part(string name, Action work, Action? before = null)
         {
@@ -30,9 +32,9 @@ internal static class TrainProfile
             {
                 before?.Invoke();
                 backend.Clear();
-                long start = Stopwatch.GetTimestamp();
+                double start = Now();
                 work();
-                total += Stopwatch.GetElapsedTime(start).TotalSeconds / options.Runs;
+                total += (Now() - start) / options.Runs;
                 foreach ((string kind, long calls, double seconds, double flops) in backend.Totals)
                 {
                     (double c, double s, double f) = sums.GetValueOrDefault(kind);
