@@ -43,6 +43,7 @@ static int Usage()
                                   14, 64, 64, gate and down of nine blocks, every core
                    --cached-reference        rates and ratio without the base model's pass
                    --checkpoint-activations  ours runs blocks again instead of keeping their activations
+                   --peer-separate           the peer takes c = -1 and +1 one after the other, not stacked
                    --no-memory    leave out the two processes that measure peak memory
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
                    --profile      time of each kind of op in our step, instead

@@ -14,13 +14,12 @@ internal sealed class TorchAdapter : IDisposable
 {
     private readonly Dictionary<string, Layer> _layers = [];
     private readonly Dictionary<string, (Tensor U, Tensor S, Tensor V)> _turned = [];
-    private readonly Tensor _coefficients;
+    private Tensor _coefficients = null!;
 
     private sealed record Layer(Tensor U, Tensor S, Tensor V, Tensor Residual, Parameter Scale, Parameter RotationU, Parameter RotationV);
 
-    public TorchAdapter(SvdAdapter adapter, TorchDecoder decoder, float[] coefficients)
+    public TorchAdapter(SvdAdapter adapter, TorchDecoder decoder)
     {
-        _coefficients = tensor(coefficients).DetachFromDisposeScope();
         foreach ((string path, SvdLayer layer) in adapter.Layers)
         {
             Tensor u = Copy(layer.U), s = Copy(layer.S), v = Copy(layer.V);
@@ -33,8 +32,9 @@ internal sealed class TorchAdapter : IDisposable
     public IReadOnlyList<Parameter> Parameters => [.. _layers.Values.SelectMany(l => new[] { l.Scale, l.RotationU, l.RotationV })];
 
     /// <summary>Rotated bases and scaled values at every coefficient, for one pass; they belong to the current scope.</summary>
-    public void Prepare()
+    public void Prepare(float[] coefficients)
     {
+        _coefficients = tensor(coefficients);
         foreach ((string path, Layer l) in _layers)
         {
             using DisposeScope scope = NewDisposeScope();
@@ -67,7 +67,6 @@ internal sealed class TorchAdapter : IDisposable
         foreach (Layer l in _layers.Values)
             foreach (Tensor t in new[] { l.U, l.S, l.V, l.Residual, l.Scale, l.RotationU, l.RotationV })
                 t.Dispose();
-        _coefficients.Dispose();
     }
 
     // R(c) [coefficients, r, r] = (I − cA/2)⁻¹(I + cA/2) with A = P − Pᵀ.

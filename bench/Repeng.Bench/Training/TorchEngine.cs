@@ -19,23 +19,26 @@ internal sealed class TorchEngine : ITrainEngine
     private readonly Tensor[] _directions;
     private readonly ContrastiveLossConfig _loss;
     private readonly Tensor _real, _pairMask, _labels, _scored;
+    private readonly float[][] _passes;
     private readonly int _pairs, _window;
     private readonly IReadOnlyList<Parameter> _parameters;
     private readonly optim.Optimizer _optimiser;
     private Tensor[] _separationRef = [];
     private Tensor? _logProbRef;
 
-    public TorchEngine(TrainCase problem)
+    public TorchEngine(TrainCase problem, bool separate)
     {
         _loss = problem.Loss;
         if (_loss is not { Separation: SeparationLoss.LogSigmoid, Coherence: CoherenceLoss.Hinge, RelativeToGap: false, LastTokens: not null })
             throw new InvalidOperationException("the peer computes the log-sigmoid with the coherence hinge");
         using DisposeScope scope = NewDisposeScope();
         _decoder = new TorchDecoder(problem.Model);
-        _adapter = new TorchAdapter(problem.Adapter, _decoder, TrainCase.Coefficients);
+        _adapter = new TorchAdapter(problem.Adapter, _decoder);
         var batch = problem.Batch;
         _input = TorchInput.From(batch, problem.Model.Config);
-        _stacked = TorchInput.From(batch.Repeat(TrainCase.Coefficients.Length), problem.Model.Config);
+        _passes = separate ? [.. TrainCase.Coefficients.Select(c => new[] { c })] : [TrainCase.Coefficients];
+        _stacked = TorchInput.From(batch.Repeat(_passes[0].Length), problem.Model.Config);
+        Name = $"TorchSharp (libtorch {torch.__version__}), c = ±1 {(separate ? "one after the other" : "stacked")}";
         _modules = [.. problem.Layers.Select(l => l.Module)];
         _directions = [.. problem.Layers.Select(l => tensor(l.Direction.ToArray()).DetachFromDisposeScope())];
         _pairs = batch.Batch / 2;
@@ -57,7 +60,7 @@ internal sealed class TorchEngine : ITrainEngine
         _optimiser = optim.AdamW(_parameters, TrainCase.LearningRate, weight_decay: TrainCase.WeightDecay);
     }
 
-    public string Name => $"TorchSharp (libtorch {torch.__version__})";
+    public string Name { get; }
 
     public void Reference()
     {
@@ -70,34 +73,7 @@ internal sealed class TorchEngine : ITrainEngine
         _logProbRef = LogProb(Window(hidden), _labels).view(_pairs, 2, _window - 1).DetachFromDisposeScope();
     }
 
-    public double LossAndGradients()
-    {
-        using DisposeScope scope = NewDisposeScope();
-        var taps = new TorchTaps(_modules, scope);
-        _adapter.Prepare();
-        Tensor hidden = _decoder.Forward(_stacked, _adapter, taps);
-        int copies = TrainCase.Coefficients.Length;
-        Tensor[] separation = Separations(taps, copies);
-
-        // Positive rows at c > 0, negative rows at c < 0.
-        int[] sides = [.. TrainCase.Coefficients.Select(c => c > 0 ? 0 : 1)];
-        Tensor rows = Window(hidden).view(copies, _pairs, 2, _window, -1), labels = _labels.view(_pairs, 2, _window - 1);
-        Tensor chosen = cat([.. sides.Select((side, k) => rows[k, TensorIndex.Colon, side])]);
-        Tensor logProb = LogProb(chosen, cat([.. sides.Select(side => labels[TensorIndex.Colon, side])])).view(copies, _pairs, _window - 1);
-
-        Tensor total = zeros([]);
-        for (int k = 0; k < copies; k++)
-        {
-            float c = TrainCase.Coefficients[k];
-            Tensor degradation = 10 * tanh((_logProbRef![TensorIndex.Colon, sides[k]] - logProb[k]) / 10);
-            Tensor penalty = (nn.functional.relu(degradation - _loss.CoherenceThreshold) * _loss.HingeFactor).pow(_loss.BoundaryOrder);
-            Tensor coherence = (penalty * _scored[TensorIndex.Colon, sides[k]]).sum(-1).mean() * _loss.CoherenceWeight;
-            for (int l = 0; l < separation.Length; l++)
-                total = total - nn.functional.logsigmoid(c * _loss.Beta * (separation[l][k] - _separationRef[l])).mean() + coherence;
-        }
-        total.backward();
-        return total.item<float>();
-    }
+    public double LossAndGradients() => _passes.Sum(Pass);
 
     public void Update()
     {
@@ -132,6 +108,36 @@ internal sealed class TorchEngine : ITrainEngine
         _stacked.Dispose();
         foreach (Tensor t in _directions.Concat([_real, _pairMask, _labels, _scored]))
             t.Dispose();
+    }
+
+    // Loss of some coefficients stacked in one pass, and its backward pass.
+    private double Pass(float[] coefficients)
+    {
+        using DisposeScope scope = NewDisposeScope();
+        var taps = new TorchTaps(_modules, scope);
+        _adapter.Prepare(coefficients);
+        Tensor hidden = _decoder.Forward(_stacked, _adapter, taps);
+        int copies = coefficients.Length;
+        Tensor[] separation = Separations(taps, copies);
+
+        // Positive rows at c > 0, negative rows at c < 0.
+        int[] sides = [.. coefficients.Select(c => c > 0 ? 0 : 1)];
+        Tensor rows = Window(hidden).view(copies, _pairs, 2, _window, -1), labels = _labels.view(_pairs, 2, _window - 1);
+        Tensor chosen = cat([.. sides.Select((side, k) => rows[k, TensorIndex.Colon, side])]);
+        Tensor logProb = LogProb(chosen, cat([.. sides.Select(side => labels[TensorIndex.Colon, side])])).view(copies, _pairs, _window - 1);
+
+        Tensor total = zeros([]);
+        for (int k = 0; k < copies; k++)
+        {
+            float c = coefficients[k];
+            Tensor degradation = 10 * tanh((_logProbRef![TensorIndex.Colon, sides[k]] - logProb[k]) / 10);
+            Tensor penalty = (nn.functional.relu(degradation - _loss.CoherenceThreshold) * _loss.HingeFactor).pow(_loss.BoundaryOrder);
+            Tensor coherence = (penalty * _scored[TensorIndex.Colon, sides[k]]).sum(-1).mean() * _loss.CoherenceWeight;
+            for (int l = 0; l < separation.Length; l++)
+                total = total - nn.functional.logsigmoid(c * _loss.Beta * (separation[l][k] - _separationRef[l])).mean() + coherence;
+        }
+        total.backward();
+        return total.item<float>();
     }
 
     private void DropReference()

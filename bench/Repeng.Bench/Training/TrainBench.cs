@@ -43,8 +43,8 @@ internal static class TrainBench
             if (options.Engine != "torch")
                 engines.Add(new OurEngine(problem, options.CheckpointActivations));
             if (options.Engine != "ours")
-                engines.Add(MakeTorch(problem, options.Threads));
-            Console.WriteLine($"{problem.Name}, {problem.Batch.Batch} rows x {problem.Batch.Length} tokens, c = -1 and +1 stacked, rank {options.Rank}, {problem.Adapter.Layers.Count} adapted layers ({problem.Adapter.Config.TargetModules})");
+                engines.Add(MakeTorch(problem, options));
+            Console.WriteLine($"{problem.Name}, {problem.Batch.Batch} rows x {problem.Batch.Length} tokens, c = -1 and +1, rank {options.Rank}, {problem.Adapter.Layers.Count} adapted layers ({problem.Adapter.Config.TargetModules})");
             Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
             if (engines.Count == 2 && !SameMathematics(problem, engines[0], engines[1]))
                 return 1;
@@ -60,11 +60,11 @@ internal static class TrainBench
 
     // Not inlined: a process that measures ours alone must not load libtorch.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static ITrainEngine MakeTorch(TrainCase problem, int threads)
+    private static ITrainEngine MakeTorch(TrainCase problem, TrainBenchOptions options)
     {
         ProcessMemory.KeepFreedBlocks();
-        TorchSharp.torch.set_num_threads(threads);
-        return new TorchEngine(problem);
+        TorchSharp.torch.set_num_threads(options.Threads);
+        return new TorchEngine(problem, options.PeerSeparate);
     }
 
     // At the adapter's start, where rotations are nearly none, and at ten times it, where they bend the model and the hinge acts.
@@ -215,7 +215,7 @@ internal static class TrainBench
     {
         using Device device = Device.Cpu(options.Threads);
         using TrainCase problem = TrainCase.Create(device, options);
-        return MakeTorch(problem, options.Threads);
+        return MakeTorch(problem, options);
     }
 
     private static (double Settled, double Peak) ChildMemory(TrainBenchOptions options, string engine)

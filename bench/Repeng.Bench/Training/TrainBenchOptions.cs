@@ -33,6 +33,9 @@ internal sealed record TrainBenchOptions
     /// <summary>CPU time instead of wall time, for a busy machine.</summary>
     public bool CpuTime { get; private set; }
 
+    /// <summary>The peer takes one coefficient after the other instead of both in one pass.</summary>
+    public bool PeerSeparate { get; private set; }
+
     public bool Profile { get; private set; }
 
     public bool Memory { get; private set; } = true;
@@ -46,6 +49,8 @@ internal sealed record TrainBenchOptions
         List<string> arguments = ["train", "--memory-only", "--engine", engine, "--model", Model, "--rows", Text(Rows), "--tokens", Text(Tokens), "--rank", Text(Rank), "--threads", Text(Threads)];
         if (Targets is not null)
             arguments.AddRange(["--targets", Targets]);
+        if (PeerSeparate)
+            arguments.Add("--peer-separate");
         if (CheckpointActivations)
             arguments.Add("--checkpoint-activations");
         return arguments;
@@ -70,6 +75,7 @@ internal sealed record TrainBenchOptions
                 case "--cached-reference": o.CachedReference = true; break;
                 case "--checkpoint-activations": o.CheckpointActivations = true; break;
                 case "--cpu-time": o.CpuTime = true; break;
+                case "--peer-separate": o.PeerSeparate = true; break;
                 case "--profile": o.Profile = true; break;
                 case "--no-memory": o.Memory = false; break;
                 case "--memory-only": o.MemoryOnly = true; break;

@@ -16,7 +16,7 @@ internal sealed class TrainCase : IDisposable
 
     public const double LearningRate = 1e-3, WeightDecay = 0.01, ClipNorm = 1;
 
-    /// <summary>Coefficients, stacked in one pass in this order.</summary>
+    /// <summary>Coefficients of a step.</summary>
     public static readonly float[] Coefficients = [-1, 1];
 
     private readonly ModelBundle? _bundle;
