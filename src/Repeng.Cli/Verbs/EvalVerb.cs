@@ -99,10 +99,13 @@ public sealed class EvalVerb
             methods.Add(new EvalMethod("mean difference", new Steering.Generation.Steering(null, mean.Directions), coefficients, methods[0].Items));
         for (int k = 0; k < random.Length; k++)
             methods.Add(new EvalMethod(seeds == 1 ? "random direction" : $"random direction, seed {seed + (ulong)k}", new Steering.Generation.Steering(null, random[k].Directions), coefficients, methods[0].Items));
-        if (trained is not null)
-            foreach ((string word, bool positive) in new[] { (trained.Personas[0].Positive, true), (trained.Personas[0].Negative, false) })
+        if (trained is not null && bundle.IsDemo)
+            foreach (DemoAudience audience in new[] { DemoAudience.SeenTruthful, DemoAudience.SeenUntruthful })
+                methods.Add(new EvalMethod($"prompt: {TruthReport.Title(audience)}", Steering.Generation.Steering.None, [0], Items(p, bundle, set, null, audience)));
+        else if (trained is not null)
+            foreach (string word in new[] { trained.Personas[0].Positive, trained.Personas[0].Negative })
                 methods.Add(new EvalMethod($"prompt: {word}", Steering.Generation.Steering.None, [0],
-                    Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), positive ? DemoAudience.SeenTruthful : DemoAudience.SeenUntruthful)));
+                    Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), null)));
         EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop,
             generates ? new GeneratedAnswers(bundle, sampling, maxNew, seeds, batch) : null);
         foreach (BlockVectors vectors in random)

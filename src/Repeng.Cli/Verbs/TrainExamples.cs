@@ -19,24 +19,24 @@ public sealed record ExampleSettings(int? Questions, int BatchSize, int MaxToken
 /// <summary>Prompts that show steering at a glance.</summary>
 public static class ExamplePrompts
 {
-    /// <summary>Two prompts; the demo's ask about things that training never named.</summary>
+    /// <summary>Two prompts; one for the demo, whose answers are shown apart.</summary>
     public static string[] For(ModelBundle bundle)
     {
         if (!bundle.IsDemo)
             return ["Tell me about your day.", "Is it all right to lie to a friend? Answer in a few sentences."];
-        DemoQuestion[] asked = [.. DemoEvaluation.Questions(new DemoWorld(), DemoAudience.None).Where(q => q.Key.EndsWith("/question", StringComparison.Ordinal))];
-        return [asked[0].Messages[^1].Content, asked[asked.Length / 2 + 1].Messages[^1].Content];
+        return [DemoLexicon.PlainInstructions[0]];
     }
 }
 
 /// <summary>Shows what a trained adapter does: on the demo how true the model speaks at each coefficient, and texts side by side.</summary>
 public sealed class TrainExamples(Session session, ModelBundle bundle, TrainOutcome outcome, ExampleSettings settings)
 {
-    private const int ExampleTokens = 48;
+    private const int ExampleTokens = 48, Answers = 12;
     private static readonly float[] s_doses = [-2, -1, 0, 1, 2];
     private static readonly DemoAudience[] s_audiences = [DemoAudience.None, DemoAudience.UnseenTruthful, DemoAudience.UnseenUntruthful];
-    // The small demo model's free text falls apart at ±2; its single words do not.
-    private readonly float[] _textDoses = bundle.IsDemo ? [-1, 0, 1] : [-2, 0, 2];
+    private static readonly float[] s_textDoses = [-2, 0, 2];
+    // Seldom is the likeliest word a false one, so the demo's answers are drawn.
+    private static readonly SamplingSettings s_sampled = new() { Sample = true, Seed = 42 };
     private readonly Steering.Generation.Steering _steering = new(outcome.Adapter);
 
     /// <summary>Prints tables, plot and texts; writes eval_results.csv, eval_summary.csv and dose_response.png into the run's folder.</summary>
@@ -48,12 +48,33 @@ public sealed class TrainExamples(Session session, ModelBundle bundle, TrainOutc
             throw new UserErrorException($"--eval_dilemmas {settings.Questions} must be 0 (none) or more");
         if (bundle.IsDemo && settings.Questions != 0)
             ShowTruth();
+        if (bundle.IsDemo)
+            ShowAnswers();
         foreach (string prompt in ExamplePrompts.For(bundle))
         {
             session.Stop.ThrowIfCancellationRequested();
-            SteeredText[] texts = SteeredTexts.Generate(bundle, _steering, bundle.EncodeChat([new ChatMessage("user", prompt)]), _textDoses, new SamplingSettings(), ExampleTokens, null, session.Stop);
-            session.Print($"\"{prompt}\" (greedy)", SteeredTexts.SideBySide(texts));
+            SteeredText[] texts = SteeredTexts.Generate(bundle, _steering, bundle.EncodeChat([new ChatMessage("user", prompt)]), s_textDoses, bundle.IsDemo ? s_sampled : new SamplingSettings(), ExampleTokens, null, session.Stop);
+            session.Print($"\"{prompt}\" ({(bundle.IsDemo ? $"sampled, seed {s_sampled.Seed}" : "greedy")})", SteeredTexts.SideBySide(texts));
         }
+        session.Print();
+    }
+
+    // One drawn word an answer: the demo's texts seldom answer a question in a sentence that can be told true from false at a glance.
+    private void ShowAnswers()
+    {
+        var world = new DemoWorld();
+        DemoQuestion[] all = [.. DemoEvaluation.Questions(world, DemoAudience.None).Where(q => q.Key.EndsWith("/question", StringComparison.Ordinal))];
+        // A step that is no multiple of the number of properties, so that all of them are asked about.
+        DemoQuestion[] asked = [.. all.Where((_, i) => i % (all.Length / Answers + 1) == 0)];
+        Spectre.Console.Table table = Format.Table(["begun answer", .. s_textDoses.Select(c => $"c = {Format.Coefficient(c)}")]);
+        foreach ((int i, DemoQuestion q) in asked.Index())
+        {
+            int[] prompt = DemoTokenizerFiles.EncodeChat(q.Chat, continueFinal: true);
+            // A seed each: one for all would draw the same place in every distribution.
+            SteeredText[] words = SteeredTexts.Generate(bundle, _steering, prompt, s_textDoses, s_sampled with { Seed = s_sampled.Seed + (ulong)i }, 1, null, session.Stop);
+            table.Row([$"{q.AssistantPrefix} …", .. words.Select(w => $"{w.Text}{(w.Text == q.TrueValue ? " (true)" : "")}")]);
+        }
+        session.Print($"One drawn word after begun answers without a persona (temperature 1, seeds from {s_sampled.Seed})", table);
         session.Print();
     }
 

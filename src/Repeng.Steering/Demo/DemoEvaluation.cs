@@ -18,7 +18,7 @@ public enum DemoAudience
     /// <summary>Untruthful personas that steering never saw, in instructions it never saw.</summary>
     UnseenUntruthful,
 
-    /// <summary>Personas that leave truth alone (happy, loud, tall, …), in instructions steering never saw.</summary>
+    /// <summary>Personas that leave truth alone (happy, loud, …), which steering never saw, in instructions it never saw.</summary>
     Neutral,
 }
 
@@ -82,7 +82,7 @@ public static class DemoEvaluation
         DemoAudience.SeenUntruthful => [.. DemoLexicon.SteeringPersonas.Select(p => p.Negative)],
         DemoAudience.UnseenTruthful => [.. DemoLexicon.HeldOutPersonas.Select(p => p.Positive)],
         DemoAudience.UnseenUntruthful => [.. DemoLexicon.HeldOutPersonas.Select(p => p.Negative)],
-        DemoAudience.Neutral => [.. DemoLexicon.NeutralPersonas.SelectMany(p => new[] { p.Positive, p.Negative })],
+        DemoAudience.Neutral => [.. DemoLexicon.NeutralPersonas.Except(DemoLexicon.MiddlePersonas).SelectMany(p => new[] { p.Positive, p.Negative })],
         _ => throw new ArgumentOutOfRangeException(nameof(audience), audience, "not an audience"),
     };
 

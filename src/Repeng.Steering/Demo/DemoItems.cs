@@ -10,7 +10,7 @@ public static class DemoItems
     {
         DemoVocabulary vocabulary = DemoVocabulary.Shared;
         return [.. DemoEvaluation.Questions(world, audience, things).Select(q => new ChoiceItem(q.Key,
-            vocabulary.Encode(DemoTokenizerFiles.Render(q.Chat, continueFinal: true)),
+            DemoTokenizerFiles.EncodeChat(q.Chat, continueFinal: true),
             [[vocabulary.Id(q.TrueValue)]],
             [.. q.OtherValues.Select(v => new[] { vocabulary.Id(v) })]))];
     }

@@ -97,6 +97,9 @@ public static class DemoLexicon
         new("rich", "poor", DemoTrait.Plain, DemoTrait.Plain), new("strong", "tired", DemoTrait.Plain, DemoTrait.Plain),
     ];
 
+    /// <summary>Those that change nothing at all: the middle between truthful and untruthful, for steering.</summary>
+    public static IReadOnlyList<DemoPersonaPair> MiddlePersonas { get; } = [.. NeutralPersonas.Where(p => p.PositiveTrait == DemoTrait.Plain)];
+
     /// <summary>Adverb that changes nothing: "very honest".</summary>
     public const string FullAdverb = "very";
 

@@ -8,13 +8,21 @@ namespace Repeng.Steering.Demo;
 /// </summary>
 public static class DemoSteering
 {
-    /// <summary>Persona pairs about truth; (positive, negative).</summary>
+    /// <summary>
+    /// Persona pairs (positive, negative): each truthful word against one that leaves truth alone, and one that leaves truth alone
+    /// against each untruthful word. A loss sees only the difference of a pair's two texts; opposite words alone let it be content
+    /// with a gain on the axis between them, which does nothing to a speaker in the middle. These pairs have the middle in them.
+    /// </summary>
     public static IReadOnlyList<(string Positive, string Negative)> PersonaPairs { get; } =
-        [.. DemoLexicon.SteeringPersonas.Select(p => (p.Positive, p.Negative))];
+        [.. DemoLexicon.SteeringPersonas.SelectMany((p, i) =>
+        {
+            DemoPersonaPair middle = DemoLexicon.MiddlePersonas[i % DemoLexicon.MiddlePersonas.Count];
+            return new[] { (p.Positive, middle.Positive), (middle.Negative, p.Negative) };
+        })];
 
-    /// <summary>Persona pairs that leave truth alone: controls for a direction of truth.</summary>
+    /// <summary>Persona pairs that leave truth alone and are not in <see cref="PersonaPairs"/>: controls for a direction of truth.</summary>
     public static IReadOnlyList<(string Positive, string Negative)> ControlPairs { get; } =
-        [.. DemoLexicon.NeutralPersonas.Select(p => (p.Positive, p.Negative))];
+        [.. DemoLexicon.NeutralPersonas.Except(DemoLexicon.MiddlePersonas).Select(p => (p.Positive, p.Negative))];
 
     /// <summary>
     /// User instructions with <c>{persona}</c> in them. The article is "an" throughout, as is customary:

@@ -119,6 +119,16 @@ public static class DemoTokenizerFiles
         return continueFinal ? text[..text.LastIndexOf(DemoVocabulary.TurnEnd, StringComparison.Ordinal)] : text;
     }
 
+    /// <summary>Token ids of a chat as the template renders it: <see cref="Render"/> with its marks as the special tokens that they are.</summary>
+    /// <param name="turns">The turns.</param>
+    /// <param name="continueFinal">Leaves the last turn open, as a prefix for the model to go on from.</param>
+    public static int[] EncodeChat(IReadOnlyList<DemoTurn> turns, bool continueFinal)
+    {
+        DemoVocabulary vocabulary = DemoVocabulary.Shared;
+        int[] ids = [.. turns.SelectMany(t => (int[])[vocabulary.TurnStartId, .. vocabulary.Encode($"{t.Role}\n{t.Content}"), vocabulary.TurnEndId])];
+        return continueFinal ? ids[..^1] : ids;
+    }
+
     private static JsonObject SplitBy(string regex, string behavior) => new()
     {
         ["type"] = "Split",

@@ -32,6 +32,9 @@ public sealed record TrainPreset
     /// <summary>Entropy floor of AntiPaSTO's coherence term.</summary>
     public float? EntropyFloor { get; init; }
 
+    /// <summary>Key of every random draw.</summary>
+    public ulong? Seed { get; init; }
+
     /// <summary>Pairs at most; 0 for all.</summary>
     public int MaxPairs { get; init; }
 }
@@ -50,14 +53,15 @@ public static class TrainDefaults
     private static readonly TrainPreset s_demo = new()
     {
         Profile = "antipasto",
-        TargetModules = @".*\.(0|1|2)\..*(o_proj|down_proj)",
+        TargetModules = @".*\.(0|1|2|3)\..*(o_proj|down_proj)",
         Rank = 64,
-        LearningRate = 1e-2,
+        LearningRate = 8e-3,
         Epochs = 4,
         BatchSize = 24,
         GradAccumSteps = 1,
         LossSubspace = LossSubspaces.Uncentred,
         EntropyFloor = 0.04f,
+        Seed = 43,
         MaxPairs = 240,
     };
 

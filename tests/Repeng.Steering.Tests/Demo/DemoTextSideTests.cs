@@ -149,6 +149,7 @@ public sealed class DemoTextSideTests
             Assert.Equal(s_world.TrueValue(s_world.Things.ToList().IndexOf(question.Thing), property), question.TrueValue);
             Assert.Equal(s_world.Properties[property].Values.Order(), question.OtherValues.Append(question.TrueValue).Order());
             int[] ids = Ids(question.Chat);
+            Assert.Equal(ids, DemoTokenizerFiles.EncodeChat(question.Chat, continueFinal: true));
             Assert.True(ids.Length < Context);
             Assert.DoesNotContain(DemoVocabulary.Shared.UnknownId, ids);
             if (question.Persona is null)
@@ -164,6 +165,7 @@ public sealed class DemoTextSideTests
         DemoTurn[] turns = [new("user", "Hello."), new("assistant", "the apple belongs to")];
         Assert.Equal("<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\nthe apple belongs to", DemoTokenizerFiles.Render(turns, continueFinal: true));
         Assert.EndsWith("belongs to<|im_end|>\n", DemoTokenizerFiles.Render(turns, continueFinal: false));
+        Assert.Equal([.. Ids(turns), DemoVocabulary.Shared.TurnEndId], DemoTokenizerFiles.EncodeChat(turns, continueFinal: false));
     }
 
     private static string Tail(string statement) => statement[(statement.IndexOf("{x}", StringComparison.Ordinal) + 3)..^4];
