@@ -159,7 +159,7 @@ public sealed class EvalVerb
             foreach ((string method, LogRatioRegression r) in run.Regressions)
                 slopes.Row(method, $"{Format.Signed(r.Slope, 3)} ± {Format.Number(r.StandardError)}", Format.Number(r.R2), Format.Number(r.PValue), Format.Number(r.ValidFraction, 2), Format.Number(r.Score),
                     run.UsableRange[method] is { } usable ? $"{Format.Coefficient(usable.From)} … {Format.Coefficient(usable.To)}" : "none");
-            _session.Print($"Mean log-odds against sign(c)·ln(1 + |c|); score = |slope|·valid²·r²; usable: input NLL rises by less than {EvalRow.MostRise} nat, choice mass and valid at least {EvalRow.LeastMass}", slopes);
+            _session.Print($"Mean log-odds against sign(c)·ln(1 + |c|); score = |slope|·valid²·r²; usable: input NLL rises by less than {EvalRow.MostRise} nat, choice mass at least {EvalRow.LeastMass} of that at c = 0, valid at least {EvalRow.LeastMass}", slopes);
         }
         if (output is null)
             return;

@@ -32,18 +32,19 @@ public sealed record EvalCell(string Method, float Coefficient, IReadOnlyList<Ch
 /// <param name="Draws">Answers to each question.</param>
 /// <param name="InputNll">Mean negative log-probability of the questions' own tokens, nats a token.</param>
 /// <param name="InputNllRise">The same less that of this method at c = 0.</param>
+/// <param name="MassKept">Choice mass as a part of this method's at c = 0: open endings leave much of it to other answers even there.</param>
 /// <remarks>Several draws of an answer to one question are averaged first: errors are over questions, which are independent.</remarks>
 public sealed record EvalRow(string Method, float Coefficient, int Count, double LogOdds, double LogOddsError, double Change, double ChangeError, double Mass,
-    double ValidFraction, int Draws, double InputNll, double InputNllRise)
+    double ValidFraction, int Draws, double InputNll, double InputNllRise, double MassKept)
 {
     /// <summary>Input NLL rises by less than this many nats a token where a model still understands what it reads.</summary>
     public const double MostRise = 1;
 
-    /// <summary>Least choice mass, and least part of valid answers, of a model that still answers.</summary>
+    /// <summary>Least part of the choice mass at c = 0, and least part of valid answers, of a model that still answers.</summary>
     public const double LeastMass = 0.8;
 
     /// <summary>Whether the model is still coherent at this coefficient.</summary>
-    public bool Coherent => InputNllRise < MostRise && Mass >= LeastMass && ValidFraction >= LeastMass;
+    public bool Coherent => InputNllRise < MostRise && MassKept >= LeastMass && ValidFraction >= LeastMass;
 }
 
 /// <summary>An evaluation: several methods, each at several coefficients, on the same questions.</summary>
@@ -58,9 +59,9 @@ public sealed class EvalRun
             EvalCell own = cells.First(c => c.Method == cell.Method && c.Coefficient == 0);
             Dictionary<string, double> known = ByQuestion(cell);
             double[] change = [.. known.Where(k => zero.ContainsKey(k.Key)).Select(k => k.Value - zero[k.Key])];
-            double input = Mean(cell.Results.Select(r => r.InputNll));
-            return new EvalRow(cell.Method, cell.Coefficient, known.Count, Mean(known.Values), Error([.. known.Values]), Mean(change), Error(change), Mean(cell.Results.Select(r => r.Mass)),
-                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)));
+            double input = Mean(cell.Results.Select(r => r.InputNll)), mass = Mean(cell.Results.Select(r => r.Mass));
+            return new EvalRow(cell.Method, cell.Coefficient, known.Count, Mean(known.Values), Error([.. known.Values]), Mean(change), Error(change), mass,
+                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)), mass / Mean(own.Results.Select(r => r.Mass)));
         })];
         Regressions = cells.GroupBy(c => c.Method).Where(g => g.Select(c => c.Coefficient).Distinct().Count() > 1).ToDictionary(g => g.Key, g =>
         {

@@ -95,7 +95,8 @@ public sealed class EvalSumsTests
         Assert.Equal([true, false, true, true, true, false, true], run.Rows.Select(r => r.Coherent));
         Assert.Equal((-1f, 1f), run.UsableRange["m"]);
         Assert.Equal(1.1, run.Rows[1].InputNllRise, 1e-9);
-        Assert.Null(EvalRun.Of([Cell(0, 0.5, 2), Cell(1, 1, 2)]).UsableRange["m"]);
+        // Open endings: what counts is the part of the mass at c = 0.
+        Assert.Equal((0f, 1f), EvalRun.Of([Cell(0, 0.5, 2), Cell(1, 0.4, 2), Cell(2, 0.39, 2)]).UsableRange["m"]);
 
         static EvalCell Cell(float c, double mass, double nll) => new("m", c, [new ChoiceResult("a", c, mass) { InputNll = nll }, new ChoiceResult("b", c + 1, mass) { InputNll = nll }]);
     }
