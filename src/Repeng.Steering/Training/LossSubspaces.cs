@@ -63,7 +63,7 @@ public sealed class LossSubspaces
         {
             if (k <= 0)
                 throw new UserErrorException($"loss subspace {name} has no weights to choose its rank by; give --loss_subspace_rank");
-            return AntiPastoObjective.TaskSubspace(_model, _block, _data, k, _perBatch, (done, of) => _progress?.Invoke("loss subspace", done, of));
+            return AboutZero(name, k);
         }
         Subspace subspace = Get(name);
         int rank = k > 0 ? k : subspace.RankForEnergy(energy);
@@ -168,25 +168,63 @@ public sealed class LossSubspaces
             return known;
         int d = Width, layers = _model.Config.NumLayers, begin = (int)(EarlyPart * layers);
         double[] differences = new double[_pairs * d], written = new double[2 * _pairs * d];
-        for (int first = 0; first < _pairs; first += _perBatch)
+        Visit((tape, batch) => new ForwardContext(tape, batch) { KeepHiddenStates = true }, (first, rows, context, last) =>
         {
-            TokenBatch batch = _data.Batch([.. Enumerable.Range(first, Math.Min(_perBatch, _pairs - first))]);
-            using var tape = new Tape(_model.Device, record: false);
-            var context = new ForwardContext(tape, batch) { KeepHiddenStates = true };
-            _model.Forward(context);
-            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
-            float[] State(int i) => tape.GatherRows(context.HiddenStates[i], tape.New(last, last.Length)).ToArray();
-            float[] task = State(_block + 1), start = State(begin), end = State(layers);
-            for (int b = 0; b < batch.Batch; b++)
+            float[] task = last(context.HiddenStates[_block + 1]), start = last(context.HiddenStates[begin]), end = last(context.HiddenStates[layers]);
+            for (int b = 0; b < rows; b++)
                 for (int j = 0; j < d; j++)
                 {
                     written[(2 * first + b) * d + j] = (double)end[b * d + j] - start[b * d + j];
                     differences[(first + b / 2) * d + j] += (b % 2 == 0 ? 1 : -1) * (double)task[b * d + j];
                 }
-            _progress?.Invoke("loss subspace", Math.Min(_pairs, first + _perBatch), _pairs);
-        }
+        });
         _activations = (differences, written);
         return (differences, written);
+    }
+
+    // Leading principal directions, about zero, of the differences divided by their length. Nothing after the block is run.
+    private Tensor AboutZero(string name, int k)
+    {
+        int d = Width;
+        if (k > Math.Min(d, _pairs))
+            throw new UserErrorException($"--loss_subspace_rank {k}: {name} has no more directions than the smaller of {_pairs} pairs and a width of {d}; ask for fewer, or give more pairs");
+        var rows = new float[(long)_pairs * d];
+        string path = _model.Blocks[_block].Path;
+        Visit((tape, batch) => new ForwardContext(tape, batch) { Capture = m => m == path, LastBlock = _block }, (first, count, context, last) =>
+        {
+            float[] h = last(context.Outputs[path]);
+            for (int i = 0; i < count / 2; i++)
+            {
+                double square = 0;
+                for (int j = 0; j < d; j++)
+                {
+                    float difference = h[2 * i * d + j] - h[(2 * i + 1) * d + j];
+                    rows[(first + i) * d + j] = difference;
+                    square += (double)difference * difference;
+                }
+                float scale = square > 0 ? (float)(1 / Math.Sqrt(square)) : 0;
+                for (int j = 0; j < d; j++)
+                    rows[(first + i) * d + j] *= scale;
+            }
+        });
+        TruncatedSvd svd = TopSvd.Compute(Workers, rows, _pairs, d, k);
+        return Tensor.From(_model.Device, svd.V, d, k);
+    }
+
+    // Runs the leading pairs through the base model; use hears the first pair, the number of rows, the pass, and how to
+    // read the last token's values [rows, d] of one of its tensors.
+    private void Visit(Func<Tape, TokenBatch, ForwardContext> pass, Action<int, int, ForwardContext, Func<Tensor, float[]>> use)
+    {
+        for (int first = 0; first < _pairs; first += _perBatch)
+        {
+            TokenBatch batch = _data.Batch([.. Enumerable.Range(first, Math.Min(_perBatch, _pairs - first))]);
+            using var tape = new Tape(_model.Device, record: false);
+            ForwardContext context = pass(tape, batch);
+            _model.Forward(context);
+            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
+            use(first, batch.Batch, context, x => tape.GatherRows(x, tape.New(last, last.Length)).ToArray());
+            _progress?.Invoke("loss subspace", Math.Min(_pairs, first + _perBatch), _pairs);
+        }
     }
 
     private static double[] Transposed(float[] columns, int rows, int count)

@@ -145,7 +145,7 @@ public sealed record TrainConfig
         Need(WeightDecay >= 0, $"weight_decay {WeightDecay} must not be negative");
         Need(GradAccumSteps >= 1, $"grad_accum_steps {GradAccumSteps} must be at least 1");
         Need(ValidationSplit is >= 0 and < 1, $"val_split {ValidationSplit} must be from 0 to below 1");
-        Need(Loss.LastTokens is null or >= 2, $"last_n_tokens {Loss.LastTokens} must be at least 2");
+        Need(AntiPasto is not null || Loss.LastTokens is null or >= 2, $"last_n_tokens {Loss.LastTokens} must be at least 2");
         Need(Loss.BoundaryOrder >= 1, $"boundary_order {Loss.BoundaryOrder} must be at least 1");
         Need(LossSubspaces.Names.Contains(LossSubspace), $"loss_subspace {LossSubspace} is not known; known: {string.Join(", ", LossSubspaces.Names)}");
         Need(SubspaceRank >= 0, $"loss_subspace_rank {SubspaceRank} must not be negative");

@@ -68,44 +68,6 @@ public sealed class AntiPastoObjective(AntiPastoStep step, Tensor subspace, stri
         return new StepResult(r.Total, [Row(-1, 0), Row(1, 1)]);
     }
 
-    /// <summary>
-    /// The task subspace [d, k]: leading principal directions (not centred away from the mean difference) of the
-    /// row-normalised differences positive − negative at the last token of the block's output.
-    /// </summary>
-    public static Tensor TaskSubspace(DecoderModel model, int block, PairData data, int k, int pairsPerBatch, Action<int, int>? progress = null)
-    {
-        int d = model.Config.HiddenSize, n = data.Pairs.Count;
-        if (k > Math.Min(d, n))
-            throw new UserErrorException($"a loss subspace of {k} directions needs at least {k} pairs and a width of {k}; there are {n} pairs and a width of {d}");
-        var rows = new float[(long)n * d];
-        string path = model.Blocks[block].Path;
-        for (int first = 0; first < n; first += pairsPerBatch)
-        {
-            TokenBatch batch = data.Batch([.. Enumerable.Range(first, Math.Min(pairsPerBatch, n - first))]);
-            using var tape = new Tape(model.Device, record: false);
-            var context = new ForwardContext(tape, batch) { Capture = m => m == path, LastBlock = block };
-            model.Forward(context);
-            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
-            float[] h = tape.GatherRows(context.Outputs[path], tape.New(last, last.Length)).ToArray();
-            for (int i = 0; i < batch.Batch / 2; i++)
-            {
-                double square = 0;
-                for (int j = 0; j < d; j++)
-                {
-                    float difference = h[2 * i * d + j] - h[(2 * i + 1) * d + j];
-                    rows[(first + i) * d + j] = difference;
-                    square += (double)difference * difference;
-                }
-                float scale = square > 0 ? (float)(1 / Math.Sqrt(square)) : 0;
-                for (int j = 0; j < d; j++)
-                    rows[(first + i) * d + j] *= scale;
-            }
-            progress?.Invoke(Math.Min(n, first + pairsPerBatch), n);
-        }
-        TruncatedSvd svd = TopSvd.Compute(model.Device.HostWorkers, rows, n, d, k);
-        return Tensor.From(model.Device, svd.V, d, k);
-    }
-
     /// <inheritdoc/>
     public void Dispose() => subspace.Dispose();
 }

@@ -147,6 +147,16 @@ public sealed class LossSubspacesTests : IDisposable
         Assert.Contains("--loss_subspace_rank", Assert.Throws<UserErrorException>(() => Subspaces().Basis("write", 0, 0.6)).Message);
     }
 
+    [Fact]
+    public void Every_subspace_keeps_to_the_texts_that_it_may_use()
+    {
+        var few = new LossSubspaces(_model, 1, _data, 8, 5);
+        foreach (string name in new[] { LossSubspaces.Uncentred, "taskdiff" })
+            Assert.Contains("4 pairs", Assert.Throws<UserErrorException>(() => few.Basis(name, 5, 0.6)).Message);
+        using Tensor four = few.Basis(LossSubspaces.Uncentred, 4, 0.6);
+        Assert.Equal([32, 4], four.Shape);
+    }
+
     public void Dispose()
     {
         _model.Dispose();
