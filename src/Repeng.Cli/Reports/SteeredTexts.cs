@@ -14,13 +14,10 @@ public sealed record SteeredText(float Coefficient, string Text, int Tokens, boo
 /// <summary>Texts at several coefficients, generated in one batch and shown side by side.</summary>
 public static class SteeredTexts
 {
-    /// <summary>Tokens that end a text of this model.</summary>
-    public static int[] Stops(ModelBundle bundle) => bundle.StopIds;
-
     /// <summary>One text a coefficient, in one batch.</summary>
     public static SteeredText[] Generate(ModelBundle bundle, Steering.Generation.Steering steering, int[] prompt, float[] coefficients, SamplingSettings sampling, int maxNewTokens, Action<int, int>? onToken, CancellationToken stop)
     {
-        int[] stops = Stops(bundle);
+        int[] stops = bundle.StopIds;
         int[][] made = new Generator(bundle.Model).Generate([.. coefficients.Select(_ => prompt)], coefficients, steering, sampling, maxNewTokens, stops, bundle.PadId, onToken, stop);
         return [.. made.Select((ids, row) =>
         {

@@ -95,6 +95,7 @@ public sealed class EvalVerb
         var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null)) };
         using BlockVectors? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
         BlockVectors[] random = mean is null ? [] : [.. Enumerable.Range(0, seeds).Select(k => BlockVectors.RandomLike(mean, seed + (ulong)k))];
+        using var owned = new Owned(random);
         if (mean is not null)
             methods.Add(new EvalMethod("mean difference", new Steering.Generation.Steering(null, mean.Directions), coefficients, methods[0].Items));
         for (int k = 0; k < random.Length; k++)
@@ -108,10 +109,13 @@ public sealed class EvalVerb
                     Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), null)));
         EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop,
             generates ? new GeneratedAnswers(bundle, sampling, maxNew, seeds, batch) : null);
-        foreach (BlockVectors vectors in random)
-            vectors.Dispose();
         Report(run, model, folder, set, p.GetValue(_output));
         return ExitCodes.Ok;
+    }
+
+    private sealed record Owned(BlockVectors[] Vectors) : IDisposable
+    {
+        public void Dispose() => Array.ForEach(Vectors, v => v.Dispose());
     }
 
     // The training texts, from which the baselines are made; asked for and not there is an error, else a remark.
