@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Repeng.Kernels.LinearAlgebra;
 
 /// <summary>
@@ -35,6 +37,7 @@ internal static unsafe class JacobiSvd
         Sort(rows, combine, values, n, length);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static bool RotatePair(double* rows, double* combine, double* squares, int i, int j, int n, int length, double threshold)
     {
         double* x = rows + (long)i * length, y = rows + (long)j * length;

@@ -26,6 +26,12 @@ public sealed record TruncatedSvd(int Rows, int Columns, int Rank, float[] U, fl
 public static unsafe class TopSvd
 {
     /// <summary>
+    /// Whether a matrix is small enough for Jacobi, which runs on one thread: several such matrices are better
+    /// decomposed at a time, each with workers of its own.
+    /// </summary>
+    public static bool IsSmall(int rows, int cols) => Math.Min(rows, cols) <= SvdEngine.DenseSize;
+
+    /// <summary>
     /// The r leading triplets of w [rows, cols], row-major. Throws <see cref="UserErrorException"/> when r is not in
     /// 1 … min(rows, cols) or an element is not finite.
     /// </summary>

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 
 namespace Repeng.Kernels.LinearAlgebra;
@@ -6,6 +7,7 @@ namespace Repeng.Kernels.LinearAlgebra;
 internal static unsafe class VectorMath
 {
     /// <summary>Σ a[i]·b[i].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static double Dot(double* a, double* b, int n)
     {
         Vector256<double> low = default, high = default;
@@ -25,6 +27,7 @@ internal static unsafe class VectorMath
     public static double Norm(double* a, int n) => Math.Sqrt(Dot(a, a, n));
 
     /// <summary>y[i] += factor·x[i].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Add(double* y, double factor, double* x, int n)
     {
         Vector256<double> wide = Vector256.Create(factor);
@@ -39,6 +42,7 @@ internal static unsafe class VectorMath
     }
 
     /// <summary>y[i] += f·x[i] + g·z[i].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void AddTwo(double* y, double f, double* x, double g, double* z, int n)
     {
         Vector256<double> wideF = Vector256.Create(f), wideG = Vector256.Create(g);
@@ -53,6 +57,7 @@ internal static unsafe class VectorMath
     }
 
     /// <summary>a[i] *= factor.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Scale(double* a, double factor, int n)
     {
         for (int i = 0; i < n; i++)
@@ -60,6 +65,7 @@ internal static unsafe class VectorMath
     }
 
     /// <summary>(a, b) becomes (c·a − s·b, s·a + c·b).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Rotate(double* a, double* b, double c, double s, int n)
     {
         Vector256<double> cos = Vector256.Create(c), sin = Vector256.Create(s);
@@ -79,6 +85,7 @@ internal static unsafe class VectorMath
     }
 
     /// <summary>Uniform numbers in [−1, 1), a pure function of the stream.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Random(double* a, int n, ulong stream)
     {
         for (int i = 0; i < n; i++)
@@ -91,6 +98,7 @@ internal static unsafe class VectorMath
     /// −1 where a vector must change its sign for its largest-magnitude element to be positive, else 1. Of elements within
     /// 10⁻⁶ of the largest the first decides, so that rounding does not choose in a vector such as (1, −1)/√2.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static double Sign(double* a, int n)
     {
         double largest = 0;

@@ -1,7 +1,6 @@
 using System.Text.RegularExpressions;
 using Repeng.Autograd;
 using Repeng.Kernels;
-using Repeng.Kernels.Dry;
 using Repeng.Kernels.LinearAlgebra;
 using Repeng.Runtime;
 using Repeng.Steering.Models;
@@ -54,11 +53,10 @@ public sealed class SvdAdapter : IDisposable
         var layers = new List<SvdLayer>();
         try
         {
+            var bases = new AdapterBases(model.Device, config.Rank, done => progress?.Invoke(done, targets.Length));
+            bases.Prepare(targets);
             for (int i = 0; i < targets.Length; i++)
-            {
-                layers.Add(CreateLayer(model.Device, config, targets[i], i));
-                progress?.Invoke(i + 1, targets.Length);
-            }
+                layers.Add(CreateLayer(model.Device, config, targets[i], bases.Take(targets[i]), i));
             return new SvdAdapter(config, model, layers);
         }
         catch
@@ -144,13 +142,9 @@ public sealed class SvdAdapter : IDisposable
             layer.Dispose();
     }
 
-    private static SvdLayer CreateLayer(Device device, SvdAdapterConfig config, LinearModule target, int index)
+    private static SvdLayer CreateLayer(Device device, SvdAdapterConfig config, LinearModule target, TruncatedSvd svd, int index)
     {
         int r = config.Rank;
-        // A dry run has no weights to decompose; it needs the sizes alone.
-        TruncatedSvd svd = device.Backend is DryBackend
-            ? new TruncatedSvd(target.Outputs, target.Inputs, r, new float[(long)target.Outputs * r], new float[r], new float[(long)target.Inputs * r], 0, 0)
-            : TopSvd.Compute(device.HostWorkers, WeightReader.ToHost(target.Weight), target.Outputs, target.Inputs, r);
         Tensor u = Tensor.From(device, svd.U, target.Outputs, r), s = Tensor.From(device, svd.S, r), v = Tensor.From(device, svd.V, target.Inputs, r);
         // Each layer and parameter has its own random stream, so that adding a target changes no other.
         ulong stream = (ulong)index * 4;

@@ -168,14 +168,15 @@ public sealed class LossSubspaces
             return known;
         int d = Width, layers = _model.Config.NumLayers, begin = (int)(EarlyPart * layers);
         double[] differences = new double[_pairs * d], written = new double[2 * _pairs * d];
-        Visit((tape, batch) => new ForwardContext(tape, batch) { KeepHiddenStates = true }, (first, rows, context, last) =>
+        Visit((tape, batch) => new ForwardContext(tape, batch) { KeepHiddenStates = true }, (pairs, context, last) =>
         {
             float[] task = last(context.HiddenStates[_block + 1]), start = last(context.HiddenStates[begin]), end = last(context.HiddenStates[layers]);
-            for (int b = 0; b < rows; b++)
+            for (int b = 0; b < 2 * pairs.Length; b++)
                 for (int j = 0; j < d; j++)
                 {
-                    written[(2 * first + b) * d + j] = (double)end[b * d + j] - start[b * d + j];
-                    differences[(first + b / 2) * d + j] += (b % 2 == 0 ? 1 : -1) * (double)task[b * d + j];
+                    int pair = pairs[b / 2];
+                    written[(2 * pair + b % 2) * d + j] = (double)end[b * d + j] - start[b * d + j];
+                    differences[pair * d + j] += (b % 2 == 0 ? 1 : -1) * (double)task[b * d + j];
                 }
         });
         _activations = (differences, written);
@@ -190,40 +191,41 @@ public sealed class LossSubspaces
             throw new UserErrorException($"--loss_subspace_rank {k}: {name} has no more directions than the smaller of {_pairs} pairs and a width of {d}; ask for fewer, or give more pairs");
         var rows = new float[(long)_pairs * d];
         string path = _model.Blocks[_block].Path;
-        Visit((tape, batch) => new ForwardContext(tape, batch) { Capture = m => m == path, LastBlock = _block }, (first, count, context, last) =>
+        Visit((tape, batch) => new ForwardContext(tape, batch) { Capture = m => m == path, LastBlock = _block }, (pairs, context, last) =>
         {
             float[] h = last(context.Outputs[path]);
-            for (int i = 0; i < count / 2; i++)
+            for (int i = 0; i < pairs.Length; i++)
             {
+                Span<float> row = rows.AsSpan(pairs[i] * d, d);
                 double square = 0;
                 for (int j = 0; j < d; j++)
                 {
-                    float difference = h[2 * i * d + j] - h[(2 * i + 1) * d + j];
-                    rows[(first + i) * d + j] = difference;
-                    square += (double)difference * difference;
+                    row[j] = h[2 * i * d + j] - h[(2 * i + 1) * d + j];
+                    square += (double)row[j] * row[j];
                 }
                 float scale = square > 0 ? (float)(1 / Math.Sqrt(square)) : 0;
                 for (int j = 0; j < d; j++)
-                    rows[(first + i) * d + j] *= scale;
+                    row[j] *= scale;
             }
         });
         TruncatedSvd svd = TopSvd.Compute(Workers, rows, _pairs, d, k);
         return Tensor.From(_model.Device, svd.V, d, k);
     }
 
-    // Runs the leading pairs through the base model; use hears the first pair, the number of rows, the pass, and how to
-    // read the last token's values [rows, d] of one of its tensors.
-    private void Visit(Func<Tape, TokenBatch, ForwardContext> pass, Action<int, int, ForwardContext, Func<Tensor, float[]>> use)
+    // Runs the leading pairs through the base model; use hears the pairs of a batch, the pass, and how to read the last
+    // token's values [2 · pairs, d] of one of its tensors.
+    private void Visit(Func<Tape, TokenBatch, ForwardContext> pass, Action<int[], ForwardContext, Func<Tensor, float[]>> use)
     {
-        for (int first = 0; first < _pairs; first += _perBatch)
+        int done = 0;
+        foreach (int[] pairs in _data.ByLength(_pairs, _perBatch))
         {
-            TokenBatch batch = _data.Batch([.. Enumerable.Range(first, Math.Min(_perBatch, _pairs - first))]);
+            TokenBatch batch = _data.Batch(pairs);
             using var tape = new Tape(_model.Device, record: false);
             ForwardContext context = pass(tape, batch);
             _model.Forward(context);
             int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
-            use(first, batch.Batch, context, x => tape.GatherRows(x, tape.New(last, last.Length)).ToArray());
-            _progress?.Invoke("loss subspace", Math.Min(_pairs, first + _perBatch), _pairs);
+            use(pairs, context, x => tape.GatherRows(x, tape.New(last, last.Length)).ToArray());
+            _progress?.Invoke("loss subspace", done += pairs.Length, _pairs);
         }
     }
 

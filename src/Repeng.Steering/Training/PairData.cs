@@ -39,6 +39,13 @@ public sealed class PairData
         return order;
     }
 
+    /// <summary>
+    /// The first count pairs in groups of pairs of like length, for passes in which the order is free: batches in the
+    /// order given are padded by a third in the demo's texts.
+    /// </summary>
+    public IEnumerable<int[]> ByLength(int count, int perGroup) =>
+        Enumerable.Range(0, Math.Min(count, _pairs.Length)).OrderBy(i => Math.Max(_pairs[i].Positive.Length, _pairs[i].Negative.Length)).Chunk(perGroup);
+
     /// <summary>A left-padded batch of these pairs, rows interleaved positive, negative.</summary>
     public TokenBatch Batch(ReadOnlySpan<int> pairs)
     {

@@ -139,8 +139,7 @@ public static class TrainRun
     {
         string[] names = LossLayers.Select(model, adapter.Layers.Keys);
         int perBatch = Math.Max(1, config.BatchSize / 2), count = train.Pairs.Count;
-        IEnumerable<TokenBatch> batches = Enumerable.Range(0, (count + perBatch - 1) / perBatch)
-            .Select(i => train.Batch([.. Enumerable.Range(i * perBatch, Math.Min(perBatch, count - i * perBatch))]));
+        IEnumerable<TokenBatch> batches = train.ByLength(count, perBatch).Select(pairs => train.Batch(pairs));
         Dictionary<string, float[]> mean = LossLayers.MeanDifference(model, names, batches, config.TokenFromEnd, done => listener.Preparing("steering direction", done, count));
         return [.. names.Select(n => config.FullLossU
             ? LossLayers.OnFullBasis(model, n, mean[n])
