@@ -1,4 +1,5 @@
 using Repeng.Bench;
+using Repeng.Bench.Decoding;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
 
@@ -7,6 +8,7 @@ try
     return args switch
     {
         ["matmul", .. var rest] => MatMulBench.Run(rest),
+        ["decode", .. var rest] => DecodeBench.Run(rest),
         ["train", .. var rest] => TrainBench.Run(rest),
         _ => Usage(),
     };
@@ -34,6 +36,11 @@ static int Usage()
                    --seconds S    time per row and engine (default 0.2)
                    --no-peer      ours alone
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
+          decode   the steering tax: a token with an adapter at c beside the same token at c = 0
+                   --model M      a GGUF file or folder (default: the SmolLM2 GGUF in ../shared/models)
+                   --tokens N --rows N --rank N --targets REGEX --threads N
+                                  300, 1, 64, gate and down of nine blocks, every core
+                   --distinct     every row has its own coefficient
           train    a training step of an SVD adapter beside the same mathematics in TorchSharp
                    --model M      a GGUF file or folder of a llama model (default: the SmolLM2 GGUF in
                                   ../shared/models), or "shape": random weights in SmolLM2-135M's shape

@@ -51,30 +51,6 @@ public sealed class MatMulTests
         }
     }
 
-    [Theory, MemberData(nameof(Names))]
-    public void A_pair_of_products_has_the_bits_of_two_products(string backend)
-    {
-        using IBackend ops = Backends.Create(backend, 3);
-        foreach (int m in new[] { 1, 4, 8, 9, 30 })
-            foreach (bool transB in new[] { false, true })
-                foreach (bool accumulate in new[] { false, true })
-                {
-                    using var memory = new TestMemory(ops);
-                    const int k = 70, n = 300, r = 20;
-                    View x = Values(m * k, 1), w = Values(n * k, 2), a = Values(r * k, 3);
-                    var first = new MatMulArgs(m, n, k, TransB: true, Accumulate: accumulate);
-                    var second = new MatMulArgs(m, r, k, TransB: transB, Accumulate: accumulate);
-                    View[] c = [Values(m * n, 4), Values(m * r, 5), Values(m * n, 4), Values(m * r, 5)];
-                    ops.MatMul(c[0], x, w, first);
-                    ops.MatMul(c[1], x, a, second);
-                    ops.MatMulPair(c[2], x, w, first, c[3], x, a, second);
-                    Assert.Equal(memory.Read(c[0]), memory.Read(c[2]));
-                    Assert.Equal(memory.Read(c[1]), memory.Read(c[3]));
-
-                    View Values(int length, ulong stream) => memory.Of([.. Enumerable.Range(0, length).Select(i => Philox.Normal(7, stream, (ulong)i))]);
-                }
-    }
-
     [Theory, MemberData(nameof(Layouts))]
     public void Keeps_to_row_strides_and_batch_strides(string backend, bool transA, bool transB, DType type)
     {

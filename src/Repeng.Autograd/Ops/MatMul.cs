@@ -18,9 +18,6 @@ public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegmen
     /// </summary>
     public Tensor? Down { get; init; }
 
-    /// <summary>Beside <see cref="Down"/>: Uᵀ [r, out], whose long rows are added up without a sum across lanes for every output.</summary>
-    public Tensor? Up { get; init; }
-
     /// <summary><see cref="Down"/> contains M.</summary>
     public bool IsFolded { get; init; }
 }
@@ -72,7 +69,7 @@ public sealed partial class Tape
         int[] shape = [.. x.Shape];
         shape[^1] = outputs;
         Tensor y = New(shape);
-        if (!Recording && term is { Down: not null, Up: not null })
+        if (!Recording && term is { Down: not null })
         {
             LinearWithDown(y, x, w, bias, term);
             return y;
@@ -136,43 +133,14 @@ public sealed partial class Tape
         });
     }
 
-    // Neighbouring segments go through Down and Up together; the first of them beside the weight itself.
     private void LinearWithDown(Tensor y, Tensor x, Tensor w, Tensor? bias, LowRankTerm term)
     {
-        int rows = x.Rows, inputs = x.Cols, outputs = w.Rows, r = term.V.Cols;
-        var whole = new MatMulArgs(rows, outputs, inputs, TransB: true);
+        int rows = x.Rows, r = term.V.Cols;
         using Scope scope = BeginScope();
-        for (int first = 0, next; first < term.Segments.Count; first = next)
-        {
-            int start = term.Segments[first].Start, end = start;
-            for (next = first; next < term.Segments.Count && term.Segments[next].Start == end; next++)
-                end += term.Segments[next].Count;
-            int count = end - start;
-            Tensor z = New(count, r), mixed = z;
-            View from = x.Data.Slice((long)start * inputs, (long)count * inputs);
-            var down = new MatMulArgs(count, r, inputs, TransB: true);
-            if (first == 0)
-            {
-                Backend.MatMulPair(y.Data, x.Data, w.Data, whole, z.Data, from, term.Down!.Data, down);
-                if (bias is not null)
-                    Backend.AddBias(y.Data, bias.Data, rows, outputs);
-            }
-            else
-            {
-                Backend.MatMul(z.Data, from, term.Down!.Data, down);
-            }
-            if (!term.IsFolded)
-            {
-                mixed = New(count, r);
-                for (int i = first; i < next; i++)
-                {
-                    (int at, int n, Tensor m) = term.Segments[i];
-                    long offset = (long)(at - start) * r;
-                    Backend.MatMul(mixed.Data.Slice(offset, (long)n * r), z.Data.Slice(offset, (long)n * r), m.Data, new MatMulArgs(n, r, r));
-                }
-            }
-            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.Up!.Data, new MatMulArgs(count, outputs, r, Accumulate: true));
-        }
+        TermSegment[] segments = [.. term.Segments.Select(s => new TermSegment(s.Start, s.Count, term.IsFolded ? default : s.M.Data))];
+        Backend.MatMulTerm(y.Data, x.Data, w.Data, term.Down!.Data, term.U.Data, segments, New(2, rows, r).Data, new TermArgs(rows, w.Rows, x.Cols, r));
+        if (bias is not null)
+            Backend.AddBias(y.Data, bias.Data, rows, w.Rows);
     }
 
     private void LowRankBackward(LowRankTerm term, Tensor[] z, Tensor x, View dy, int inputs, int outputs)

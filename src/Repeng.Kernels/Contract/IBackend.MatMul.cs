@@ -26,17 +26,51 @@ public readonly record struct MatMulArgs(
     public double Flops => 2.0 * M * N * K * Batch;
 }
 
+/// <summary>Sizes of <see cref="IBackend.MatMulTerm"/>.</summary>
+public readonly record struct TermArgs(int Rows, int Outputs, int Inputs, int Rank)
+{
+    /// <summary><see cref="IBackend.MatMulTerm"/> by single products: what it computes, and the way of a backend that has no better one.</summary>
+    public static void OneByOne(IBackend backend, View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
+    {
+        (int rows, int outputs, int inputs, int r) = args;
+        backend.MatMul(y, x, w, new MatMulArgs(rows, outputs, inputs, TransB: true));
+        foreach (TermSegment s in segments)
+        {
+            View z = room.Slice((long)s.Start * r, (long)s.Count * r), mixed = z;
+            backend.MatMul(z, x.Slice((long)s.Start * inputs, (long)s.Count * inputs), down, new MatMulArgs(s.Count, r, inputs, TransB: true));
+            if (!s.M.IsEmpty)
+            {
+                mixed = room.Slice((long)(rows + s.Start) * r, (long)s.Count * r);
+                backend.MatMul(mixed, z, s.M, new MatMulArgs(s.Count, r, r));
+            }
+            backend.MatMul(y.Slice((long)s.Start * outputs, (long)s.Count * outputs), mixed, u, new MatMulArgs(s.Count, outputs, r, TransB: true, Accumulate: true));
+        }
+    }
+}
+
+/// <summary>Rows [Start, Start + Count) of a low-rank term, and their M [r, r]; an empty M stands for the identity.</summary>
+public readonly record struct TermSegment(int Start, int Count, View M);
+
 public partial interface IBackend
 {
     /// <summary>C = op(A)·op(B), or C += op(A)·op(B). A and C are fp32; B is fp32, fp16 or bf16.</summary>
     void MatMul(View c, View a, View b, in MatMulArgs args);
 
-    /// <summary>Two products that do not depend on each other, which a backend may run side by side; the same bits as two calls of <see cref="MatMul"/>.</summary>
-    void MatMulPair(View c1, View a1, View b1, in MatMulArgs args1, View c2, View a2, View b2, in MatMulArgs args2)
-    {
-        MatMul(c1, a1, b1, args1);
-        MatMul(c2, a2, b2, args2);
-    }
+    /// <summary>
+    /// A product with a low-rank term, for few rows: y = x·Wᵀ, and in the rows of each segment y += ((x·Downᵀ)·M)·Uᵀ. Rows in
+    /// no segment are those of x·Wᵀ exactly. The bits are those of the products one after the other, which this method
+    /// computes; a backend may run them in one go.
+    /// </summary>
+    /// <param name="y">[Rows, Outputs].</param>
+    /// <param name="x">[Rows, Inputs].</param>
+    /// <param name="w">[Outputs, Inputs], fp32, fp16 or bf16.</param>
+    /// <param name="down">[Rank, Inputs].</param>
+    /// <param name="u">[Outputs, Rank].</param>
+    /// <param name="segments">Row ranges, ascending and disjoint.</param>
+    /// <param name="room">2 · Rows · Rank elements, overwritten.</param>
+    /// <param name="args">Sizes.</param>
+    void MatMulTerm(View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
+        => TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
 
     /// <summary>y[rows, cols] += bias[cols], in place.</summary>
     void AddBias(View y, View bias, int rows, int cols);

@@ -23,15 +23,32 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <inheritdoc/>
-    public void MatMulPair(View c1, View a1, View b1, in MatMulArgs args1, View c2, View a2, View b2, in MatMulArgs args2)
+    public void MatMulTerm(View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
     {
-        bool first = Prepare(c1, a1, b1, args1, out GemmCall one), second = Prepare(c2, a2, b2, args2, out GemmCall two);
-        if (first && second && args1.K > 0 && args2.K > 0 && GemmThin.TryRunPair(one, two, _workers))
+        (int rows, int outputs, int inputs, int r) = args;
+        int from = rows, to = 0;
+        foreach (TermSegment s in segments)
+        {
+            if (s.Start < to || s.Count < 1 || s.Count > rows - s.Start)
+                throw new ArgumentException($"MatMulTerm: segment {s.Start} + {s.Count} of {rows} rows after row {to}: segments must be ascending, disjoint and inside");
+            (from, to) = (Math.Min(from, s.Start), s.Start + s.Count);
+        }
+        if (room.Length < 2L * rows * r)
+            throw new ArgumentException($"MatMulTerm: room of {room.Length} elements for {rows} rows of rank {r}; it needs {2L * rows * r}");
+        if (_workers.Count > 1 && to > from && rows <= GemmThin.Limit && rows <= outputs && inputs > 0 && r > 0
+            && Prepare(y, x, w, new MatMulArgs(rows, outputs, inputs, TransB: true), out GemmCall whole)
+            && Prepare(room.Slice((long)from * r, (long)(to - from) * r), x.Slice((long)from * inputs, (long)(to - from) * inputs), down, new MatMulArgs(to - from, r, inputs, TransB: true), out GemmCall first)
+            && Prepare(y, room.Slice(0, (long)rows * r), u, new MatMulArgs(rows, outputs, r, TransB: true, Accumulate: true), out GemmCall last))
+        {
+            Span<GemmCall> mixes = stackalloc GemmCall[GemmThin.Limit];
+            int mixed = 0;
+            foreach (TermSegment s in segments)
+                if (!s.M.IsEmpty && Prepare(room.Slice((long)(rows + s.Start) * r, (long)s.Count * r), room.Slice((long)s.Start * r, (long)s.Count * r), s.M, new MatMulArgs(s.Count, r, r), out mixes[mixed]))
+                    mixed++;
+            GemmThin.RunTerm(whole, first, mixes[..mixed], last, segments, room.Floats, _workers);
             return;
-        if (first)
-            Gemm.Run(one, _workers);
-        if (second)
-            Gemm.Run(two, _workers);
+        }
+        TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
     }
 
     // False when there is nothing to compute.

@@ -11,7 +11,7 @@ namespace Repeng.Kernels.Cpu;
 /// <see cref="Gemm"/>. Either way an element's bits do not depend on how many lines there are, on its place or on the
 /// number of threads.
 /// </summary>
-internal static unsafe class GemmThin
+internal static unsafe partial class GemmThin
 {
     /// <summary>Most lines of the small operand.</summary>
     internal const int Limit = 8;
@@ -69,25 +69,6 @@ internal static unsafe class GemmThin
         }
     }
 
-    /// <summary>
-    /// Computes two products side by side, in one round of the pool. False, with nothing done, when one of them needs
-    /// scratch or is no single product; the bits are those of two calls.
-    /// </summary>
-    public static bool TryRunPair(GemmCall first, GemmCall second, CpuWorkers workers)
-    {
-        if (workers.Count == 1 || first.Batch != 1 || second.Batch != 1 || !Takes(first) || !Takes(second))
-            return false;
-        Work* works = stackalloc Work[2];
-        works[0] = Prepare(ref first, workers.Count);
-        works[1] = Prepare(ref second, workers.Count);
-        if (works[0].ScratchFloats + works[1].ScratchFloats > 0)
-            return false;
-        nint* scratch = stackalloc nint[workers.Count];
-        works[0].WorkerScratch = works[1].WorkerScratch = scratch;
-        workers.Run(works[0].ItemsPerProduct + works[1].ItemsPerProduct, &PairItem, works);
-        return true;
-    }
-
     private static bool IsSerial(in GemmCall call, int threads) =>
         threads == 1 || (double)call.Left.Lines * call.Right.Lines * call.K * call.Batch < SerialLimit;
 
@@ -116,21 +97,20 @@ internal static unsafe class GemmThin
         // Items of up to 256 KiB of the large operand, at least four per thread; the sums read long runs instead.
         long most = dots ? Math.Max(24, 65536 / call.K) : SumFloats / lines;
         long balanced = IsSerial(call, threads) ? columns : (columns - 1L) / (dots ? 4L * threads : threads) + 1;
-        work.PerItem = (int)Math.Min(columns, (Math.Min(balanced, most) + 23) / 24 * 24);
+        int step = lines == 1 ? 8 : 24;
+        if (dots && balanced < columns)
+        {
+            // As many items as a multiple of the threads, so that none waits for another's last one.
+            long items = (columns - 1) / Math.Min(balanced, most) + 1;
+            balanced = (columns - 1) / ((items + threads - 1) / threads * threads) + 1;
+        }
+        work.PerItem = (int)Math.Min(columns, (Math.Min(balanced, most) + step - 1) / step * step);
         work.ItemsPerProduct = (columns - 1) / work.PerItem + 1;
 
         long copyFloats = work.SmallInPlace ? 0 : ((long)lines * call.K + 15) & ~15L;
         work.ScratchFloats = copyFloats + (dots ? 0 : (long)lines * work.PerItem);
         work.SumsAt = (nint)copyFloats;
         return work;
-    }
-
-    private static void PairItem(void* context, int item, int worker)
-    {
-        var works = (Work*)context;
-        // The smaller product goes last and fills up whoever is done first.
-        int first = works[0].ItemsPerProduct;
-        Item(item < first ? works : works + 1, item < first ? item : item - first, worker);
     }
 
     private static void RunItems(Work* work, int items, CpuWorkers? pool)

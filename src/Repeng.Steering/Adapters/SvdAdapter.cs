@@ -122,7 +122,7 @@ public sealed class SvdAdapter : IDisposable
                     deltas[(layer.Path, c)] = delta;
                 // A pass of one token a row is made once and used for every token to come.
                 Tensor? down = tape.Recording || length > 1 ? null : layer.Down(tape, distinct.Length == 1 ? m[distinct[0]] : null);
-                terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]) { Down = down, Up = down is null ? null : layer.Up(tape), IsFolded = distinct.Length == 1 };
+                terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]) { Down = down, IsFolded = distinct.Length == 1 };
             }
         }
         return new AdapterPass(terms, deltas, _blocks, tape.Recording && runs.Count > 0 && Parameters.Any(p => p.RequiresGrad));

@@ -83,9 +83,6 @@ public sealed class SvdLayer : IDisposable
     /// <summary>The first factor of the adapted term for decoding, [r, in]: (V·M)ᵀ, or Vᵀ where m is null.</summary>
     public Tensor Down(Tape tape, Tensor? m) => tape.MatMul(m ?? _identity, V, transA: true, transB: true);
 
-    /// <summary>The last factor for decoding: Uᵀ [r, out].</summary>
-    public Tensor Up(Tape tape) => tape.MatMul(_identity, U, transB: true);
-
     /// <summary>R(c) [r, r] of a rotation parameter.</summary>
     public Tensor Rotation(Tape tape, Tensor p, float c)
     {
