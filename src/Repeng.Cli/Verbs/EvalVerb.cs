@@ -13,6 +13,7 @@ using Repeng.Steering.Evaluation;
 using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Cli.Verbs;
 
@@ -93,13 +94,12 @@ public sealed class EvalVerb
         using ModelBundle bundle = ModelBundle.Load(device, model);
         using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(bundle.Model, folder);
         var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null)) };
-        using BlockVectors? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
-        BlockVectors[] random = mean is null ? [] : [.. Enumerable.Range(0, seeds).Select(k => BlockVectors.RandomLike(mean, seed + (ulong)k))];
-        using var owned = new Owned(random);
+        ControlVector? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
+        using var vectors = new Owned();
         if (mean is not null)
-            methods.Add(new EvalMethod("mean difference", new Steering.Generation.Steering(null, mean.Directions), coefficients, methods[0].Items));
-        for (int k = 0; k < random.Length; k++)
-            methods.Add(new EvalMethod(seeds == 1 ? "random direction" : $"random direction, seed {seed + (ulong)k}", new Steering.Generation.Steering(null, random[k].Directions), coefficients, methods[0].Items));
+            methods.Add(new EvalMethod("mean difference", vectors.Add(bundle, mean), coefficients, methods[0].Items));
+        for (int k = 0; k < seeds && mean is not null; k++)
+            methods.Add(new EvalMethod(seeds == 1 ? "random direction" : $"random direction, seed {seed + (ulong)k}", vectors.Add(bundle, BlockVectors.RandomLike(mean, seed + (ulong)k)), coefficients, methods[0].Items));
         if (trained is not null && bundle.IsDemo)
             foreach (DemoAudience audience in new[] { DemoAudience.SeenTruthful, DemoAudience.SeenUntruthful })
                 methods.Add(new EvalMethod($"prompt: {TruthReport.Title(audience)}", Steering.Generation.Steering.None, [0], Items(p, bundle, set, null, audience)));
@@ -113,9 +113,17 @@ public sealed class EvalVerb
         return ExitCodes.Ok;
     }
 
-    private sealed record Owned(BlockVectors[] Vectors) : IDisposable
+    private sealed class Owned : IDisposable
     {
-        public void Dispose() => Array.ForEach(Vectors, v => v.Dispose());
+        private readonly List<VectorControl> _vectors = [];
+
+        public Steering.Generation.Steering Add(ModelBundle bundle, ControlVector vector)
+        {
+            _vectors.Add(new VectorControl(bundle.Model, vector));
+            return new Steering.Generation.Steering(null, _vectors[^1]);
+        }
+
+        public void Dispose() => _vectors.ForEach(v => v.Dispose());
     }
 
     // The training texts, from which the baselines are made; asked for and not there is an error, else a remark.
@@ -141,7 +149,7 @@ public sealed class EvalVerb
         return [.. items.Take(p.GetValue(_max) ?? items.Length)];
     }
 
-    private static BlockVectors MeanDifference(ModelBundle bundle, SvdAdapter adapter, RunSettings trained)
+    private static ControlVector MeanDifference(ModelBundle bundle, SvdAdapter adapter, RunSettings trained)
     {
         List<TokenPair> pairs = TrainRun.Pairs(bundle, trained with { MaxPairs = trained.MaxPairs is > 0 and < BaselinePairs ? trained.MaxPairs : BaselinePairs });
         var data = new PairData(pairs, bundle.PadId);

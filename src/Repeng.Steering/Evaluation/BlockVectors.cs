@@ -2,22 +2,18 @@ using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Evaluation;
 
-/// <summary>Plain control vectors added to the output of blocks, to compare an adapter with. Owned.</summary>
-public sealed class BlockVectors : IDisposable
+/// <summary>Plain control vectors on the output of blocks, to compare an adapter with.</summary>
+public static class BlockVectors
 {
-    private BlockVectors(Dictionary<int, Tensor> directions) => Directions = directions;
-
-    /// <summary>Vector [d] of each block.</summary>
-    public IReadOnlyDictionary<int, Tensor> Directions { get; }
-
     /// <summary>
     /// Per block, the mean over pairs of positive − negative outputs at the last token, divided by the number of blocks:
     /// at c = 1 all blocks together add about one distance of the personas. Batches hold rows positive, negative, ….
     /// </summary>
-    public static BlockVectors MeanDifference(DecoderModel model, IReadOnlyCollection<int> blocks, IEnumerable<TokenBatch> batches)
+    public static ControlVector MeanDifference(DecoderModel model, IReadOnlyCollection<int> blocks, IEnumerable<TokenBatch> batches)
     {
         int d = model.Config.HiddenSize, pairs = 0;
         Dictionary<string, int> paths = blocks.ToDictionary(b => model.Blocks[b].Path);
@@ -38,29 +34,22 @@ public sealed class BlockVectors : IDisposable
         }
         if (pairs == 0)
             throw new UserErrorException("no pair of texts to take a mean difference of");
-        return new BlockVectors(sums.ToDictionary(s => s.Key, s => Tensor.From(model.Device, s.Value.Select(x => (float)(x / pairs / blocks.Count)).ToArray(), d)));
+        return new ControlVector(model.Config.ModelType, sums.Select(s => Layer($"{s.Key}", [.. s.Value.Select(x => (float)(x / pairs / blocks.Count))])));
     }
 
     /// <summary>Random directions (normally distributed, by the seed), each as long as the given block's vector.</summary>
-    public static BlockVectors RandomLike(BlockVectors given, ulong seed)
+    public static ControlVector RandomLike(ControlVector given, ulong seed)
     {
-        var directions = new Dictionary<int, Tensor>();
-        foreach ((int block, Tensor vector) in given.Directions)
+        return new ControlVector(given.ModelType, given.Layers.Select(layer =>
         {
-            var values = new float[vector.Length];
-            Philox.FillNormal(values, seed, (ulong)block);
-            double scale = Norm(vector.ToArray()) / Norm(values);
-            directions[block] = Tensor.From(vector.Device, values.Select(v => (float)(v * scale)).ToArray(), values.Length);
-        }
-        return new BlockVectors(directions);
+            float[] like = given.Directions[layer].Sum(), values = new float[like.Length];
+            Philox.FillNormal(values, seed, (ulong)(ControlVector.BlockOf(layer) ?? throw new ArgumentException($"{layer} is no block")));
+            double scale = Norm(like) / Norm(values);
+            return Layer(layer, [.. values.Select(v => (float)(v * scale))]);
+        }));
     }
 
-    /// <inheritdoc/>
-    public void Dispose()
-    {
-        foreach (Tensor t in Directions.Values)
-            t.Dispose();
-    }
+    private static KeyValuePair<string, Direction> Layer(string layer, float[] values) => KeyValuePair.Create(layer, new Direction(values));
 
     private static double Norm(float[] x) => Math.Sqrt(x.Sum(v => (double)v * v));
 }

@@ -3,13 +3,14 @@ using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Generation;
 
 /// <summary>What steers the rows of a generation; at most one of the two kinds is set.</summary>
 /// <param name="Adapter">An SVD adapter.</param>
-/// <param name="BlockDirections">Control vectors [d] by block.</param>
-public sealed record Steering(SvdAdapter? Adapter = null, IReadOnlyDictionary<int, Tensor>? BlockDirections = null)
+/// <param name="Vector">A control vector.</param>
+public sealed record Steering(SvdAdapter? Adapter = null, VectorControl? Vector = null)
 {
     /// <summary>No steering.</summary>
     public static Steering None { get; } = new();
@@ -19,8 +20,7 @@ public sealed record Steering(SvdAdapter? Adapter = null, IReadOnlyDictionary<in
         new(tape, tokens, cache)
         {
             Adapter = pass ?? Adapter?.Pass(tape, coefficients, tokens.Length),
-            BlockDirections = BlockDirections,
-            DirectionCoefficients = BlockDirections is null ? null : coefficients,
+            Edit = Vector?.Pass(coefficients),
             Capture = capture,
         };
 }

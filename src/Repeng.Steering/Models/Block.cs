@@ -33,6 +33,18 @@ public sealed class Block(ModelConfig config, int index)
     /// <summary>The block's linear layers in the order of the forward pass.</summary>
     public IEnumerable<LinearModule> Linears => new[] { FusedQkv, Query, Key, Value, Output, FusedGateUp, Gate, Up, Down }.OfType<LinearModule>();
 
+    /// <summary>Whether a module is a norm of the query or key heads.</summary>
+    internal bool IsHeadNorm(string module) => module == QueryNorm?.Path || module == KeyNorm?.Path;
+
+    /// <summary>Paths of everything in the block whose output can be read and changed, in the order of the forward pass but for the parts of attention and MLP, which come before these.</summary>
+    internal IEnumerable<string> Modules =>
+    [
+        .. Paths(InputNorm), .. Linears.TakeWhile(l => l != Output).Select(l => l.Path), .. Paths(QueryNorm), .. Paths(KeyNorm), Output.Path, AttentionPath, .. Paths(PostAttentionNorm),
+        .. Paths(PreMlpNorm), .. Linears.SkipWhile(l => l != Output).Skip(1).Select(l => l.Path), MlpPath, .. Paths(PostMlpNorm), Path,
+    ];
+
+    private static IEnumerable<string> Paths(NormModule? norm) => norm is null ? [] : [norm.Path];
+
     private string AttentionPath => $"{Path}.{config.Names.Attention}";
 
     private string MlpPath => $"{Path}.{config.Names.Mlp}";
@@ -52,8 +64,6 @@ public sealed class Block(ModelConfig config, int index)
         if (PostMlpNorm is not null)
             m = Norm(c, PostMlpNorm, m, scope);
         x = tape.Add(x, m);
-        if (c.BlockDirections is not null && c.BlockDirections.TryGetValue(Index, out Tensor? direction))
-            x = tape.AddOuter(x, c.CoefficientPerToken!, direction);
         return scope.Keep(c.Out(Path, x, scope));
     }
 

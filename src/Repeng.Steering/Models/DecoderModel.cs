@@ -80,14 +80,14 @@ public sealed class DecoderModel : IDisposable
         Prepare(c);
         if (c.Hidden is null != (c.FirstBlock == 0))
             throw new ArgumentException($"first block {c.FirstBlock} {(c.Hidden is null ? "without" : "with")} a residual stream to begin with");
-        Tensor x = c.Hidden ?? Embed(c);
+        Tensor x = c.Hidden ?? c.Out(Config.EmbeddingPath, Embed(c), null);
         Keep(c, x);
         int last = c.LastBlock ?? Config.NumLayers - 1;
         for (int i = c.FirstBlock; i <= last; i++)
         {
             Block block = Blocks[i];
             bool tracks = x.RequiresGrad || c.Adapter is { RequiresGrad: true } && c.Adapter.Touches(i)
-                || block.Output.Weight.RequiresGrad || c.BlockDirections?.GetValueOrDefault(i) is { RequiresGrad: true };
+                || block.Output.Weight.RequiresGrad || c.Edit is { RequiresGrad: true } || c.DifferentiateCaptured;
             if (c.CheckpointBlocks && tracks && tape.Recording)
             {
                 string[] captured = [];
@@ -113,15 +113,22 @@ public sealed class DecoderModel : IDisposable
         c.Cache?.Advance(tokens.Length);
         if (c.LastBlock is not null)
             return x;
-        x = ApplyNorm(tape, Config, FinalNorm, x);
+        x = c.Out(FinalNorm.Path, ApplyNorm(tape, Config, FinalNorm, x), null);
         Keep(c, x);
         return x;
     }
 
-    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d].</summary>
-    public Tensor Logits(Tape tape, Tensor hidden)
+    /// <summary>
+    /// Modules whose outputs a pass can capture and change, by dotted path: embeddings, the norms, linear layers,
+    /// attention, MLP and output of every block, the final norm, the head. The last belongs to <see cref="Logits"/>.
+    /// </summary>
+    public IReadOnlyList<string> Modules => [Config.EmbeddingPath, .. Blocks.SelectMany(b => b.Modules), FinalNorm.Path, Config.HeadPath];
+
+    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d]; a context captures and changes the head's output.</summary>
+    public Tensor Logits(Tape tape, Tensor hidden, ForwardContext? context = null)
     {
         Tensor logits = tape.Linear(hidden, Head);
+        logits = context?.Out(Config.HeadPath, logits, null) ?? logits;
         return Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
     }
 
@@ -169,11 +176,7 @@ public sealed class DecoderModel : IDisposable
                 positions[b * tokens.Length + t] = Math.Max(0, offset + t - tokens.Starts[b]);
         c.Positions = c.Tape.New(positions, positions.Length);
         c.FirstKey = c.Tape.New(tokens.Starts, tokens.Batch);
-        if (c.BlockDirections is not null)
-        {
-            float[] rows = c.DirectionCoefficients ?? throw new InvalidOperationException("block directions without coefficients");
-            c.CoefficientPerToken = c.Tape.Constant([.. rows.SelectMany(r => Enumerable.Repeat(r, tokens.Length))], positions.Length, 1);
-        }
+        c.Edit?.Begin(c);
         EnsureRope(longest);
         (c.Rope, c.LocalRope) = (_rope, _localRope);
     }

@@ -17,6 +17,24 @@ public interface IAdapterPass
     bool Touches(int block);
 }
 
+/// <summary>Changes the outputs of modules while a pass runs, such as a control vector.</summary>
+public interface IModuleEdit
+{
+    /// <summary>Whether a module's output (by dotted path) is to be changed.</summary>
+    bool Touches(string module);
+
+    /// <summary>A pass begins; what several modules need can be made here, on the pass's tape.</summary>
+    void Begin(ForwardContext context)
+    {
+    }
+
+    /// <summary>The output [batch · length, width] that takes the place of y. A result that requires a gradient starts or goes on with the tape's graph.</summary>
+    Tensor Apply(ForwardContext context, string module, Tensor y);
+
+    /// <summary>Whether what is added requires a gradient.</summary>
+    bool RequiresGrad => false;
+}
+
 /// <summary>What one forward pass works with and what it brings back.</summary>
 public sealed class ForwardContext
 {
@@ -38,14 +56,17 @@ public sealed class ForwardContext
     /// <summary>Terms added to linear layers.</summary>
     public IAdapterPass? Adapter { get; init; }
 
-    /// <summary>Directions [d] added to the output of blocks, by block number.</summary>
-    public IReadOnlyDictionary<int, Tensor>? BlockDirections { get; init; }
-
-    /// <summary>Coefficient of the block directions, one a row of the batch.</summary>
-    public float[]? DirectionCoefficients { get; init; }
+    /// <summary>Changes outputs of modules; see <see cref="DecoderModel.Modules"/> for their names. Captured outputs are the changed ones.</summary>
+    public IModuleEdit? Edit { get; init; }
 
     /// <summary>Modules (dotted paths) whose output is kept in <see cref="Outputs"/>; null keeps none.</summary>
     public Func<string, bool>? Capture { get; init; }
+
+    /// <summary>
+    /// Let the graph begin at captured outputs where nothing before them requires a gradient, and keep the gradient of
+    /// each (<see cref="Tensor.Grad"/> after the backward pass): nothing below the first of them is differentiated.
+    /// </summary>
+    public bool DifferentiateCaptured { get; init; }
 
     /// <summary>Outputs of the captured modules, [batch · length, width].</summary>
     public Dictionary<string, Tensor> Outputs { get; } = [];
@@ -75,17 +96,21 @@ public sealed class ForwardContext
 
     internal Tensor FirstKey { get; set; } = null!;
 
-    internal Tensor? CoefficientPerToken { get; set; }
-
     internal (Tensor Cos, Tensor Sin)? Rope { get; set; }
 
     internal (Tensor Cos, Tensor Sin)? LocalRope { get; set; }
 
-    /// <summary>Keeps a module's output when it is asked for.</summary>
-    internal Tensor Out(string module, Tensor y, Tape.Scope scope)
+    /// <summary>Changes a module's output where an edit wants to, and keeps it when it is asked for.</summary>
+    internal Tensor Out(string module, Tensor y, Tape.Scope? scope)
     {
+        if (Edit?.Touches(module) == true)
+            y = Edit.Apply(this, module, y);
         if (Capture?.Invoke(module) == true)
-            Outputs[module] = scope.Keep(y);
+        {
+            if (DifferentiateCaptured)
+                y.RequiresGrad = y.RetainGrad = true;
+            Outputs[module] = scope?.Keep(y) ?? y;
+        }
         return y;
     }
 }

@@ -178,6 +178,12 @@ public sealed record ModelConfig
     /// <summary>Tokens that end a text.</summary>
     public int[] EosTokenIds { get; init; } = [];
 
+    /// <summary>Dotted path of the token embedding.</summary>
+    public string EmbeddingPath => Prefix + Embedding;
+
+    /// <summary>Dotted path of the head.</summary>
+    public string HeadPath => "lm_head";
+
     /// <summary>Dotted path of a block.</summary>
     public string BlockPath(int layer) => $"{Prefix}{Layers}.{layer}";
 }

@@ -4,6 +4,7 @@ using Repeng.Steering.Data;
 using Repeng.Steering.Evaluation;
 using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 using Repeng.Testing;
 
 namespace Repeng.Steering.Tests.Evaluation;
@@ -20,15 +21,16 @@ public sealed class EvalRunTests
         using DecoderModel model = GoldenFiles.Load(device, Path.Combine(Golden.Require("adapter"), "model"));
         int last = model.Config.NumLayers - 1;
         TokenBatch pair = TokenBatch.Pad([[1, 2, 3], [1, 4, 3]], 0);
-        using BlockVectors mean = BlockVectors.MeanDifference(model, [0, last], [pair]);
-        using BlockVectors random = BlockVectors.RandomLike(mean, 7);
-        foreach ((int block, Tensor v) in mean.Directions)
-            Assert.Equal(Norm(v), Norm(random.Directions[block]), 1e-4 * Norm(v));
+        ControlVector mean = BlockVectors.MeanDifference(model, [0, last], [pair]);
+        ControlVector random = BlockVectors.RandomLike(mean, 7);
+        foreach ((string layer, Direction v) in mean.Directions)
+            Assert.Equal(Norm(v), Norm(random.Directions[layer]), 1e-4 * Norm(v));
+        using var control = new VectorControl(model, mean);
 
         ChoiceItem[] items = [new("a, b", [1, 2], [[3]], [[4], [5]]), new("c", [5, 6, 7], [[8]], [[9]])];
         EvalRun run = EvalRun.Run(model,
         [
-            new EvalMethod("mean", new Repeng.Steering.Generation.Steering(null, mean.Directions), [-1, 1], items),
+            new EvalMethod("mean", new Repeng.Steering.Generation.Steering(null, control), [-1, 1], items),
             new EvalMethod("prompt", Repeng.Steering.Generation.Steering.None, [0], items),
         ]);
         Assert.Equal([-1f, 0f, 1f, 0f], run.Rows.Select(r => r.Coefficient));
@@ -79,7 +81,7 @@ public sealed class EvalRunTests
         Assert.Throws<ArgumentException>(() => EvalRun.Run(model, [new EvalMethod("x", Repeng.Steering.Generation.Steering.None, [0], [item]), new EvalMethod("y", Repeng.Steering.Generation.Steering.None, [0], [item with { Key = "b" }])]));
     }
 
-    private static double Norm(Tensor t) => Math.Sqrt(t.ToArray().Sum(v => (double)v * v));
+    private static double Norm(Direction v) => Math.Sqrt(v.Values.Sum(x => (double)x * x));
 }
 
 /// <summary>What is said of results, on results that are given.</summary>
