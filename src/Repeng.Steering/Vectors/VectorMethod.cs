@@ -1,0 +1,137 @@
+using System.Globalization;
+using Repeng.Kernels;
+using Repeng.Kernels.Cpu;
+using Repeng.Kernels.LinearAlgebra;
+
+namespace Repeng.Steering.Vectors;
+
+/// <summary>What a method needs of the texts.</summary>
+[Flags]
+public enum VectorNeeds
+{
+    /// <summary>Outputs at the token.</summary>
+    Hidden = 0,
+
+    /// <summary>Log-probabilities of the texts.</summary>
+    LogProb = 1,
+
+    /// <summary>Gradients of a sampled loss.</summary>
+    Gradients = 2,
+}
+
+/// <summary>A method by its name: what it needs, and the directions [k, d] that it makes of a layer's rows.</summary>
+/// <param name="Name">The name asked for.</param>
+/// <param name="Needs">What must be collected.</param>
+/// <param name="Directions">From rows, the number of components and the pool.</param>
+public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorkers, LayerRows, int, double[]> Directions)
+{
+    /// <summary>What can be asked for; brackets are optional parts.</summary>
+    public static IReadOnlyList<string> Known { get; } =
+    [
+        "mean_diff", "pca_diff", "pca_diff_weighted", "pca_center", "pca_center_weighted", "umap",
+        "svd_gradient", "fisher_steer[_emp|_cov][_reg0…_reg5]", "fisher_steer[_emp|_cov]_dual[_pos|_neg|_diff]",
+        "kfac_steer[_pca|_gradient_pca][_pos|_neg][_rankK][_reg1…_reg3]",
+    ];
+
+    private static readonly double[] s_lambdas = [0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
+
+    /// <summary>
+    /// The method of a name. Every part of the name must be understood: upstream looks for parts anywhere and lets
+    /// unknown names run as pca_diff. svd_steer, which upstream's tables list, is that: an alias of pca_diff.
+    /// </summary>
+    public static VectorMethod Parse(string name)
+    {
+        switch (name)
+        {
+            case "mean_diff":
+                return Single(VectorNeeds.Hidden, (_, r) => PcaDirections.MeanDifference(r));
+            case "pca_diff" or "svd_steer":
+                return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Differences(w, r, k));
+            case "pca_diff_weighted":
+                return new VectorMethod(name, VectorNeeds.LogProb, (w, r, k) => PcaDirections.Differences(w, r, k, weighted: true));
+            case "pca_center":
+                return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Centred(w, r, k));
+            case "pca_center_weighted":
+                return new VectorMethod(name, VectorNeeds.LogProb, (w, r, k) => PcaDirections.Centred(w, r, k, weighted: true));
+            case "umap":
+                return Single(VectorNeeds.Hidden, (w, r) => UmapDirection.Direction(w, r));
+            case "svd_gradient":
+                return Single(VectorNeeds.Gradients, SvdGradient);
+        }
+        string[] parts = name.Split('_');
+        if (parts is ["fisher", "steer", ..])
+            return Fisher(name, parts[2..]);
+        return parts is ["kfac", "steer", ..] ? Kfac(name, parts[2..]) : throw Unknown(name, null);
+
+        VectorMethod Single(VectorNeeds needs, Func<CpuWorkers, LayerRows, double[]> f) => new(name, needs, (w, r, k) => k == 1
+            ? f(w, r)
+            : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
+    }
+
+    /// <summary>First right singular vector of the centred gradients, signed by them (6964a4e of the research branch; the sign of b21e7ee).</summary>
+    private static double[] SvdGradient(CpuWorkers workers, LayerRows rows)
+    {
+        double[] g = rows.NeedGradients("svd_gradient");
+        if (Array.TrueForAll(g, x => x == 0))
+            return new double[rows.Width];
+        return FisherSteering.OrientByGradients(rows, PrincipalComponents.Compute(workers, g, rows.Rows, rows.Width, 1).Components);
+    }
+
+    private static VectorMethod Fisher(string name, string[] parts)
+    {
+        var settings = new FisherSettings();
+        bool dual = false;
+        foreach (string part in parts)
+        {
+            settings = part switch
+            {
+                "emp" when !dual => settings with { Matrix = FisherMatrix.Empirical },
+                "cov" when !dual => settings with { Matrix = FisherMatrix.Covariance },
+                "dual" when !dual => settings with { Sides = FisherSides.Mean },
+                "pos" when dual => settings with { Sides = FisherSides.Positive },
+                "neg" when dual => settings with { Sides = FisherSides.Negative },
+                "diff" when dual => settings with { Sides = FisherSides.Difference },
+                ['r', 'e', 'g', >= '0' and <= '5'] => settings with { Lambda = s_lambdas[part[3] - '0'] },
+                _ => throw Unknown(name, part),
+            };
+            dual |= part == "dual";
+        }
+        // Upstream forgets the λ of a _dual name and takes the adaptive one; a name that says both is refused rather than half obeyed.
+        if (dual && Array.Exists(parts, p => p.StartsWith("reg", StringComparison.Ordinal)))
+            throw new UserErrorException($"method {name}: _dual chooses lambda by the trace of each side's matrix and takes no _reg");
+        return new VectorMethod(name, VectorNeeds.Gradients, (w, r, k) => k == 1
+            ? FisherSteering.Direction(w, r, settings)
+            : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
+    }
+
+    private static VectorMethod Kfac(string name, string[] parts)
+    {
+        var settings = new KfacSettings(KfacMode.NaturalGradient);
+        bool gradient = false;
+        foreach (string part in parts)
+        {
+            if (part == "gradient")
+            {
+                gradient = true;
+                continue;
+            }
+            settings = part switch
+            {
+                "pca" => settings with { Mode = gradient ? KfacMode.GradientPca : KfacMode.Pca },
+                "pos" => settings with { Sides = FisherSides.Positive },
+                "neg" => settings with { Sides = FisherSides.Negative },
+                ['r', 'e', 'g', >= '1' and <= '3'] => settings with { Lambda = s_lambdas[part[3] - '0'] },
+                _ when part.StartsWith("rank", StringComparison.Ordinal) && int.TryParse(part[4..], NumberStyles.None, CultureInfo.InvariantCulture, out int rank) && rank > 0 => settings with { Rank = rank },
+                _ => throw Unknown(name, part),
+            };
+        }
+        if (gradient != (settings.Mode == KfacMode.GradientPca))
+            throw Unknown(name, "gradient");
+        return new VectorMethod(name, VectorNeeds.Gradients, (w, r, k) => k == 1
+            ? KfacSteering.Direction(w, r, settings)
+            : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
+    }
+
+    private static UserErrorException Unknown(string name, string? part) =>
+        new($"method {name} is not known{(part is null ? "" : $" (its part '{part}')")}; there are: {string.Join(", ", Known)}");
+}
