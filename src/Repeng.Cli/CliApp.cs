@@ -72,6 +72,7 @@ public static class CliApp
         {
             TrainVerb.Create(session),
             GenerateVerb.Create(session),
+            VectorVerb.Create(session),
             EvalVerb.Create(session),
             ForwardVerb.Create(session),
             InspectVerb.Create(session),

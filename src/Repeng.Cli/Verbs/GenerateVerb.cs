@@ -10,6 +10,7 @@ using Repeng.Runtime.Tokenizers;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Cli.Verbs;
 
@@ -20,7 +21,9 @@ public sealed class GenerateVerb
 
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
     private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
-    private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficient", "steering coefficient; several are generated in one batch and shown side by side (default 1 with an adapter, else 0)");
+    private readonly Option<string?> _vector = Opt.Text("--vector", "FILE", "control vector (.gguf)", "--control_vector");
+    private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "give each steered output the length back that it had before the vector was added");
+    private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficient", "steering coefficient; several are generated in one batch and shown side by side (default 1 with an adapter or a vector, else 0)");
     private readonly Option<string?> _prompt = Opt.Text("--prompt", "TEXT", "what the user says (default: standard input)");
     private readonly Option<string?> _system = Opt.Text("--system", "TEXT", "system message of the chat");
     private readonly Option<bool?> _raw = Opt.Flag("--raw", "continue the prompt as plain text, without chat template");
@@ -40,11 +43,11 @@ public sealed class GenerateVerb
     private GenerateVerb(Session session) => _session = session;
 
     /// <summary>The verb.</summary>
-    public static Command Create(Session session)
+    public static Command Create(Session session, string name = "generate", string description = "Continue a prompt, steered by an adapter or a control vector at one or several coefficients")
     {
         var verb = new GenerateVerb(session);
-        var command = new Command("generate", "Continue a prompt, steered by an adapter at one or several coefficients");
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json, verb._device, verb._threads })
+        var command = new Command(name, description);
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json, verb._device, verb._threads })
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -53,7 +56,10 @@ public sealed class GenerateVerb
     private int Run(ParseResult p)
     {
         string? adapterFolder = p.GetValue(_adapter);
-        float[] coefficients = Coefficients(p, adapterFolder);
+        string? vectorFile = p.GetValue(_vector);
+        if (p.GetValue(_normalize) is not null && vectorFile is null)
+            throw new UserErrorException("--normalize without --vector has nothing to act on; give --vector FILE");
+        float[] coefficients = Coefficients(p, adapterFolder ?? vectorFile);
         SamplingSettings sampling = Sampling(p);
         int maxNew = p.GetValue(_maxNew) ?? 128;
         if (maxNew < 1)
@@ -73,9 +79,10 @@ public sealed class GenerateVerb
         int room = bundle.Model.Config.MaxPositions - ids.Length;
         if (room >= 1 && room < maxNew)
             _session.Say($"max_new_tokens {maxNew} is cut to {room}: the prompt has {ids.Length} tokens and the context holds {bundle.Model.Config.MaxPositions}");
-        _session.Say($"model {model}{(adapterFolder is null ? "" : $", adapter {adapterFolder}")}, prompt {ids.Length} tokens, {(raw ? "raw" : "chat")}, max_new_tokens {maxNew}");
+        _session.Say($"model {model}{(adapterFolder is null ? "" : $", adapter {adapterFolder}")}{(vectorFile is null ? "" : $", vector {vectorFile}")}, prompt {ids.Length} tokens, {(raw ? "raw" : "chat")}, max_new_tokens {maxNew}");
         _session.Say(Describe(sampling));
-        var steering = new Steering.Generation.Steering(adapter);
+        using VectorControl? vector = vectorFile is null ? null : new VectorControl(bundle.Model, ControlVectorFile.Read(vectorFile, _session.Say), p.GetValue(_normalize) == true);
+        var steering = new Steering.Generation.Steering(adapter, vector);
         if (p.GetValue(_json) == true)
             WriteJson(SteeredTexts.Generate(bundle, steering, ids, coefficients, sampling, maxNew, null, _session.Stop), model, adapterFolder, prompt, sampling);
         else if (coefficients.Length == 1)
@@ -89,7 +96,7 @@ public sealed class GenerateVerb
     {
         double[] given = p.Given(_coefficients) ?? [adapter is null ? 0 : 1];
         if (adapter is null && given.Any(c => c != 0))
-            throw new UserErrorException($"--coefficient {Format.Coefficient(given.First(c => c != 0))} without --adapter has nothing to steer with; give --adapter FOLDER");
+            throw new UserErrorException($"--coefficient {Format.Coefficient(given.First(c => c != 0))} without --adapter or --vector has nothing to steer with; give --adapter FOLDER or --vector FILE");
         return [.. given.Select(c => (float)c)];
     }
 

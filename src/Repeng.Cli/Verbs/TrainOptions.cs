@@ -92,6 +92,9 @@ public sealed class TrainOptions
     private readonly Option<bool?> _wandb = Opt.Flag("--use_wandb", "log to Weights & Biases (comes later; metrics are in metrics.jsonl and training_history.csv)");
     private readonly Option<string?> _wandbProject = Opt.Text("--wandb_project", "NAME", "project of --use_wandb");
 
+    /// <summary>What says on which texts: model, personas, template, suffixes, how many, seed, and where it runs.</summary>
+    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _maxPairs, _maxTokens, _seed, Device, Threads];
+
     /// <summary>All options, in the order of the help.</summary>
     public IReadOnlyList<Option> All =>
     [

@@ -225,7 +225,8 @@ public sealed class LossSubspaces
             _model.Forward(context);
             int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
             use(pairs, context, x => tape.GatherRows(x, tape.New(last, last.Length)).ToArray());
-            _progress?.Invoke("loss subspace", done += pairs.Length, _pairs);
+            done += pairs.Length;
+            _progress?.Invoke("loss subspace", done, _pairs);
         }
     }
 

@@ -1,0 +1,69 @@
+using Repeng.Kernels;
+using Repeng.Steering.Models;
+using Repeng.Steering.Training;
+
+namespace Repeng.Steering.Vectors;
+
+/// <summary>Control vectors from contrast pairs.</summary>
+public static class ControlVectorTrainer
+{
+    /// <summary>
+    /// A vector with a direction for every module. Throws <see cref="UserErrorException"/> for a direction that is zero or
+    /// not finite, with the layer and the reason that is most likely.
+    /// </summary>
+    /// <param name="model">The model; it is not changed.</param>
+    /// <param name="modules">Dotted paths of the layers to steer.</param>
+    /// <param name="pairs">Token sequences of the positive and the negative texts.</param>
+    /// <param name="padId">Fills shorter rows on the left.</param>
+    /// <param name="method">How directions are made.</param>
+    /// <param name="settings">What is collected, and where.</param>
+    /// <param name="components">Directions a layer.</param>
+    /// <param name="progress">Hears what is being done, how much is done, of how much.</param>
+    public static ControlVector Train(DecoderModel model, IReadOnlyList<string> modules, IReadOnlyList<TokenPair> pairs, int padId, VectorMethod method, RepresentationSettings settings, int components = 1, Action<string, int, int>? progress = null)
+    {
+        Representations rows = Representations.Collect(model, modules, pairs, padId, method.Needs, settings, (done, of) => progress?.Invoke("texts", done, of));
+        var directions = new List<KeyValuePair<string, Direction>>();
+        foreach (string module in modules)
+        {
+            double[] values = Direction(model, rows.Layers[module], module, method, components, settings);
+            directions.Add(KeyValuePair.Create(LayerSelection.LayerName(model, module), new Direction(Array.ConvertAll(values, v => (float)v), components)));
+            progress?.Invoke("directions", directions.Count, modules.Count);
+        }
+        return new ControlVector(model.Config.ModelType, directions);
+    }
+
+    private static double[] Direction(DecoderModel model, LayerRows rows, string module, VectorMethod method, int components, RepresentationSettings settings)
+    {
+        // Principal components of nothing would be unit vectors that mean nothing.
+        if (method.Needs != VectorNeeds.Gradients && Array.TrueForAll(PcaDirections.MeanDifference(rows), v => v == 0) && SamePairs(rows))
+            throw new UserErrorException($"layer {module}: positive and negative texts have the very same activations at the token that is read; do the personas differ, and does the text after them? {(settings.TokenFromEnd is null ? "" : "Try another --token_position. ")}");
+        if (method.Needs.HasFlag(VectorNeeds.Gradients) && Array.TrueForAll(rows.Gradients!, g => g == 0))
+            throw Zero("no gradient reaches it");
+        double[] values = method.Directions(model.Device.HostWorkers, rows, components);
+        if (Array.Exists(values, v => !double.IsFinite(v)))
+            throw new UserErrorException($"layer {module}: {method.Name} gave a direction that is not finite; take a method with more regularisation (_reg1), or look at the layer's rows");
+        double length = Math.Sqrt(LayerRows.Dot(values, values));
+        double scale = Math.Sqrt(LayerRows.Dot(rows.Gradients ?? rows.Hidden, rows.Gradients ?? rows.Hidden) / rows.Rows);
+        // fp32 gradients that cancel leave their rounding behind.
+        if (length == 0 || method.Needs.HasFlag(VectorNeeds.Gradients) && Cancels(rows) && !method.Name.Contains("_diff", StringComparison.Ordinal) && !method.Name.EndsWith("_pos", StringComparison.Ordinal) && !method.Name.EndsWith("_neg", StringComparison.Ordinal) && method.Name.StartsWith("fisher", StringComparison.Ordinal))
+            throw Zero($"positive and negative gradients cancel (mean of length {length:g3} beside rows of {scale:g3})");
+        return values;
+
+        UserErrorException Zero(string why) => new($"layer {module}: the direction of {method.Name} is zero: {why}. At the last token no scored label depends on the layer, so only the separation term has a gradient there, opposite for the two texts of a pair and zero after the tap; read the token before it (--token_position -2), take an earlier layer, or fisher_steer_dual_diff, fisher_steer_dual_pos or svd_gradient");
+    }
+
+    private static bool SamePairs(LayerRows rows)
+    {
+        for (int i = 0; i < rows.Rows; i += 2)
+            if (!rows.Hidden.AsSpan(i * rows.Width, rows.Width).SequenceEqual(rows.Hidden.AsSpan((i + 1) * rows.Width, rows.Width)))
+                return false;
+        return true;
+    }
+
+    private static bool Cancels(LayerRows rows)
+    {
+        double[] mean = LayerRows.Mean(rows.Gradients!, rows.Width);
+        double size = LayerRows.Dot(rows.Gradients!, rows.Gradients!) / rows.Rows;
+        return LayerRows.Dot(mean, mean) < 1e-10 * size;
+    }
+}

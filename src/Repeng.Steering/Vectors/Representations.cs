@@ -1,0 +1,218 @@
+using System.Runtime.InteropServices;
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Steering.Losses;
+using Repeng.Steering.Models;
+using Repeng.Steering.Training;
+
+namespace Repeng.Steering.Vectors;
+
+/// <summary>How a batch's losses become one number; it sets the scale of the gradients and with it the meaning of Fisher's λ.</summary>
+public enum LossReduction
+{
+    /// <summary>The gradient of each pair's own loss, whatever the size of the batch: λ has one meaning.</summary>
+    PerPair,
+
+    /// <summary>The mean over the batch, as upstream: gradients are divided by the number of pairs in their batch.</summary>
+    BatchMean,
+}
+
+/// <summary>What is collected, and where.</summary>
+public sealed record RepresentationSettings
+{
+    /// <summary>The loss of the published results.</summary>
+    public const string DefaultLoss = "reprpo_nll_margin";
+
+    /// <summary>Token counted from the end: 1 is the last, 2 the one before it. Null: 1 for activations alone, 2 with gradients (at the last token no scored label depends on it, and the coherence term has no gradient).</summary>
+    public int? TokenFromEnd { get; init; }
+
+    /// <summary>Rows that run together, two a pair.</summary>
+    public int BatchRows { get; init; } = 16;
+
+    /// <summary>The sampled loss.</summary>
+    public string Loss { get; init; } = DefaultLoss;
+
+    /// <summary>Its settings.</summary>
+    public SampledLossSettings LossSettings { get; init; } = new();
+
+    /// <summary>See <see cref="LossReduction"/>.</summary>
+    public LossReduction Reduction { get; init; }
+
+    /// <summary>Block whose output the loss reads; null: the third from the end, transformers' hidden_states[-3].</summary>
+    public int? TapBlock { get; init; }
+}
+
+/// <summary>Loss of one batch of the gradient collection, by upstream's parts.</summary>
+public sealed record SampledBatch(int Pairs, double Loss, IReadOnlyDictionary<string, double> Parts);
+
+/// <summary>
+/// Rows of activations and gradients of any modules over contrast pairs: what directions are made of. Nothing of the model
+/// changes. The graph begins at the first module asked for, so nothing below it is differentiated.
+/// </summary>
+public sealed class Representations
+{
+    private readonly DecoderModel _model;
+    private readonly string[] _modules;
+    private readonly VectorNeeds _needs;
+    private readonly RepresentationSettings _settings;
+    private readonly Dictionary<string, double[]> _hidden = [], _gradients = [];
+    private readonly double[] _logProb, _tapGradient;
+    private readonly int _rows;
+    private readonly List<SampledBatch> _batches = [];
+    private readonly int _tapBlock, _token;
+
+    private Representations(DecoderModel model, IReadOnlyList<string> modules, int pairs, VectorNeeds needs, RepresentationSettings settings)
+    {
+        (_model, _modules, _needs, _settings, _rows) = (model, [.. modules], needs, settings, 2 * pairs);
+        (_logProb, _tapGradient) = (new double[_rows], new double[_rows]);
+        if (modules.Contains(model.Config.HeadPath))
+            throw new UserErrorException($"{model.Config.HeadPath} can be steered but has no rows to be collected: its outputs are made a chunk at a time; take another layer");
+        int blocks = model.Blocks.Count;
+        _tapBlock = settings.TapBlock ?? Math.Max(0, blocks - 3);
+        if (_tapBlock < 0 || _tapBlock >= blocks)
+            throw new UserErrorException($"tap block {_tapBlock}: {model.Source} has blocks 0 … {blocks - 1}");
+        _token = settings.TokenFromEnd ?? (needs.HasFlag(VectorNeeds.Gradients) ? 2 : 1);
+        if (_token < 1)
+            throw new UserErrorException($"token position {_token} from the end: 1 is the last token");
+        if (settings.BatchRows < 2 || settings.BatchRows % 2 != 0)
+            throw new UserErrorException($"batch size {settings.BatchRows}: rows come in pairs, give an even number from 2 up");
+    }
+
+    /// <summary>The rows of each module.</summary>
+    public IReadOnlyDictionary<string, LayerRows> Layers { get; private set; } = null!;
+
+    /// <summary>Losses of the batches where gradients were taken.</summary>
+    public IReadOnlyList<SampledBatch> Batches => _batches;
+
+    /// <summary>Collects rows of the modules over pairs of token sequences, any number of them; the last batch may be smaller.</summary>
+    public static Representations Collect(DecoderModel model, IReadOnlyList<string> modules, IReadOnlyList<TokenPair> pairs, int padId, VectorNeeds needs, RepresentationSettings settings, Action<int, int>? progress = null)
+    {
+        if (pairs.Count == 0)
+            throw new UserErrorException("no pair of texts to make a direction from; give at least one persona pair and one suffix");
+        var collected = new Representations(model, modules, pairs.Count, needs, settings);
+        int shortest = pairs.Min(p => Math.Min(p.Positive.Length, p.Negative.Length));
+        if (shortest < collected._token || needs != VectorNeeds.Hidden && shortest < 2)
+            throw new UserErrorException($"a text of {shortest} token{(shortest == 1 ? "" : "s")} is too short for token position {collected._token} from the end; give longer suffixes");
+        var data = new PairData(pairs, padId);
+        int perBatch = settings.BatchRows / 2, done = 0;
+        foreach (int[] batch in Enumerable.Range(0, pairs.Count).Chunk(perBatch))
+        {
+            collected.Run(data.Batch(batch), 2 * done);
+            done += batch.Length;
+            progress?.Invoke(done, pairs.Count);
+        }
+        collected.Layers = modules.ToDictionary(m => m, m => new LayerRows(collected._hidden[m].Length / collected._rows, collected._hidden[m],
+            needs.HasFlag(VectorNeeds.Gradients) ? collected._gradients[m] : null, needs == VectorNeeds.Hidden ? null : collected._logProb,
+            needs.HasFlag(VectorNeeds.Gradients) ? collected._tapGradient : null).Checked());
+        return collected;
+    }
+
+    // Rows first … of the whole set.
+    private void Run(TokenBatch batch, int first)
+    {
+        bool differentiate = _needs.HasFlag(VectorNeeds.Gradients), scores = _needs != VectorNeeds.Hidden;
+        string tap = _model.Blocks[_tapBlock].Path;
+        using var tape = new Tape(_model.Device, record: differentiate);
+        var context = new ForwardContext(tape, batch)
+        {
+            Capture = m => Array.IndexOf(_modules, m) >= 0 || differentiate && m == tap,
+            DifferentiateCaptured = differentiate,
+            LastBlock = scores ? null : LastBlock(),
+        };
+        Tensor final = _model.Forward(context);
+        int[] at = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - _token)];
+        Tensor index = tape.New(at, at.Length);
+        foreach (string module in _modules)
+            Store(_hidden, module, first, batch.Batch, tape.GatherRows(PerToken(tape, context.Outputs[module], batch), index).ToArray());
+        if (!scores)
+            return;
+
+        (Tensor logProb, int[] rowOf, double[] count) = Labels(tape, final, batch);
+        float[] labels = logProb.ToArray();
+        double[] mean = new double[batch.Batch];
+        for (int i = 0; i < labels.Length; i++)
+            mean[rowOf[i]] += labels[i] / count[rowOf[i]];
+        mean.CopyTo(_logProb, first);
+        if (differentiate)
+            Differentiate(tape, batch, context, first, index, logProb, rowOf, count, mean, tap);
+    }
+
+    private void Differentiate(Tape tape, TokenBatch batch, ForwardContext context, int first, Tensor index, Tensor logProb, int[] rowOf, double[] count, double[] mean, string tap)
+    {
+        Tensor tapRows = tape.GatherRows(context.Outputs[tap], index);
+        int d = tapRows.Cols;
+        double[] hidden = Array.ConvertAll(tapRows.ToArray(), x => (double)x);
+        SampledLossResult loss = SampledLosses.Compute(_settings.Loss, hidden, batch.Batch, d, mean, _settings.LossSettings);
+        double scale = _settings.Reduction == LossReduction.PerPair ? batch.Batch / 2.0 : 1;
+        _batches.Add(new SampledBatch(batch.Batch / 2, loss.Loss, loss.Parts));
+        for (int b = 0; b < batch.Batch; b++)
+        {
+            double[] g = loss.HiddenGradient[(b * d)..((b + 1) * d)];
+            _tapGradient[first + b] = scale * scale * LayerRows.Dot(g, g);
+        }
+        // The loss is computed in double on the host; its gradients enter the tape at the two things that it reads.
+        Seed(tapRows, [.. loss.HiddenGradient.Select(g => (float)(g * scale))]);
+        Seed(logProb, [.. rowOf.Select(r => (float)(loss.LogpGradient[r] * scale / count[r]))]);
+        tape.Backward(logProb.RequiresGrad ? [tapRows, logProb] : [tapRows]);
+        foreach (string module in _modules)
+        {
+            Tensor y = context.Outputs[module];
+            // What the loss does not depend on has no gradient: zero.
+            float[] g = y.Grad.IsEmpty ? new float[y.Length] : y.GradToArray();
+            int width = (int)(y.Length / (batch.Batch * batch.Length));
+            var rows = new float[batch.Batch * width];
+            for (int b = 0; b < batch.Batch; b++)
+                g.AsSpan(((b + 1) * batch.Length - _token) * width, width).CopyTo(rows.AsSpan(b * width));
+            Store(_gradients, module, first, batch.Batch, rows);
+        }
+    }
+
+    // Log-probabilities of the labels whose context and self are real, the row of the batch that each belongs to, and their number a row.
+    private (Tensor LogProb, int[] RowOf, double[] Count) Labels(Tape tape, Tensor final, TokenBatch batch)
+    {
+        var from = new List<int>();
+        var labels = new List<int>();
+        var rowOf = new List<int>();
+        var count = new double[batch.Batch];
+        for (int b = 0; b < batch.Batch; b++)
+            for (int t = batch.Starts[b] + 1; t < batch.Length; t++)
+            {
+                from.Add(b * batch.Length + t - 1);
+                labels.Add(batch.Ids[b * batch.Length + t]);
+                rowOf.Add(b);
+                count[b]++;
+            }
+        Tensor hidden = tape.GatherRows(final, tape.New(from.ToArray(), from.Count));
+        return (tape.LabelLogProb(hidden, _model.Head, tape.New(labels.ToArray(), labels.Count), _model.Config.LogitSoftCap).LogProb, [.. rowOf], count);
+    }
+
+    private int? LastBlock()
+    {
+        // The final norm, and the embeddings, are of no block.
+        int?[] blocks = [.. _modules.Select(m => LayerSelection.BlockOf(_model, m))];
+        return blocks.Contains(null) ? null : blocks.Max();
+    }
+
+    // Norms of heads have a row for each head.
+    private static Tensor PerToken(Tape tape, Tensor y, TokenBatch batch)
+    {
+        int tokens = batch.Batch * batch.Length;
+        return tape.Reshape(y, tokens, (int)(y.Length / tokens));
+    }
+
+    private static void Seed(Tensor t, float[] gradient)
+    {
+        if (t.RequiresGrad)
+            t.Device.Backend.Upload(t.GradForWrite(out _), MemoryMarshal.AsBytes(gradient.AsSpan()));
+    }
+
+    private void Store(Dictionary<string, double[]> into, string module, int first, int count, float[] rows)
+    {
+        int width = rows.Length / count;
+        if (!into.TryGetValue(module, out double[]? all))
+            into[module] = all = new double[(long)_rows * width];
+        for (int i = 0; i < rows.Length; i++)
+            all[first * width + i] = rows[i];
+    }
+}
