@@ -74,6 +74,7 @@ public static class CliApp
             GenerateVerb.Create(session),
             VectorVerb.Create(session),
             EvalVerb.Create(session),
+            ConvertDilemmasVerb.Create(session),
             ForwardVerb.Create(session),
             InspectVerb.Create(session),
             PlanVerb.Create(session),

@@ -45,6 +45,32 @@ public sealed partial class EndToEndTests : IDisposable
     }
 
     [Fact]
+    public void Eval_measures_an_adapter_on_dilemmas()
+    {
+        CliResult train = CliRun.Run(_shop.Train(_shop.Model(), "dilemmas", "--n_epochs", "1"));
+        Assert.True(train.Code == ExitCodes.Ok, train.Error);
+        string output = _shop.At("measured");
+        CliResult eval = CliRun.Run("eval", "--adapter", _shop.At("runs/dilemmas"), "--dilemmas", "own", "--coefficients", "-20", "20", "--no-baselines", "--output_dir", output);
+        Assert.True(eval.Code == ExitCodes.Ok, eval.Error);
+        Assert.Contains("Steering F1", eval.Out);
+        JsonObject json = JsonNode.Parse(File.ReadAllText(Path.Combine(output, "eval.json")))!.AsObject();
+        int target = (int)json["n_target"]!, control = (int)json["n_control"]!;
+        Assert.Equal(Repeng.Steering.Data.Dilemmas.Own.Count, target + control);
+        JsonArray yes = json["p_yes"]!.AsArray();
+        Assert.Equal([-20.0, 0, 20], yes.Select(r => (double)r!["coefficient"]!));
+        Assert.All(yes, r => Assert.InRange((double)r!["p_target"]!, 0, 1));
+        Assert.NotEqual((double)yes[0]!["p_yes"]!, (double)yes[2]!["p_yes"]!);
+        Assert.Equal("truthfulness", (string)json["transfer"]![0]!["value"]!);
+        Assert.Equal(target, (int)json["transfer"]![0]!["n"]!);
+        Assert.Single(json["steering_f1"]!.AsArray());
+        Assert.Equal(1 + 3 * (target + control), File.ReadLines(Path.Combine(output, "eval_results.csv")).Count());
+        foreach (string file in new[] { "eval_summary.csv", "p_yes.csv" })
+            Assert.Equal(1 + 3, File.ReadLines(Path.Combine(output, file)).Count());
+        foreach (string picture in new[] { "eval.png", "p_yes.png" })
+            Assert.Equal([0x89, (byte)'P', (byte)'N', (byte)'G'], File.ReadAllBytes(Path.Combine(output, picture))[..4]);
+    }
+
+    [Fact]
     public void AntiPaSTO_trains_on_its_own_subspace_and_writes_all_of_its_metrics()
     {
         string model = _shop.Model();

@@ -67,6 +67,13 @@ public sealed class MeasuringVerbsTests : IDisposable
     [InlineData("--set binary", "eval", "--generate_answers")]
     [InlineData("--temperature", "eval", "--temperature", "1")]
     [InlineData("--adapter", "eval", "--baselines")]
+    [InlineData("--set truth", "eval", "--dilemmas", "own", "--set", "truth")]
+    [InlineData("--dilemmas FILE", "eval", "--target_value", "care")]
+    [InlineData("--dilemmas: the demo model", "eval", "--dilemmas", "own")]
+    [InlineData("there are truthfulness (16)", "eval", "--model", "other", "--dilemmas", "own", "--target_value", "honesty")]
+    [InlineData("no such file", "eval", "--model", "other", "--dilemmas", "none.jsonl")]
+    [InlineData("--input", "convert-dilemmas", "--output", "x.jsonl")]
+    [InlineData("no such file", "convert-dilemmas", "--input", "none.csv", "--output", "x.jsonl")]
     [InlineData("--output", "forward", "--text", "a")]
     [InlineData("--input", "forward", "--output", "x.safetensors")]
     [InlineData("--modules", "forward", "--text", "a", "--output", "x.safetensors", "--modules", "(")]
@@ -78,6 +85,18 @@ public sealed class MeasuringVerbsTests : IDisposable
         Assert.Empty(output);
         string[] errors = [.. status.Split('\n').Where(l => l.StartsWith("error:", StringComparison.Ordinal))];
         Assert.Contains(said, Assert.Single(errors));
+    }
+
+    [Fact]
+    public void Public_dilemmas_are_converted_and_the_wanted_value_comes_first()
+    {
+        string input = Path.Combine(_folder, "daily.csv"), output = Path.Combine(_folder, "d.jsonl");
+        File.WriteAllText(input, "dilemma_idx,action_type,dilemma_situation,action,values_aggregated\n1,to_do,s,a,['care']\n1,not_to_do,s,b,['duty']\n2,to_do,t,c,['truthfulness']\n2,not_to_do,t,d,['care']\n");
+        (int code, string text, string status) = Call("convert-dilemmas", "--input", input, "--output", output, "--first_value", "Truthfulness");
+        Assert.True(code == ExitCodes.Ok, status);
+        Assert.Contains("4 rows; 3 values: care (4), duty (2), truthfulness (2)", text);
+        Assert.Equal(["2/to_do", "2/not_to_do", "1/to_do", "1/not_to_do"], Repeng.Steering.Data.Dilemmas.Load(output).Select(d => d.Id));
+        Assert.Contains("there are care", Call("convert-dilemmas", "--input", input, "--output", output, "--first_value", "joy").Status);
     }
 
     private static (int Code, string Output, string Status) Call(params string[] args)

@@ -22,6 +22,7 @@ public sealed class EvalVerb
 {
     // Enough pairs that a mean difference is settled, few enough that it costs little.
     private const int BaselinePairs = 64;
+    private const string DilemmaSet = "dilemmas";
     private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
@@ -29,17 +30,19 @@ public sealed class EvalVerb
     private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficients", "steering coefficients; 0 is always measured too (default -2 -1 0 1 2)");
     private readonly Option<string?> _set = Opt.Choice("--set", "truth: statements to end, in the demo its world's questions; binary: yes-or-no questions (default truth)", "truth", "binary");
     private readonly Option<string?> _questions = Opt.Text("--questions", "FILE", "more questions for the binary set, a line each: {\"question\": \"…\", \"answer\": \"yes\"}");
+    private readonly Option<string?> _dilemmas = Opt.Text("--dilemmas", "FILE", "instead of a set: dilemmas, a line each: {\"situation\": \"…\", \"action\": \"…\", \"values\": {\"truthfulness\": 1}}; own: the built-in ones");
+    private readonly Option<string?> _target = Opt.Text("--target_value", "VALUE", "with --dilemmas: the value that steering is to serve (default truthfulness)");
     private readonly Option<int?> _max = Opt.Int("--max_questions", "only the first N questions (default: all)");
     private readonly Option<bool?> _baselines = Opt.Flag("--baselines", "also measure a mean-difference control vector, a random direction of its length, and the personas as prompts (default true, where the adapter's training texts are known)");
     private readonly Option<int?> _batch = Opt.Int("--batch_size", "questions a batch (default 16)");
     private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random directions and of generated answers (default 42)");
     private readonly Option<int?> _seeds = Opt.Int("--seeds", "seeds from --seed on: as many random directions, and with --generate_answers as many answers to each question (default 1)", "--repeats");
-    private readonly Option<bool?> _generate = Opt.Flag("--generate_answers", "binary set: the model writes its answer, and the token that completes \"Final choice: Yes|No\" decides; else the answer is begun for it");
+    private readonly Option<bool?> _generate = Opt.Flag("--generate_answers", "binary set and dilemmas: the model writes its answer, and the token that completes \"Final choice: Yes|No\" decides; else the answer is begun for it");
     private readonly Option<int?> _maxNew = Opt.Int("--max_new_tokens", "with --generate_answers: tokens of an answer at most (default 32)");
     private readonly Option<double?> _temperature = Opt.Number("--temperature", "with --generate_answers (default 1.3)");
     private readonly Option<double?> _minP = Opt.Number("--min_p", "with --generate_answers (default 0.05)");
     private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "with --generate_answers (default 1.2)");
-    private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, eval.json and eval.png go (default: nowhere)");
+    private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, eval.json and eval.png (of dilemmas also p_yes.csv, transfer.csv, p_yes.png) go (default: nowhere)");
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
     private readonly Session _session;
@@ -51,7 +54,7 @@ public sealed class EvalVerb
     {
         var verb = new EvalVerb(session);
         var command = new Command("eval", "Measure on questions what an adapter does, beside control vectors and prompts");
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._set, verb._questions, verb._max, verb._baselines, verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines, verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads })
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -60,7 +63,11 @@ public sealed class EvalVerb
     private int Run(ParseResult p)
     {
         string? folder = p.GetValue(_adapter);
-        string set = p.GetValue(_set) ?? "truth";
+        if (p.GetValue(_dilemmas) is not null && p.GetValue(_set) is { } both)
+            throw new UserErrorException($"--dilemmas takes the place of a set; leave --set {both} out");
+        if (p.GetValue(_dilemmas) is null && p.GetValue(_target) is not null)
+            throw new UserErrorException("--target_value belongs to dilemmas; add --dilemmas FILE");
+        string set = p.GetValue(_dilemmas) is null ? p.GetValue(_set) ?? "truth" : DilemmaSet;
         int batch = p.GetValue(_batch) ?? 16;
         if (batch < 1)
             throw new UserErrorException($"--batch_size {batch} must be at least 1");
@@ -74,8 +81,8 @@ public sealed class EvalVerb
             throw new UserErrorException($"--seeds {seeds} must be at least 1");
         if (maxNew < 1)
             throw new UserErrorException($"--max_new_tokens {maxNew} must be at least 1");
-        if (generates && set != "binary")
-            throw new UserErrorException("--generate_answers belongs to the binary set; add --set binary");
+        if (generates && set is not ("binary" or DilemmaSet))
+            throw new UserErrorException("--generate_answers belongs to the binary set and to dilemmas; add --set binary or --dilemmas FILE");
         if (!generates && new Option[] { _maxNew, _temperature, _minP, _penalty }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false }) is { } idle)
             throw new UserErrorException($"{idle.Name} says how answers are written, and none is: add --generate_answers or leave it out");
         ulong seed = p.GetValue(_seed) ?? 42;
@@ -85,15 +92,20 @@ public sealed class EvalVerb
         if (folder is null && given?.Any(c => c != 0) == true)
             throw new UserErrorException($"--coefficients {Format.Coefficient(given.First(c => c != 0))} without --adapter has nothing to steer with; give --adapter FOLDER");
         string model = p.GetValue(_model) ?? (folder is null ? null : AdapterFile.ReadBaseModel(folder)) ?? ModelBundle.Demo;
-        if (set == "binary" && model == ModelBundle.Demo)
-            throw new UserErrorException("--set binary: the demo model knows nothing but its own small world and cannot answer yes or no; take --set truth, or another --model");
+        if (set is "binary" or DilemmaSet && model == ModelBundle.Demo)
+            throw new UserErrorException($"{(set == DilemmaSet ? "--dilemmas" : "--set binary")}: the demo model knows nothing but its own small world and cannot answer yes or no; take --set truth, or another --model");
         float[] coefficients = folder is null ? [0] : [.. (given ?? [-2, -1, 0, 1, 2]).Select(c => (float)c)];
+        IReadOnlyList<Dilemma>? dilemmas = p.GetValue(_dilemmas) is not { } source ? null : source == Dilemmas.OwnName ? Dilemmas.Own : Dilemmas.Load(source);
+        string target = (p.GetValue(_target) ?? "truthfulness").Trim().ToLowerInvariant();
+        dilemmas = p.GetValue(_max) is { } most ? dilemmas?.Take(most).ToArray() : dilemmas;
+        if (dilemmas is not null)
+            DilemmaRun.RequireTarget(dilemmas, target);
         RunSettings? trained = Trained(folder, p.GetValue(_baselines));
 
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model);
         using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(bundle.Model, folder);
-        var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null)) };
+        var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null, dilemmas, target)) };
         ControlVector? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
         using var vectors = new Owned();
         if (mean is not null)
@@ -102,14 +114,17 @@ public sealed class EvalVerb
             methods.Add(new EvalMethod(seeds == 1 ? "random direction" : $"random direction, seed {seed + (ulong)k}", vectors.Add(bundle, BlockVectors.RandomLike(mean, seed + (ulong)k)), coefficients, methods[0].Items));
         if (trained is not null && bundle.IsDemo)
             foreach (DemoAudience audience in new[] { DemoAudience.SeenTruthful, DemoAudience.SeenUntruthful })
-                methods.Add(new EvalMethod($"prompt: {TruthReport.Title(audience)}", Steering.Generation.Steering.None, [0], Items(p, bundle, set, null, audience)));
+                methods.Add(new EvalMethod($"prompt: {TruthReport.Title(audience)}", Steering.Generation.Steering.None, [0], Items(p, bundle, set, null, audience, dilemmas, target)));
         else if (trained is not null)
             foreach (string word in new[] { trained.Personas[0].Positive, trained.Personas[0].Negative })
                 methods.Add(new EvalMethod($"prompt: {word}", Steering.Generation.Steering.None, [0],
-                    Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), null)));
+                    Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), null, dilemmas, target)));
         EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop,
             generates ? new GeneratedAnswers(bundle, sampling, maxNew, seeds, batch) : null);
-        Report(run, model, folder, set, p.GetValue(_output));
+        if (dilemmas is null)
+            Report(run, model, folder, set, p.GetValue(_output));
+        else
+            new DilemmaReport(new DilemmaRun(run, dilemmas, target), _session).Write(model, folder, p.GetValue(_dilemmas)!, p.GetValue(_output));
         return ExitCodes.Ok;
     }
 
@@ -140,8 +155,10 @@ public sealed class EvalVerb
         return null;
     }
 
-    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, string set, string? persona, DemoAudience? audience)
+    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, string set, string? persona, DemoAudience? audience, IReadOnlyList<Dilemma>? dilemmas, string target)
     {
+        if (dilemmas is not null)
+            return DilemmaRun.Items(bundle, dilemmas, target, persona, p.GetValue(_generate) == true);
         BinaryQuestion[] questions = set == "binary" ? [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []] : [];
         ChoiceItem[] items = set == "binary"
             ? p.GetValue(_generate) == true ? EvalItems.BinaryToGenerate(bundle, questions, persona) : EvalItems.Binary(bundle, questions, persona)

@@ -37,6 +37,9 @@ public sealed record SteeringF1(
     /// <summary>Least choice mass at c = ±1 of a model that still answers.</summary>
     public const double LeastMass = 0.05;
 
+    /// <summary>Nothing is known.</summary>
+    public static SteeringF1 Undefined { get; } = new(double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN);
+
     // The original adds this to some of its denominators.
     private const double Tiny = 1e-9;
 
@@ -56,7 +59,7 @@ public sealed record SteeringF1(
         double least = Math.Min(massPositive, massNegative), ratio = least / (massReference + Tiny);
         ratio *= ratio;
         if (!(least >= LeastMass))
-            return new SteeringF1(double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, ratio);
+            return Undefined with { MassRatio = ratio };
         if (KnownMean(target.Positive) < KnownMean(target.Negative))
             (target, arbitrary) = (target.Swapped, arbitrary.Swapped);
         (double correct, double correctRate) = Share(target, static (_, zero, plus) => zero < 0 && plus > 0);

@@ -29,8 +29,8 @@ public sealed class DataTests
     {
         string[] files = [.. typeof(SuffixSets).Assembly.GetManifestResourceNames().Where(n => n.StartsWith("Repeng.Steering.Data.", StringComparison.Ordinal))];
         Assert.Equal(
-            SuffixSets.Names.Where(n => n != SuffixSets.DemoName).Append("truth-evaluation").Select(n => $"Repeng.Steering.Data.{n}.json").Order(),
-            files.Order());
+            SuffixSets.Names.Where(n => n != SuffixSets.DemoName).Append("truth-evaluation").Select(n => $"Repeng.Steering.Data.{n}.json").Append("Repeng.Steering.Data.dilemmas.jsonl").Order(StringComparer.Ordinal),
+            files.Order(StringComparer.Ordinal));
     }
 
     [Fact]
