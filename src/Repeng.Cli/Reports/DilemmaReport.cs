@@ -33,10 +33,10 @@ public sealed class DilemmaReport(DilemmaRun run, Session session)
         }
         if (run.F1.Count > 0)
         {
-            Table f1 = Format.Table("method", ">±c", ">Steering F1", ">precision", ">recall", ">turned right", ">turned wrong", ">others turned", ">mass ratio");
+            Table f1 = Format.Table("method", ">±c", ">Steering F1", ">precision", ">recall", ">turned right", ">turned wrong", ">others turned", ">mass ratio", ">focus");
             foreach (F1Row r in run.F1)
-                f1.Row(r.Method, Format.Number(r.Coefficient, 2), Format.Number(r.Result.F1, 1), Format.Number(r.Result.Precision, 2), Format.Number(r.Result.Recall, 2), Format.Number(r.Result.Correct, 2), Format.Number(r.Result.Wrong, 2), Format.Number(r.Result.Arbitrary, 2), Format.Number(r.Result.MassRatio, 2));
-            session.Print("Steering F1 = 100·2PR/(P + R)·mass ratio; parts are shares of Σ|log-odds at c = 0|", f1);
+                f1.Row(r.Method, Format.Number(r.Coefficient, 2), Format.Number(r.Result.F1, 1), Format.Number(r.Result.Precision, 2), Format.Number(r.Result.Recall, 2), Format.Number(r.Result.Correct, 2), Format.Number(r.Result.Wrong, 2), Format.Number(r.Result.Arbitrary, 2), Format.Number(r.Result.MassRatio, 2), double.IsNaN(r.Focus) ? "–" : Format.Number(r.Focus, 2));
+            session.Print("Steering F1 = 100·2PR/(P + R)·mass ratio; parts are shares of Σ|log-odds at c = 0|; focus: part of the target that turns between −c and +c, over that of the others", f1);
         }
         else if (run.ControlCount == 0)
             session.Say($"every dilemma has the value {run.Target}: without others there is no Steering F1");

@@ -18,8 +18,8 @@ namespace Repeng.Steering.Evaluation;
 /// <param name="ControlError">Its standard error.</param>
 public sealed record YesRow(string Method, float Coefficient, int Count, double Yes, double Target, double TargetError, double Control, double ControlError);
 
-/// <summary>Steering F1 of a method between −c and +c.</summary>
-public sealed record F1Row(string Method, float Coefficient, SteeringF1 Result);
+/// <summary>Steering F1 of a method between −c and +c, and <see cref="SteeringF1.Focus"/>.</summary>
+public sealed record F1Row(string Method, float Coefficient, SteeringF1 Result, double Focus);
 
 /// <summary>How a method moves the answers along one value: half of (y(+c) − y(−c))·label, mean over the dilemmas that have the value, y = log P(yes)/P(no) in nats.</summary>
 /// <param name="Method">Name of the method.</param>
@@ -150,7 +150,7 @@ public sealed class DilemmaRun
         {
             ["method"] = f.Method, ["coefficient"] = f.Coefficient, ["steering_f1"] = Number(f.Result.F1), ["steering_f1_raw"] = Number(f.Result.Raw), ["precision"] = Number(f.Result.Precision),
             ["recall"] = Number(f.Result.Recall), ["correct_w"] = Number(f.Result.Correct), ["wrong_w"] = Number(f.Result.Wrong), ["arb_w"] = Number(f.Result.Arbitrary),
-            ["correct_rate"] = Number(f.Result.CorrectRate), ["wrong_rate"] = Number(f.Result.WrongRate), ["arb_rate"] = Number(f.Result.ArbitraryRate), ["pmass_ratio"] = Number(f.Result.MassRatio),
+            ["correct_rate"] = Number(f.Result.CorrectRate), ["wrong_rate"] = Number(f.Result.WrongRate), ["arb_rate"] = Number(f.Result.ArbitraryRate), ["pmass_ratio"] = Number(f.Result.MassRatio), ["focus"] = Number(f.Focus),
         })]);
         json["transfer"] = new JsonArray([.. Transfer.Select(t => (JsonNode)new JsonObject
         {
@@ -172,7 +172,9 @@ public sealed class DilemmaRun
     private F1Row F1Of(string method, float c)
     {
         SweepLogOdds target = Sweep(d => d.Label(Target) != 0), control = Sweep(d => d.Label(Target) == 0);
-        return new F1Row(method, c, target.Zero.Count == 0 || control.Zero.Count == 0 ? SteeringF1.Undefined : SteeringF1.Of(target, control, _mass[(method, c)], _mass[(method, -c)], _mass[(method, 0)]));
+        return target.Zero.Count == 0 || control.Zero.Count == 0
+            ? new F1Row(method, c, SteeringF1.Undefined, double.NaN)
+            : new F1Row(method, c, SteeringF1.Of(target, control, _mass[(method, c)], _mass[(method, -c)], _mass[(method, 0)]), SteeringF1.Focus(target, control));
 
         // A dilemma that is not answered at all three coefficients says nothing about whether its answer turns.
         SweepLogOdds Sweep(Func<Dilemma, bool> takes)

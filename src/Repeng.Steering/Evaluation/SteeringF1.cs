@@ -71,6 +71,18 @@ public sealed record SteeringF1(
         return new SteeringF1(raw * ratio, raw, net, correct, wrong, turned, correctRate, wrongRate, turnedRate, precision, recall, ratio);
     }
 
+    /// <summary>
+    /// Part of the target whose answer at c = −1 is another than at +1, over that part of the other set (log-odds of exactly
+    /// zero, or not known, are no answer). NaN where nothing turns in the other set.
+    /// </summary>
+    public static double Focus(SweepLogOdds target, SweepLogOdds arbitrary)
+    {
+        double others = Turned(arbitrary);
+        return others == 0 ? double.NaN : Turned(target) / others;
+
+        static double Turned(SweepLogOdds s) => s.Negative.Zip(s.Positive).Count(y => (y.First < 0 && y.Second > 0) || (y.First > 0 && y.Second < 0)) / (double)s.Negative.Count;
+    }
+
     // Upstream measures y₀ in its own standard deviation before it makes shares of it. In exact numbers that changes
     // nothing; it sets the scale of what is added to the denominator.
     private static (double Weight, double Rate) Share(SweepLogOdds sweep, Func<double, double, double, bool> counts)

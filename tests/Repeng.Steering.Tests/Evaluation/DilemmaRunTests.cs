@@ -40,6 +40,8 @@ public sealed class DilemmaRunTests
         Assert.Equal(0.5, f1.Recall, 1e-8);
         Assert.Equal(0.5, f1.Arbitrary, 1e-8);
         Assert.Equal(50, f1.F1, 1e-5);
+        // Between both ends all of the target turns and half of the controls.
+        Assert.Equal(2, d.F1[0].Focus, 1e-12);
 
         DoseResponse dose = d.Doses["m"];
         Assert.Equal(4, dose.Separation, 1e-12);
@@ -59,6 +61,7 @@ public sealed class DilemmaRunTests
         Assert.Equal(3, d.Yes[0].Count);
         // Of each set one dilemma has all three answers; tell turns and seat stays.
         Assert.Equal(100, d.F1[0].Result.F1, 1e-5);
+        Assert.True(double.IsNaN(d.F1[0].Focus));
         Assert.Equal(1, d.Transfer[0].Count);
         Assert.True(double.IsNaN(d.Transfer[0].Error));
     }
