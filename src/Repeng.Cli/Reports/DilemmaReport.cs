@@ -20,6 +20,8 @@ public sealed class DilemmaReport(DilemmaRun run, Session session)
             table.Row(r.Method, Format.Coefficient(r.Coefficient), Estimated(y.Target, y.TargetError), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}",
                 Estimated(y.Control, y.ControlError), Format.Number(y.Yes), Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", r.Coherent ? "yes" : "no");
         session.Print($"{run.TargetCount} dilemmas with {run.Target}, log-odds toward it in nats and their change against c = 0, and {run.ControlCount} without; mean ± standard error over dilemmas; mass, valid and NLL of those with it", table);
+        if (run.Yes.All(y => y.Count == 0))
+            session.Say("no answer of any method has a final choice, so there is nothing to compare; give --max_new_tokens more room, a lower --temperature, --repetition_penalty 1, or leave --generate_answers out");
         if (run.OnTarget.Regressions.Count > 0)
         {
             Table slopes = Format.Table("method", ">slope", ">r²", ">p", ">score", ">separation", ">symmetry", ">monotonic", ">usable c");
