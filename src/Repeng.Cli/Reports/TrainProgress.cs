@@ -81,12 +81,12 @@ public sealed class TrainProgress : TrainRunListener
     }
 
     /// <inheritdoc/>
-    public override void Begin(SvdAdapter adapter, IReadOnlyList<string> lossLayers, int trainPairs, int validationPairs, int batches)
+    public override void Begin(IAdapter adapter, IReadOnlyList<string> lossLayers, int trainPairs, int validationPairs, int batches)
     {
         (TrainPairs, ValidationPairs, TotalBatches) = (trainPairs, validationPairs, batches);
         NewTask("training", batches);
         if (_live is null)
-            _session.Say($"training: {batches} batches, {trainPairs} pairs ({validationPairs} more for validation), {adapter.Layers.Count} layers, {adapter.ParameterCount} parameters");
+            _session.Say($"training: {batches} batches, {trainPairs} pairs ({validationPairs} more for validation), {adapter.Modules.Count} layers, {adapter.ParameterCount} parameters");
     }
 
     /// <inheritdoc/>

@@ -104,7 +104,7 @@ public sealed class EvalVerb
 
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model);
-        using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(bundle.Model, folder);
+        using IAdapter? adapter = folder is null ? null : AdapterFile.LoadAny(bundle.Model, folder);
         var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null, dilemmas, target)) };
         ControlVector? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
         using var vectors = new Owned();
@@ -166,11 +166,11 @@ public sealed class EvalVerb
         return [.. items.Take(p.GetValue(_max) ?? items.Length)];
     }
 
-    private static ControlVector MeanDifference(ModelBundle bundle, SvdAdapter adapter, RunSettings trained)
+    private static ControlVector MeanDifference(ModelBundle bundle, IAdapter adapter, RunSettings trained)
     {
         List<TokenPair> pairs = TrainRun.Pairs(bundle, trained with { MaxPairs = trained.MaxPairs is > 0 and < BaselinePairs ? trained.MaxPairs : BaselinePairs });
         var data = new PairData(pairs, bundle.PadId);
-        int[] blocks = [.. adapter.Layers.Keys.Select(LossLayers.BlockOf).Distinct().Order()];
+        int[] blocks = [.. adapter.Modules.Select(LossLayers.BlockOf).Distinct().Order()];
         return BlockVectors.MeanDifference(bundle.Model, blocks, Enumerable.Range(0, pairs.Count).Chunk(8).Select(c => data.Batch(c)));
     }
 

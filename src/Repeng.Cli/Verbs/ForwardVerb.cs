@@ -53,7 +53,7 @@ public sealed class ForwardVerb
         (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, gradients ? WeightType.F32 : WeightType.AsStored);
         using (owner)
         {
-            using SvdAdapter? adapter = folder is null ? null : AdapterFile.Load(decoder, folder);
+            using IAdapter? adapter = folder is null ? null : AdapterFile.LoadAny(decoder, folder);
             TokenBatch tokens = encode is null || text is null ? ForwardDump.ReadRows(input!) : TokenBatch.Pad([encode(text)], 0);
             SafetensorsWriter writer = ForwardDump.Run(decoder, tokens, new ForwardDumpSettings
             {

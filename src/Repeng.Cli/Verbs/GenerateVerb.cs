@@ -74,7 +74,7 @@ public sealed class GenerateVerb
 
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model);
-        using SvdAdapter? adapter = adapterFolder is null ? null : AdapterFile.Load(bundle.Model, adapterFolder);
+        using IAdapter? adapter = adapterFolder is null ? null : AdapterFile.LoadAny(bundle.Model, adapterFolder);
         int[] ids = raw ? bundle.EncodeRaw(prompt) : bundle.EncodeChat([.. p.GetValue(_system) is { } system ? new[] { new ChatMessage("system", system) } : [], new ChatMessage("user", prompt)]);
         int room = bundle.Model.Config.MaxPositions - ids.Length;
         if (room >= 1 && room < maxNew)

@@ -90,6 +90,9 @@ public sealed class SafetensorsWriter
         throw new ArgumentException($"tensor {name} [{string.Join(", ", shape.ToArray())}] of {type} needs {needed} bytes, {bytes} are given", nameof(values));
     }
 
+    /// <summary>Writes fp32 values to a stream, as the bytes of a tensor given by <see cref="AddStreamed"/>.</summary>
+    public static void WriteFloats(Stream stream, ReadOnlySpan<float> values) => WriteValues(stream, values);
+
     internal static void WriteValues<T>(Stream stream, ReadOnlySpan<T> values) where T : unmanaged
     {
         // A span of bytes ends at 2³¹−1; so large arrays go in pieces.

@@ -3,6 +3,7 @@ using System.Text.Json.Nodes;
 using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Adapters;
@@ -66,12 +67,22 @@ public static class AdapterFile
     {
         string path = Path.Combine(folder, ConfigName);
         if (!File.Exists(path))
-            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote");
+            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote, or one of PEFT");
         JsonObject json = JsonFile.Read(path) as JsonObject ?? throw new UserErrorException($"{path}: a JSON object is needed");
         return new ConfigReader(json, path).OptionalString("base_model_name_or_path");
     }
 
-    /// <summary>Loads an adapter for a model; refuses one that was trained on another base model.</summary>
+    /// <summary>Loads an adapter of any kind for a model: one of this project's own or a folder of PEFT, by the peft_type in its settings.</summary>
+    public static IAdapter LoadAny(DecoderModel model, string folder)
+    {
+        string path = Path.Combine(folder, ConfigName);
+        if (!File.Exists(path))
+            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote, or one of PEFT");
+        string? type = JsonFile.ReadObject(path).OptionalText("peft_type");
+        return type is null or "TRMSVFT" or "APASTOADAPTER" ? Load(model, folder) : PeftFile.Load(model, folder);
+    }
+
+    /// <summary>Loads an SVD adapter for a model; refuses one that was trained on another base model.</summary>
     public static SvdAdapter Load(DecoderModel model, string folder)
     {
         string configPath = Path.Combine(folder, ConfigName);

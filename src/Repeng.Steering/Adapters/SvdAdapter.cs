@@ -8,7 +8,7 @@ using Repeng.Steering.Models;
 namespace Repeng.Steering.Adapters;
 
 /// <summary>SVD adapters on the target layers of a model. Owns its layers; the model stays untouched.</summary>
-public sealed class SvdAdapter : IDisposable
+public sealed class SvdAdapter : IAdapter
 {
     private readonly Dictionary<string, SvdLayer> _layers;
     private readonly HashSet<int> _blocks;
@@ -20,6 +20,12 @@ public sealed class SvdAdapter : IDisposable
         _layers = layers.ToDictionary(l => l.Path);
         _blocks = [.. model.Blocks.Where(b => b.Linears.Any(l => _layers.ContainsKey(l.Path))).Select(b => b.Index)];
     }
+
+    /// <inheritdoc/>
+    public string Kind => "SVD rotation";
+
+    /// <inheritdoc/>
+    public IReadOnlyCollection<string> Modules => _layers.Keys;
 
     /// <summary>The settings.</summary>
     public SvdAdapterConfig Config { get; }
@@ -128,12 +134,26 @@ public sealed class SvdAdapter : IDisposable
         return new AdapterPass(terms, deltas, _blocks, tape.Recording && runs.Count > 0 && Parameters.Any(p => p.RequiresGrad));
     }
 
+    /// <inheritdoc/>
+    public (float[] Weight, float[]? Bias)? Merge(LinearModule module, float c)
+    {
+        if (!_layers.TryGetValue(module.Path, out SvdLayer? layer))
+            return null;
+        float[] w = WeightReader.ToHost(module.Weight);
+        if (c != 0)
+            layer.AddTo(w, c);
+        return (w, module.Bias is null ? null : WeightReader.ToHost(module.Bias));
+    }
+
     /// <summary>Turns the effect round: every parameter is negated. Exact mirror for rotations, exp and additive scales.</summary>
     public void Negate()
     {
         foreach (Tensor p in Parameters)
             p.Device.Backend.Unary(p.Data, p.Data, p.Length, UnaryOp.Scale, -1);
     }
+
+    /// <inheritdoc/>
+    public void Save(string folder, string baseModel) => AdapterFile.Save(this, folder, baseModel);
 
     /// <inheritdoc/>
     public void Dispose()

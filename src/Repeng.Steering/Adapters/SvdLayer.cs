@@ -80,6 +80,33 @@ public sealed class SvdLayer : IDisposable
         return scope.Keep(tape.Subtract(m, _diagonalS));
     }
 
+    /// <summary>
+    /// The change of the weight at a coefficient, U·M(c)ᵀ·Vᵀ, as factors [out, r] and [r, in]: its rank is r, so that a LoRA of
+    /// rank r says the same. Host values in double.
+    /// </summary>
+    public (double[] Left, double[] Right) Factors(float c)
+    {
+        using var tape = new Tape(U.Device, record: false);
+        int r = U.Cols, outputs = U.Rows, inputs = V.Rows;
+        float[] m = Delta(tape, c).ToArray(), u = U.ToArray(), v = V.ToArray();
+        double[] left = new double[outputs * r], right = new double[r * inputs];
+        for (int o = 0; o < outputs; o++)
+            for (int k = 0; k < r; k++)
+                for (int q = 0; q < r; q++)
+                    left[o * r + k] += (double)u[o * r + q] * m[k * r + q];
+        for (int i = 0; i < inputs; i++)
+            for (int k = 0; k < r; k++)
+                right[k * inputs + i] = v[i * r + k];
+        return (left, right);
+    }
+
+    /// <summary>Adds the change at a coefficient to a weight [out, in].</summary>
+    public void AddTo(float[] weight, float c)
+    {
+        (double[] left, double[] right) = Factors(c);
+        LowRankProduct.AddTo(weight, V.Rows, left, right);
+    }
+
     /// <summary>The first factor of the adapted term for decoding, [r, in]: (V·M)ᵀ, or Vᵀ where m is null.</summary>
     public Tensor Down(Tape tape, Tensor? m) => tape.MatMul(m ?? _identity, V, transA: true, transB: true);
 

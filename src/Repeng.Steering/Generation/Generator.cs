@@ -8,9 +8,9 @@ using Repeng.Steering.Vectors;
 namespace Repeng.Steering.Generation;
 
 /// <summary>What steers the rows of a generation; at most one of the two kinds is set.</summary>
-/// <param name="Adapter">An SVD adapter.</param>
+/// <param name="Adapter">An adapter.</param>
 /// <param name="Vector">A control vector.</param>
-public sealed record Steering(SvdAdapter? Adapter = null, VectorControl? Vector = null)
+public sealed record Steering(IAdapter? Adapter = null, VectorControl? Vector = null)
 {
     /// <summary>No steering.</summary>
     public static Steering None { get; } = new();

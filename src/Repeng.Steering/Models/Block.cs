@@ -134,7 +134,7 @@ public sealed class Block(ModelConfig config, int index)
     }
 
     private static Tensor Linear(ForwardContext c, LinearModule module, Tensor x, Tape.Scope scope) =>
-        c.Out(module.Path, c.Tape.Linear(x, module.Weight, module.Bias, c.Adapter?.Term(module.Path)), scope);
+        c.Out(module.Path, c.Adapter?.Output(c.Tape, module, x) ?? c.Tape.Linear(x, module.Weight, module.Bias, c.Adapter?.Term(module.Path)), scope);
 
     private Tensor Norm(ForwardContext c, NormModule norm, Tensor x, Tape.Scope scope) => c.Out(norm.Path, DecoderModel.ApplyNorm(c.Tape, config, norm, x), scope);
 }

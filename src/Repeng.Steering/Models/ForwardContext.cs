@@ -4,11 +4,17 @@ using Repeng.Runtime;
 
 namespace Repeng.Steering.Models;
 
-/// <summary>Gives linear layers their adapter's term in one pass; made by an adapter for the coefficients of the rows.</summary>
+/// <summary>Gives linear layers their adapter's term or output in one pass; made by an adapter for the coefficients of the rows.</summary>
 public interface IAdapterPass
 {
     /// <summary>The term of a linear layer by its dotted path, or null where it is not adapted.</summary>
     LowRankTerm? Term(string module);
+
+    /// <summary>
+    /// The output [rows, out] of an adapted linear layer for its input x [rows, in], bias included, where a term cannot say it:
+    /// the input or the output is scaled or rotated, or the factors are trained. Null where <see cref="Term"/> says it all.
+    /// </summary>
+    Tensor? Output(Tape tape, LinearModule module, Tensor x) => null;
 
     /// <summary>Whether any parameter behind the terms requires a gradient.</summary>
     bool RequiresGrad { get; }

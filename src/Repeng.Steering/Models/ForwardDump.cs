@@ -20,7 +20,7 @@ public sealed record ForwardDumpSettings
     public bool Gradients { get; init; }
 
     /// <summary>Steers the pass.</summary>
-    public SvdAdapter? Adapter { get; init; }
+    public IAdapter? Adapter { get; init; }
 
     /// <summary>Coefficient of every row.</summary>
     public float Coefficient { get; init; }

@@ -22,7 +22,7 @@ public sealed record AntiPastoResult(double Total, double Projection, double Coh
 /// <param name="lossBlock">Block whose output is read.</param>
 /// <param name="subspace">Basis [d, k].</param>
 /// <param name="config">Weights and thresholds.</param>
-public sealed class AntiPastoStep(DecoderModel model, SvdAdapter adapter, int lossBlock, Tensor subspace, AntiPastoLossConfig config)
+public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int lossBlock, Tensor subspace, AntiPastoLossConfig config)
 {
     private const int Minus = 0, Plus = 1;
     private readonly string _tap = model.Blocks[lossBlock].Path;

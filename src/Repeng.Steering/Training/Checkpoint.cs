@@ -22,7 +22,7 @@ public static class Checkpoint
     public const string ProvenName = "checkpoint.proven.safetensors";
 
     /// <summary>Writes the state of a loop.</summary>
-    public static void Save(string folder, TrainingLoop loop, SvdAdapter adapter, string settings)
+    public static void Save(string folder, TrainingLoop loop, IAdapter adapter, string settings)
     {
         var writer = new SafetensorsWriter();
         foreach ((Tensor p, Tensor m, Tensor v) in loop.Optimiser.State)
@@ -77,7 +77,7 @@ public static class Checkpoint
     }
 
     /// <summary>Puts a loop where a checkpoint left it.</summary>
-    public static void Load(string folder, TrainingLoop loop, SvdAdapter adapter)
+    public static void Load(string folder, TrainingLoop loop, IAdapter adapter)
     {
         using SafetensorsFile file = OpenFile(folder);
         if (Metadata(file, "fingerprint") != adapter.Model.Fingerprint)

@@ -27,7 +27,7 @@ public sealed record StepResult(double Total, IReadOnlyList<LossRow> Rows);
 /// Forward and backward of the contrastive loss for one batch of pairs: all coefficients stacked in one pass, each
 /// row with its own c; gradients add up in the adapter's parameters.
 /// </summary>
-public sealed class ContrastiveStep(DecoderModel model, SvdAdapter adapter, IReadOnlyList<LossLayer> layers, ContrastiveLossConfig config)
+public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadOnlyList<LossLayer> layers, ContrastiveLossConfig config)
 {
     private readonly int _lastLossBlock = layers.Max(l => model.Blocks.First(b => b.Linears.Any(m => m.Path == l.Module)).Index);
 

@@ -19,7 +19,7 @@ public readonly record struct SignReport(double Plus, double Minus, bool Flipped
 public static class SignCalibration
 {
     /// <summary>Measures and, where needed, negates the adapter. Pairs without a neutral text use both texts instead.</summary>
-    public static SignReport Run(DecoderModel model, SvdAdapter adapter, PairData data, int maxPairs = 48, int pairsPerBatch = 8)
+    public static SignReport Run(DecoderModel model, IAdapter adapter, PairData data, int maxPairs = 48, int pairsPerBatch = 8)
     {
         int n = Math.Min(maxPairs, data.Pairs.Count), rows = 0;
         double plus = 0, minus = 0;
@@ -53,7 +53,7 @@ public static class SignCalibration
         return total;
     }
 
-    private static double[][] LogProbabilities(DecoderModel model, TokenBatch batch, SvdAdapter? adapter, float c)
+    private static double[][] LogProbabilities(DecoderModel model, TokenBatch batch, IAdapter? adapter, float c)
     {
         using var tape = new Tape(model.Device, record: false);
         Tensor hidden = model.Forward(new ForwardContext(tape, batch)

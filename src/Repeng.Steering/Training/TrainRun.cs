@@ -17,7 +17,7 @@ public class TrainRunListener
     }
 
     /// <summary>The adapter is made; training begins.</summary>
-    public virtual void Begin(SvdAdapter adapter, IReadOnlyList<string> lossLayers, int trainPairs, int validationPairs, int batches)
+    public virtual void Begin(IAdapter adapter, IReadOnlyList<string> lossLayers, int trainPairs, int validationPairs, int batches)
     {
     }
 

@@ -60,13 +60,13 @@ public interface ILoopCheckpoints
 public sealed class TrainingLoop : IDisposable
 {
     private readonly TrainConfig _config;
-    private readonly SvdAdapter _adapter;
+    private readonly IAdapter _adapter;
     private readonly ITrainingObjective _objective;
     private readonly PairData _train;
     private readonly PairData? _validation;
 
     /// <summary>Prepares a loop; the adapter's parameters are trained in place.</summary>
-    public TrainingLoop(SvdAdapter adapter, ITrainingObjective objective, TrainConfig config, PairData train, PairData? validation)
+    public TrainingLoop(IAdapter adapter, ITrainingObjective objective, TrainConfig config, PairData train, PairData? validation)
     {
         config.Validate();
         (_config, _adapter, _objective, _train, _validation) = (config, adapter, objective, train, validation);

@@ -1,0 +1,42 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Steering.Adapters.Peft;
+
+/// <summary>The coefficients of the tokens of one pass: the same for all, or one a sequence.</summary>
+internal sealed class CoefficientRows
+{
+    private readonly Tensor? _index;
+    private readonly Tensor? _column;
+
+    public CoefficientRows(Tape tape, ReadOnlySpan<float> coefficients, int length)
+    {
+        for (int b = 0; b < coefficients.Length; b++)
+            if (!float.IsFinite(coefficients[b]))
+                throw new UserErrorException($"coefficient {coefficients[b]} of row {b} is not a finite number");
+        float[] all = coefficients.ToArray(), distinct = [.. all.Distinct()];
+        Distinct = distinct;
+        if (distinct.Length == 1)
+            return;
+        int[] index = [.. all.SelectMany(c => Enumerable.Repeat(Array.IndexOf(distinct, c), length))];
+        _index = tape.New(index, index.Length);
+        _column = tape.Constant([.. index.Select(i => Distinct[i])], index.Length, 1);
+    }
+
+    /// <summary>Each coefficient once.</summary>
+    public IReadOnlyList<float> Distinct { get; }
+
+    /// <summary>No row is steered.</summary>
+    public bool AllZero => Distinct is [0];
+
+    /// <summary>p·c·y, each row of y with its own c.</summary>
+    public Tensor Scale(Tape tape, Tensor y, float p) => _column is null
+        ? tape.Scale(y, p * Distinct[0])
+        : tape.Multiply(y, p == 1 ? _column : tape.Scale(_column, p), Broadcast.OverCols);
+
+    /// <summary>Each row of y [tokens, n] times the vector [n] of its coefficient.</summary>
+    public Tensor Multiply(Tape tape, Tensor y, Func<float, Tensor> factor) => _index is null
+        ? tape.Multiply(y, factor(Distinct[0]), Broadcast.OverRows)
+        : tape.Multiply(y, tape.GatherRows(tape.ConcatRows([.. Distinct.Select(c => tape.Reshape(factor(c), 1, y.Cols))]), _index));
+}
