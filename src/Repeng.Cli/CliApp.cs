@@ -76,6 +76,7 @@ public static class CliApp
             EvalVerb.Create(session),
             ConvertDilemmasVerb.Create(session),
             ForwardVerb.Create(session),
+            ExportVerb.Create(session),
             InspectVerb.Create(session),
             PlanVerb.Create(session),
             DoctorVerb.Create(session),

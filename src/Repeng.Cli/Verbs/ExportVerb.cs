@@ -1,0 +1,81 @@
+using System.CommandLine;
+using System.Text.Json.Nodes;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Adapters.Peft;
+using Repeng.Steering.Models;
+
+namespace Repeng.Cli.Verbs;
+
+/// <summary>export: an adapter at one coefficient as files that other software reads: a plain LoRA of PEFT, or a merged model.</summary>
+public sealed class ExportVerb
+{
+    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote, or one of PEFT");
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "base model (default: the one that the adapter names)", "--model_name");
+    private readonly Option<string?> _to = Opt.Choice("--to", "lora: a plain LoRA that PEFT loads (default); merged: a whole model in fp32", "lora", "merged");
+    private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "coefficient that the files stand for (default 1)");
+    private readonly Option<string?> _output = Opt.Text("--output", "FOLDER", "new folder to write");
+    private readonly Option<string?> _device = DeviceOption.Create();
+    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly Session _session;
+
+    private ExportVerb(Session session) => _session = session;
+
+    /// <summary>The verb.</summary>
+    public static Command Create(Session session)
+    {
+        var verb = new ExportVerb(session);
+        var command = new Command("export", "Write an adapter at one coefficient as a LoRA of PEFT or merged into the model");
+        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._coefficient, verb._output, verb._device, verb._threads })
+            command.Options.Add(o);
+        command.SetAction(verb.Run);
+        return command;
+    }
+
+    private int Run(ParseResult p)
+    {
+        string folder = p.GetValue(_adapter) ?? throw new UserErrorException("--adapter FOLDER is missing: what to export");
+        string output = Path.TrimEndingDirectorySeparator(p.GetValue(_output) ?? throw new UserErrorException("--output FOLDER is missing: where the files go"));
+        AtomicFile.RequireFolderFree(output);
+        string model = p.GetValue(_model) ?? AdapterFile.ReadBaseModel(folder) ?? ModelBundle.Demo;
+        bool merged = p.GetValue(_to) == "merged";
+        float c = (float)(p.GetValue(_coefficient) ?? 1);
+        string source = ConfigFolder(model, merged);
+        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using ModelBundle bundle = ModelBundle.Load(device, model);
+        using IAdapter adapter = AdapterFile.LoadAny(bundle.Model, folder);
+        if (merged)
+        {
+            AtomicFile.WriteFolder(output, into => WriteMerged(adapter, c, source, into));
+            _session.Print($"{output}: {model} with the {adapter.Kind} adapter of {folder} at c = {Reports.Format.Coefficient(c)}, fp32");
+            return ExitCodes.Ok;
+        }
+        using PeftAdapter lora = LoraExport.Of(adapter, c, model);
+        AtomicFile.WriteFolder(output, into => lora.Save(into, model));
+        _session.Print($"{output}: LoRA of rank {lora.Config.Rank} on {lora.Modules.Count} layers; at its full strength it is the {adapter.Kind} adapter of {folder} at c = {Reports.Format.Coefficient(c)}");
+        return ExitCodes.Ok;
+    }
+
+    // A merged model is written in the layout of its folder, of which a .gguf file has none.
+    private static string ConfigFolder(string model, bool merged)
+    {
+        (_, ITensorSource tensors, string source) = ModelBundle.OpenConfig(model);
+        tensors.Dispose();
+        return !merged || Directory.Exists(source) ? source : throw new UserErrorException($"--to merged: {source} is one file without config.json; give the model's folder in the Hugging Face layout, or export a LoRA");
+    }
+
+    private static void WriteMerged(IAdapter adapter, float c, string source, string into)
+    {
+        JsonObject config = JsonFile.ReadObject(Path.Combine(source, "config.json")).Json;
+        foreach (string type in new[] { "dtype", "torch_dtype" }.Where(config.ContainsKey))
+            config[type] = "float32";
+        config.Remove("quantization_config");
+        File.WriteAllText(Path.Combine(into, "config.json"), config.ToJsonString(new() { WriteIndented = true }) + "\n");
+        foreach (string file in Directory.GetFiles(source).Where(f => !f.EndsWith(".safetensors", StringComparison.Ordinal) && Path.GetFileName(f) is not ("config.json" or "model.safetensors.index.json")))
+            if (Path.GetExtension(file) is ".json" or ".jinja" or ".txt" or ".model")
+                File.Copy(file, Path.Combine(into, Path.GetFileName(file)));
+        MergedWeights.Write(adapter, c, Path.Combine(into, "model.safetensors"));
+    }
+}
