@@ -48,7 +48,7 @@ public sealed class PlanVerb
         table.Row("measured here", $"{Format.Number(rate.FlopsPerSecond / 1e9, 1)} GFLOP/s, {Format.Number(rate.BytesPerSecond / 1e9, 1)} GB/s");
         table.Row("time: singular vectors, about", Format.Duration(svd));
         table.Row("time: training, about", Format.Duration(training));
-        _session.Print($"Plan for {model}, profile {settings.Train.Profile}, {settings.Train.Adapter.TargetModules}, rank {settings.Train.Adapter.Rank}", table);
+        _session.Print($"Plan for {model}, profile {settings.Train.Profile}, {settings.Train.Adapter.TargetModules}, {(settings.Train.Peft is { } peft ? peft.Kind : $"rank {settings.Train.Adapter.Rank}")}", table);
         long available = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
         if (plan.PeakBytes > available)
             _session.Say($"{Format.Bytes(plan.PeakBytes)} are more than the {Format.Bytes(available)} of this machine; take --checkpoint_activations, a smaller --batch_size or --max_tokens");

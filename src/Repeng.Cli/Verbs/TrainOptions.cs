@@ -56,7 +56,7 @@ public sealed class TrainOptions
     private readonly Option<int?> _maxPairs = Opt.Int("--max_pairs", "pairs at most, drawn by the seed; 0 for all (default: all; on the demo its preset)");
     private readonly Option<int?> _maxTokens = Opt.Int("--max_tokens", "tokens of a training text; the end is kept (default 512)");
     private readonly Option<string?> _targets = Opt.Text("--target_modules", "REGEX", "adapted linear layers: must match the whole dotted path (default: gate_proj and down_proj of nine blocks)");
-    private readonly Option<int?> _rank = Opt.Int("--rank", "singular directions that are adapted (default 64)");
+    private readonly Option<int?> _rank = Opt.Int("--rank", "singular directions that are adapted (default 64), or rank of lora, dora, delora (8) and vera (256)");
     private readonly Option<string?> _scale = Opt.Choice("--scale_s", "how singular values follow c: mult S·exp(cλ), add S(1+c·tanh δ), add2 S+cδ, none", s_scales);
     private readonly Option<bool?> _rotateU = Alias(Opt.Flag("--svft_rotate_u", "rotate left singular vectors"), "--rotate_u");
     private readonly Option<bool?> _rotateV = Alias(Opt.Flag("--svft_rotate_v", "rotate right singular vectors"), "--rotate_v");
@@ -75,6 +75,7 @@ public sealed class TrainOptions
     private readonly Option<int?> _lastTokens = Opt.Int("--last_n_tokens", "tokens at the end of a text that the loss reads (default 6)");
     private readonly Option<int?> _tokenPosition = Opt.Int("--token_position", "token that the steering direction is read at: -1 the last, -2 the one before it");
     private readonly AntiPastoOptions _antiPasto = new();
+    private readonly PeftOptions _peft = new();
     private readonly Option<int?> _batchSize = Opt.Int("--batch_size", "rows a batch, two a pair: even (default 14)");
     private readonly Option<int?> _epochs = Opt.Int("--n_epochs", "passes over the pairs (default 30)");
     private readonly Option<double?> _rate = Opt.Number("--lr", "largest learning rate of the one-cycle schedule (default 1e-3)");
@@ -101,6 +102,7 @@ public sealed class TrainOptions
         Model, _quick, _profile, _personas, _template, _suffixes, _datasetName, _maxPairs, _maxTokens,
         _targets, _rank, _scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle,
         _fullLossU, _logSigmoid, _separation, _beta, _relative, _coherence, _lambda, _threshold, _order, _lastTokens, _tokenPosition,
+        .. _peft.All,
         .. _antiPasto.All,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
         OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _checkpointActivations,
@@ -159,7 +161,7 @@ public sealed class TrainOptions
     /// <summary>Where the run's folder will be.</summary>
     public string Folder(ParseResult p, RunSettings settings, DateTime now)
     {
-        string name = Name(p.GetValue(RunName), "--run_name") ?? $"{settings.DatasetName}_contrastive_svft_{now:yyyyMMdd_HHmmss}";
+        string name = Name(p.GetValue(RunName), "--run_name") ?? $"{settings.DatasetName}_contrastive_{_peft.Kind(p) ?? "svft"}_{now:yyyyMMdd_HHmmss}";
         return Path.Combine(p.GetValue(OutputDir) ?? DefaultOutput, name);
     }
 
@@ -181,11 +183,13 @@ public sealed class TrainOptions
         string rotation = p.GetValue(_rotation) ?? Names.Rotation(a.Rotation);
         double? angle = p.GetValue(_maxAngle) ?? a.MaxRotationAngle;
         c = _antiPasto.Apply(p, c, mine ? preset : null);
+        string targets = p.GetValue(_targets) ?? preset.TargetModules;
         return c with
         {
+            Peft = _peft.Settings(p, targets, _rank, seed, [_scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle]),
             Adapter = a with
             {
-                TargetModules = p.GetValue(_targets) ?? preset.TargetModules,
+                TargetModules = targets,
                 Rank = p.GetValue(_rank) ?? (mine ? preset.Rank : null) ?? a.Rank,
                 Scale = p.GetValue(_scale) is { } scale ? Names.ParseScale(scale) : a.Scale,
                 RotateU = p.GetValue(_rotateU) ?? a.RotateU,

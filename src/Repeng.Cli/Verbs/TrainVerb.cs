@@ -5,6 +5,7 @@ using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
+using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
 
@@ -112,8 +113,8 @@ public sealed class TrainVerb
 
     private void Report(TrainOutcome outcome, TrainProgress progress, RunSettings settings)
     {
-        SvdAdapter adapter = outcome.Adapter;
-        _session.Print($"Adapter: {adapter.Layers.Count} layers, {adapter.ParameterCount} trained values, {progress.TrainPairs} pairs, {outcome.State.OptimiserSteps} optimiser steps", Trained(adapter, outcome));
+        IAdapter adapter = outcome.Adapter;
+        _session.Print($"Adapter: {adapter.Modules.Count} layers, {adapter.Kind}, {adapter.ParameterCount} trained values, {progress.TrainPairs} pairs, {outcome.State.OptimiserSteps} optimiser steps", Trained(adapter, outcome));
         if (progress.LastEpoch.Count > 0)
             _session.Print($"Last epoch: loss {Format.Number(progress.LastEpoch.Average(b => b.Loss))}{(progress.ValidationLoss is { } v ? $", validation loss {Format.Number(v)}" : "")}", Losses(progress));
         if (outcome.End == TrainingEnd.EarlyStop)
@@ -122,14 +123,15 @@ public sealed class TrainVerb
             _session.Print($"Sign: after held-out texts the model leans toward the positive persona by {Format.Signed(sign.Plus, 3)} nats at c = +1 and {Format.Signed(sign.Minus, 3)} at c = -1{(sign.Flipped ? "; the adapter was turned round for that" : "")}.");
     }
 
-    private static Spectre.Console.Table Trained(SvdAdapter adapter, TrainOutcome outcome)
+    private static Spectre.Console.Table Trained(IAdapter adapter, TrainOutcome outcome)
     {
         Spectre.Console.Table table = Format.Table("layer", "blocks", ">shape", ">rank", ">values", "loss read at");
-        foreach (IGrouping<string, SvdLayer> leaf in adapter.Layers.Values.GroupBy(l => l.Path[(l.Path.LastIndexOf('.') + 1)..]))
+        int rank = adapter switch { SvdAdapter svd => svd.Config.Rank, PeftAdapter peft => peft.Config.Rank, _ => 0 };
+        foreach (IGrouping<string, LinearModule> leaf in adapter.Modules.Select(m => adapter.Model.Linears[m]).GroupBy(l => l.Path[(l.Path.LastIndexOf('.') + 1)..]))
         {
-            SvdLayer[] layers = [.. leaf];
-            table.Row(leaf.Key, string.Join(' ', layers.Select(l => LossLayers.BlockOf(l.Path))), $"{layers[0].U.Rows} × {layers[0].V.Rows}", $"{adapter.Config.Rank}",
-                $"{layers.Sum(l => l.Parameters.Sum(x => x.Value.Length))}", string.Join(' ', outcome.LossLayers.Where(n => leaf.Any(l => l.Path == n)).Select(n => $"block {LossLayers.BlockOf(n)}")));
+            LinearModule[] layers = [.. leaf];
+            table.Row(leaf.Key, string.Join(' ', layers.Select(l => LossLayers.BlockOf(l.Path))), $"{layers[0].Outputs} × {layers[0].Inputs}", rank == 0 ? "none" : $"{rank}",
+                $"{adapter.Parameters.Where(t => layers.Any(l => t.Name!.StartsWith(l.Path + ".", StringComparison.Ordinal))).Sum(t => t.Length)}", string.Join(' ', outcome.LossLayers.Where(n => leaf.Any(l => l.Path == n)).Select(n => $"block {LossLayers.BlockOf(n)}")));
         }
         return table;
     }

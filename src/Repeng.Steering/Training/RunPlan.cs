@@ -64,7 +64,7 @@ public sealed record RunPlan
         DecoderModel model = bundle.Model;
         long weights = device.Pool.InUse;
         (PairData train, PairData? validation) = new PairData(TrainRun.Pairs(bundle, settings), bundle.PadId).Split(config.ValidationSplit, config.Seed);
-        using SvdAdapter adapter = SvdAdapter.Create(model, config.Adapter);
+        using IAdapter adapter = TrainRun.MakeAdapter(model, config);
         using ITrainingObjective objective = Objective(model, adapter, config);
         using var optimiser = new AdamW(adapter.Parameters, weightDecay: config.WeightDecay);
         long resident = device.Pool.InUse - weights;
@@ -90,11 +90,11 @@ public sealed record RunPlan
             ValidationPairs = validation?.Pairs.Count ?? 0,
             LongestText = train.LongestText,
             Batches = batches,
-            Layers = adapter.Layers.Count,
+            Layers = adapter.Modules.Count,
             Parameters = adapter.ParameterCount,
             Flops = flops,
             OtherBytes = bytes,
-            SvdFlops = adapter.Layers.Values.Sum(l => SvdFlopsPerElement * l.U.Rows * l.V.Rows * config.Adapter.Rank),
+            SvdFlops = adapter is SvdAdapter svd ? svd.Layers.Values.Sum(l => SvdFlopsPerElement * l.U.Rows * l.V.Rows * config.Adapter.Rank) : 0,
         };
 
         // The base model's values are computed once per batch: a pass with one copy of each row where a step has two.
@@ -140,7 +140,7 @@ public sealed record RunPlan
         (pairs.Max(i => Math.Max(data.Pairs[i].Positive.Length, data.Pairs[i].Negative.Length)), pairs.Length);
 
     // The run's own objective with zeros for what it would read off the weights and texts.
-    private static ITrainingObjective Objective(DecoderModel model, SvdAdapter adapter, TrainConfig config)
+    private static ITrainingObjective Objective(DecoderModel model, IAdapter adapter, TrainConfig config)
     {
         Device device = model.Device;
         if (config.AntiPasto is { } anti)
@@ -149,13 +149,13 @@ public sealed record RunPlan
             Tensor subspace = new(device, DType.F32, model.Config.HiddenSize, config.SubspaceRank > 0 ? config.SubspaceRank : Math.Min(256, model.Config.HiddenSize / 2));
             return new AntiPastoObjective(new AntiPastoStep(model, adapter, block, subspace, anti) { CheckpointBlocks = config.CheckpointActivations }, subspace, model.Blocks[block].Path);
         }
-        LossLayer[] layers = [.. LossLayers.Select(model, adapter.Layers.Keys).Select(name =>
+        LossLayer[] layers = [.. LossLayers.Select(model, adapter.Modules).Select(name =>
         {
-            SvdLayer layer = adapter.Layers[name];
-            var direction = new Tensor(device, DType.F32, layer.U.Rows, 1);
-            return config.FullLossU
-                ? new LossLayer(name, direction, new Tensor(device, DType.F32, layer.U.Rows, 1), null)
-                : new LossLayer(name, direction, null, new Tensor(device, DType.F32, layer.U.Rows, layer.U.Cols));
+            int outputs = model.Linears[name].Outputs;
+            var direction = new Tensor(device, DType.F32, outputs, 1);
+            return !config.FullLossU && adapter is SvdAdapter svd
+                ? new LossLayer(name, direction, null, new Tensor(device, DType.F32, outputs, svd.Layers[name].U.Cols))
+                : new LossLayer(name, direction, new Tensor(device, DType.F32, outputs, 1), null);
         })];
         return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss) { CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence }, layers);
     }

@@ -1,5 +1,6 @@
 using Repeng.Kernels;
 using Repeng.Steering.Adapters;
+using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Losses;
 
 namespace Repeng.Steering.Training;
@@ -12,6 +13,12 @@ public sealed record TrainConfig
 
     /// <summary>The adapter.</summary>
     public SvdAdapterConfig Adapter { get; init; } = new();
+
+    /// <summary>An adapter of one of PEFT's methods in the place of <see cref="Adapter"/>; null for that.</summary>
+    public PeftSettings? Peft { get; init; }
+
+    /// <summary>Expression of the adapted layers.</summary>
+    internal string TargetModules => Peft?.TargetModules ?? Adapter.TargetModules;
 
     /// <summary>The loss.</summary>
     public ContrastiveLossConfig Loss { get; init; } = new();
@@ -138,7 +145,11 @@ public sealed record TrainConfig
     /// <summary>Throws for values that make no sense.</summary>
     public void Validate()
     {
-        Adapter.Validate();
+        if (Peft is null)
+            Adapter.Validate();
+        else
+            Peft.Validate();
+        Need(FullLossU || Peft is null, $"full_loss_u off projects the loss on an SVD adapter's singular vectors, which {Peft?.Kind} has none of; leave it on");
         Need(BatchSize >= 2 && BatchSize % 2 == 0, $"batch_size {BatchSize} counts rows, two a pair: it must be even and at least 2");
         Need(Epochs >= 1, $"n_epochs {Epochs} must be at least 1");
         Need(LearningRate > 0 && double.IsFinite(LearningRate), $"lr {LearningRate} must be above 0");

@@ -3,6 +3,7 @@ using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
+using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 
@@ -28,7 +29,7 @@ public class TrainRunListener
 }
 
 /// <summary>A finished or stopped run. Owns the adapter.</summary>
-public sealed record TrainOutcome(SvdAdapter Adapter, TrainingEnd End, SignReport? Sign, string Folder, IReadOnlyList<string> LossLayers, LoopState State) : IDisposable
+public sealed record TrainOutcome(IAdapter Adapter, TrainingEnd End, SignReport? Sign, string Folder, IReadOnlyList<string> LossLayers, LoopState State) : IDisposable
 {
     /// <inheritdoc/>
     public void Dispose() => Adapter.Dispose();
@@ -60,8 +61,8 @@ public static class TrainRun
         DecoderModel model = bundle.Model;
         (PairData train, PairData? validation) = new PairData(Pairs(bundle, settings), bundle.PadId).Split(config.ValidationSplit, config.Seed);
         // Everything that the settings can be wrong about is found before the folder exists.
-        SvdAdapter.Match(model, config.Adapter.TargetModules);
-        SvdAdapter adapter = SvdAdapter.Create(model, config.Adapter, (done, of) => listener.Preparing("singular vectors", done, of));
+        SvdAdapter.Match(model, config.TargetModules);
+        IAdapter adapter = MakeAdapter(model, config, (done, of) => listener.Preparing("singular vectors", done, of));
         ITrainingObjective? objective = null;
         RunFolder? run = null;
         try
@@ -86,7 +87,7 @@ public static class TrainRun
             if (end == TrainingEnd.Stopped)
                 return new TrainOutcome(adapter, end, null, run.Path, names, loop.State);
             SignReport? sign = config.CalibrateSign ? SignCalibration.Run(model, adapter, validation ?? train) : null;
-            AdapterFile.Save(adapter, run.Path, settings.Model);
+            adapter.Save(run.Path, settings.Model);
             run.Finish();
             return new TrainOutcome(adapter, end, sign, run.Path, names, loop.State);
         }
@@ -102,7 +103,7 @@ public static class TrainRun
         }
     }
 
-    private sealed class Files(RunFolder folder, TrainingLoop loop, SvdAdapter adapter, string settings) : ILoopCheckpoints
+    private sealed class Files(RunFolder folder, TrainingLoop loop, IAdapter adapter, string settings) : ILoopCheckpoints
     {
         public void Save()
         {
@@ -116,8 +117,12 @@ public static class TrainRun
         public void Discard() => Checkpoint.Discard(folder.Path);
     }
 
+    /// <summary>A new adapter of the settings.</summary>
+    public static IAdapter MakeAdapter(DecoderModel model, TrainConfig config, Action<int, int>? progress = null) =>
+        config.Peft is { } peft ? PeftFactory.Create(model, peft) : SvdAdapter.Create(model, config.Adapter, progress);
+
     /// <summary>The loss of the settings, with directions or subspace from the training pairs (adapter off).</summary>
-    public static ITrainingObjective MakeObjective(DecoderModel model, SvdAdapter adapter, TrainConfig config, PairData train, TrainRunListener listener)
+    public static ITrainingObjective MakeObjective(DecoderModel model, IAdapter adapter, TrainConfig config, PairData train, TrainRunListener listener)
     {
         if (config.AntiPasto is { } anti)
         {
@@ -135,14 +140,14 @@ public static class TrainRun
     }
 
     /// <summary>Loss layers by upstream's rule, with directions from the training pairs (adapter off).</summary>
-    public static LossLayer[] MakeLossLayers(DecoderModel model, SvdAdapter adapter, TrainConfig config, PairData train, TrainRunListener listener)
+    public static LossLayer[] MakeLossLayers(DecoderModel model, IAdapter adapter, TrainConfig config, PairData train, TrainRunListener listener)
     {
-        string[] names = LossLayers.Select(model, adapter.Layers.Keys);
+        string[] names = LossLayers.Select(model, adapter.Modules);
         int perBatch = Math.Max(1, config.BatchSize / 2), count = train.Pairs.Count;
         IEnumerable<TokenBatch> batches = train.ByLength(count, perBatch).Select(pairs => train.Batch(pairs));
         Dictionary<string, float[]> mean = LossLayers.MeanDifference(model, names, batches, config.TokenFromEnd, done => listener.Preparing("steering direction", done, count));
-        return [.. names.Select(n => config.FullLossU
-            ? LossLayers.OnFullBasis(model, n, mean[n])
-            : LossLayers.OnAdapterBasis(model, adapter.Layers[n], mean[n]))];
+        return [.. names.Select(n => !config.FullLossU && adapter is SvdAdapter svd
+            ? LossLayers.OnAdapterBasis(model, svd.Layers[n], mean[n])
+            : LossLayers.OnFullBasis(model, n, mean[n]))];
     }
 }

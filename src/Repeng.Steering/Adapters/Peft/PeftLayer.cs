@@ -71,7 +71,7 @@ public abstract class PeftLayer(LinearModule module) : IDisposable
     }
 
     /// <summary>The base weight [out, in] on the host.</summary>
-    private protected float[] Weight() => WeightReader.ToHost(Module.Weight);
+    private protected float[] Weight() => Module.Weight.Device.Backend is Kernels.Dry.DryBackend ? new float[Module.Weight.Length] : WeightReader.ToHost(Module.Weight);
 
     private protected float[]? Bias() => Module.Bias is null ? null : WeightReader.ToHost(Module.Bias);
 
