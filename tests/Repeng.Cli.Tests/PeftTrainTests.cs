@@ -24,6 +24,9 @@ public sealed class PeftTrainTests : IDisposable
         CliResult texts = CliRun.Run("generate", "--adapter", folder, "--coefficient", "-30", "0", "30", "--prompt", "the ball is", "--max_new_tokens", "8", "--json");
         Assert.True(texts.Code == ExitCodes.Ok, texts.Error);
         Assert.Equal(3, JsonNode.Parse(texts.Out)!["results"]!.AsArray().Count);
+        CliResult inspected = CliRun.Run("inspect", folder);
+        Assert.Contains("target_modules", inspected.Out);
+        Assert.DoesNotContain("not there", inspected.Out);
         CliResult refused = CliRun.Run(Train(model, "r2", kind, "--scale_s", "mult"));
         Assert.NotEqual(ExitCodes.Ok, refused.Code);
         Assert.Contains("--scale_s", refused.Error);

@@ -6,6 +6,7 @@ using Repeng.Runtime.Chat;
 using Repeng.Runtime.Formats;
 using Repeng.Runtime.Tokenizers;
 using Repeng.Steering.Adapters;
+using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Models;
 
 namespace Repeng.Cli.Verbs;
@@ -89,7 +90,7 @@ public sealed class InspectVerb
         {
             if (File.Exists(file))
                 Tensors(file, list);
-            else
+            else if (!(file.EndsWith(AdapterFile.BasesName, StringComparison.Ordinal) && PeftConfig.IsPeft(json["peft_type"]?.ToString())))
                 _session.Print($"{file}: not there");
         }
     }

@@ -7,6 +7,8 @@ namespace Repeng.Steering.Adapters.Peft;
 /// <summary>The coefficients of the tokens of one pass: the same for all, or one a sequence.</summary>
 internal sealed class CoefficientRows
 {
+    private readonly float[] _all;
+    private readonly int _length;
     private readonly Tensor? _index;
     private readonly Tensor? _column;
 
@@ -15,7 +17,8 @@ internal sealed class CoefficientRows
         for (int b = 0; b < coefficients.Length; b++)
             if (!float.IsFinite(coefficients[b]))
                 throw new UserErrorException($"coefficient {coefficients[b]} of row {b} is not a finite number");
-        float[] all = coefficients.ToArray(), distinct = [.. all.Distinct()];
+        (_all, _length) = (coefficients.ToArray(), length);
+        float[] all = _all, distinct = [.. all.Distinct()];
         Distinct = distinct;
         if (distinct.Length == 1)
             return;
@@ -29,6 +32,20 @@ internal sealed class CoefficientRows
 
     /// <summary>No row is steered.</summary>
     public bool AllZero => Distinct is [0];
+
+    /// <summary>Ranges of tokens with one coefficient that is not zero, in order.</summary>
+    public IEnumerable<(int Start, int Count, float C)> Runs()
+    {
+        for (int b = 0; b < _all.Length;)
+        {
+            int end = b;
+            while (end < _all.Length && _all[end] == _all[b])
+                end++;
+            if (_all[b] != 0)
+                yield return (b * _length, (end - b) * _length, _all[b]);
+            b = end;
+        }
+    }
 
     /// <summary>p·c·y, each row of y with its own c.</summary>
     public Tensor Scale(Tape tape, Tensor y, float p) => _column is null

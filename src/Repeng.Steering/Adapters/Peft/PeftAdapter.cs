@@ -64,14 +64,20 @@ public sealed class PeftAdapter : IAdapter
     {
         var rows = new CoefficientRows(tape, coefficients, length);
         var prepared = new Dictionary<(string, float), Tensor[]>();
+        var terms = new Dictionary<string, LowRankTerm>();
         foreach (PeftLayer layer in _layers)
         {
             if (rows.AllZero && layer.IsBaseAtZero)
                 continue;
+            if (length == 1 && !tape.Recording && layer is LowRankLayer low && low.Term(tape, rows) is { } term)
+            {
+                terms[layer.Path] = term;
+                continue;
+            }
             foreach (float c in rows.Distinct)
                 prepared[(layer.Path, c)] = (like as AdapterPass)?.Prepared.GetValueOrDefault((layer.Path, c)) ?? layer.Prepare(tape, c);
         }
-        return new AdapterPass(Layers, _blocks, rows, prepared, tape.Recording && Parameters.Any(p => p.RequiresGrad));
+        return new AdapterPass(Layers, _blocks, rows, prepared, terms, tape.Recording && Parameters.Any(p => p.RequiresGrad));
     }
 
     /// <inheritdoc/>
@@ -95,17 +101,17 @@ public sealed class PeftAdapter : IAdapter
         Projections?.Dispose();
     }
 
-    private sealed class AdapterPass(IReadOnlyDictionary<string, PeftLayer> layers, HashSet<int> blocks, CoefficientRows rows, Dictionary<(string, float), Tensor[]> prepared, bool requiresGrad) : IAdapterPass
+    private sealed class AdapterPass(IReadOnlyDictionary<string, PeftLayer> layers, HashSet<int> blocks, CoefficientRows rows, Dictionary<(string, float), Tensor[]> prepared, Dictionary<string, LowRankTerm> terms, bool requiresGrad) : IAdapterPass
     {
         public IReadOnlyDictionary<(string, float), Tensor[]> Prepared => prepared;
 
         public bool RequiresGrad => requiresGrad;
 
-        public LowRankTerm? Term(string module) => null;
+        public LowRankTerm? Term(string module) => terms.GetValueOrDefault(module);
 
         public Tensor? Output(Tape tape, LinearModule module, Tensor x)
         {
-            if (!layers.TryGetValue(module.Path, out PeftLayer? layer) || rows.AllZero && layer.IsBaseAtZero)
+            if (!layers.TryGetValue(module.Path, out PeftLayer? layer) || rows.AllZero && layer.IsBaseAtZero || terms.ContainsKey(module.Path))
                 return null;
             return layer.Forward(tape, x, rows, c => prepared[(layer.Path, c)]);
         }

@@ -81,8 +81,32 @@ public abstract class PeftLayer(LinearModule module) : IDisposable
 /// <summary>A layer whose adapter adds a low-rank product to the weight: y + B·D·A·x in some form.</summary>
 public abstract class LowRankLayer(LinearModule module) : PeftLayer(module)
 {
-    /// <summary>What the adapter adds to W at a coefficient, as factors [out, r] and [r, in].</summary>
+    /// <summary>What the adapter adds to W at a coefficient, as factors [out, r] and [r, in]; proportional to c.</summary>
     public abstract (double[] Left, double[] Right) Factors(float c);
+
+    /// <summary>
+    /// The adapter as a term of the base product, for passes of one token a row: made once a generation and used for every token,
+    /// so that its two products run with the weight's own. Rows at c = 0 get none. Null where the layer is more than a product.
+    /// </summary>
+    internal LowRankTerm? Term(Tape tape, CoefficientRows rows)
+    {
+        if (!IsBaseAtZero)
+            return null;
+        (double[] left, double[] right) = Factors(1);
+        int r = left.Length / Module.Outputs;
+        Tensor down = tape.Constant(Array.ConvertAll(right, x => (float)x), r, Module.Inputs), up = tape.Constant(Array.ConvertAll(left, x => (float)x), Module.Outputs, r);
+        Tensor one = tape.Constant(Identity(r, 1), r, r);
+        var m = rows.Distinct.ToDictionary(c => c, c => tape.Constant(Identity(r, c), r, r));
+        return new LowRankTerm(tape.MatMul(down, one, transA: true), up, [.. rows.Runs().Select(run => new LowRankSegment(run.Start, run.Count, m[run.C]))]) { Down = down };
+    }
+
+    private static float[] Identity(int r, float value)
+    {
+        var diagonal = new float[r * r];
+        for (int i = 0; i < r; i++)
+            diagonal[i * r + i] = value;
+        return diagonal;
+    }
 
     /// <inheritdoc/>
     public override (float[] Weight, float[]? Bias) Merge(float c)
