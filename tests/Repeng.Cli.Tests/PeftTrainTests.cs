@@ -34,6 +34,20 @@ public sealed class PeftTrainTests : IDisposable
     }
 
     [Theory]
+    [InlineData("lora")]
+    [InlineData("ia3")]
+    [InlineData("road_2")]
+    public void The_loss_on_directions_gets_a_start_off_the_base_model(string kind)
+    {
+        string model = _shop.Model();
+        CliResult trained = CliRun.Run(Train(model, "r", kind, "--profile", "antipasto", "--loss_subspace", "taskdiff"));
+        Assert.True(trained.Code == ExitCodes.Ok, trained.Error);
+        CliResult none = CliRun.Run(Train(model, "r2", kind, "--profile", "antipasto", "--init_noise", "0"));
+        Assert.Equal(ExitCodes.UserError, none.Code);
+        Assert.Contains("init_noise", none.Error);
+    }
+
+    [Theory]
     [InlineData("dora")]
     [InlineData("delora")]
     public void A_stopped_run_ends_with_the_bits_of_one_that_was_not(string kind)

@@ -14,23 +14,24 @@ public sealed class PeftOptions
     private readonly Option<string?> _init = Opt.Choice("--lora_init", "start of a LoRA's A (default uniform)", "uniform", "gaussian");
     private readonly Option<double?> _lambda = Opt.Number("--delora_lambda", "strength that delora begins with (default 15)");
     private readonly Option<double?> _dInitial = Opt.Number("--d_initial", "inner scale that vera begins with (default 0.1)");
+    private readonly Option<double?> _noise = Opt.Number("--init_noise", $"deviation of noise on what begins at zero or one (default 0, as PEFT; {Steering.Training.TrainConfig.DefaultInitNoise} with AntiPaSTO's loss, which has no gradient at the base model)");
     private readonly Option<int?> _group = Opt.Int("--group_size", "outputs that road rotates together (default 64)");
     private readonly Option<string?> _feedForward = Opt.Text("--feedforward_modules", "REGEX", "modules whose input ia3 scales, whole path (default: those that project back from the MLP)");
 
     /// <summary>All of them.</summary>
-    public IReadOnlyList<Option> All => [_type, _alpha, _init, _lambda, _dInitial, _group, _feedForward];
+    public IReadOnlyList<Option> All => [_type, _alpha, _init, _lambda, _dInitial, _group, _feedForward, _noise];
 
     /// <summary>The method asked for; null for the SVD rotation.</summary>
     public string? Kind(ParseResult p) => p.GetValue(_type) is { } type and not Svd ? type : null;
 
     /// <summary>The settings; null for the SVD rotation. Refuses options that the method does not read.</summary>
-    public PeftSettings? Settings(ParseResult p, string targets, Option<int?> rankOption, ulong seed, IEnumerable<Option> ofSvd)
+    public PeftSettings? Settings(ParseResult p, string targets, Option<int?> rankOption, ulong seed, bool antiPasto, IEnumerable<Option> ofSvd)
     {
         string? kind = Kind(p);
         (Option Option, string[] Kinds)[] uses =
         [
             (_alpha, ["lora", "rslora", "dora"]), (_init, ["lora", "rslora", "dora"]), (_lambda, ["delora"]), (_dInitial, ["vera"]),
-            (_group, ["road_1", "road_2", "road_4"]), (_feedForward, ["ia3"]), (rankOption, [Svd, "lora", "rslora", "dora", "vera", "delora"]),
+            (_group, ["road_1", "road_2", "road_4"]), (_feedForward, ["ia3"]), (_noise, [.. PeftSettings.Kinds]), (rankOption, [Svd, "lora", "rslora", "dora", "vera", "delora"]),
             .. ofSvd.Select(o => (o, new[] { Svd })),
         ];
         foreach ((Option option, string[] kinds) in uses)
@@ -49,6 +50,7 @@ public sealed class PeftOptions
             DInitial = p.GetValue(_dInitial) ?? defaults.DInitial,
             GroupSize = p.GetValue(_group) ?? defaults.GroupSize,
             FeedForwardModules = p.GetValue(_feedForward),
+            InitNoise = p.GetValue(_noise) ?? (antiPasto ? Steering.Training.TrainConfig.DefaultInitNoise : 0),
             TargetModules = targets,
             Seed = seed,
         };

@@ -186,7 +186,7 @@ public sealed class TrainOptions
         string targets = p.GetValue(_targets) ?? preset.TargetModules;
         return c with
         {
-            Peft = _peft.Settings(p, targets, _rank, seed, [_scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle]),
+            Peft = _peft.Settings(p, targets, _rank, seed, c.AntiPasto is not null, [_scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle]),
             Adapter = a with
             {
                 TargetModules = targets,

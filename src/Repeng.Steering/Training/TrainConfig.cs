@@ -17,6 +17,9 @@ public sealed record TrainConfig
     /// <summary>An adapter of one of PEFT's methods in the place of <see cref="Adapter"/>; null for that.</summary>
     public PeftSettings? Peft { get; init; }
 
+    /// <summary>Noise that PEFT's methods begin with under AntiPaSTO's loss unless said otherwise.</summary>
+    public const double DefaultInitNoise = 0.01;
+
     /// <summary>Expression of the adapted layers.</summary>
     internal string TargetModules => Peft?.TargetModules ?? Adapter.TargetModules;
 
@@ -149,6 +152,7 @@ public sealed record TrainConfig
             Adapter.Validate();
         else
             Peft.Validate();
+        Need(AntiPasto is null || Peft is null or { InitNoise: > 0 }, $"init_noise 0: AntiPaSTO's loss has no gradient where {Peft?.Kind} begins, at the base model itself; give it some, such as {DefaultInitNoise}");
         Need(FullLossU || Peft is null, $"full_loss_u off projects the loss on an SVD adapter's singular vectors, which {Peft?.Kind} has none of; leave it on");
         Need(BatchSize >= 2 && BatchSize % 2 == 0, $"batch_size {BatchSize} counts rows, two a pair: it must be even and at least 2");
         Need(Epochs >= 1, $"n_epochs {Epochs} must be at least 1");

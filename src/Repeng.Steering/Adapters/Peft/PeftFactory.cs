@@ -10,7 +10,7 @@ namespace Repeng.Steering.Adapters.Peft;
 /// <summary>
 /// New adapters, begun as PEFT begins them: LoRA A ~ U(±1/√in) (kaiming_uniform with a = √5) or normal with deviation 1/r, B = 0; DoRA also the row norms of
 /// W; (IA)³ l = 1; VeRA λ_d = d_initial, λ_b = 0; DeLoRA A ~ U(±1/√in), B = 0, λ given, w the column norms of W; RoAd θ = 0, α = 1. So each
-/// begins as the base model. Each layer has its own random stream.
+/// begins as the base model, but for the noise that the settings may ask for. Each layer has its own random stream.
 /// </summary>
 public static class PeftFactory
 {
@@ -45,21 +45,28 @@ public static class PeftFactory
         Device device = t.Weight.Device;
         int r = s.Rank;
         Tensor Filled(float value, params int[] shape) => Tensor.From(device, Enumerable.Repeat(value, (int)Tensor.Count(shape)).ToArray(), shape);
+        // Streams of the noise lie beyond those of the factors.
+        Tensor Noisy(float value, params int[] shape)
+        {
+            var noise = new float[Tensor.Count(shape)];
+            Philox.FillNormal(noise, s.Seed, stream | 1UL << 32);
+            return Tensor.From(device, Array.ConvertAll(noise, n => value + (float)s.InitNoise * n), shape);
+        }
         switch (config.Type)
         {
             case PeftType.Lora:
-                return new LoraLayer(t, PeftTargets.LoraScale(config, t.Path), Tensor.From(device, Start(s, t, stream), r, t.Inputs), Filled(0, t.Outputs, r), null,
+                return new LoraLayer(t, PeftTargets.LoraScale(config, t.Path), Tensor.From(device, Start(s, t, stream), r, t.Inputs), Noisy(0, t.Outputs, r), null,
                     config.Dora ? Tensor.From(device, Norms(t, ofRows: true), t.Outputs) : null);
             case PeftType.Ia3:
                 bool feedForward = config.FeedForwardModules.Matches(t.Path);
-                return new Ia3Layer(t, feedForward, feedForward ? Filled(1, 1, t.Inputs) : Filled(1, t.Outputs, 1));
+                return new Ia3Layer(t, feedForward, feedForward ? Noisy(1, 1, t.Inputs) : Noisy(1, t.Outputs, 1));
             case PeftType.Vera:
-                return new VeraLayer(t, Filled(0, t.Outputs), Filled((float)s.DInitial, r), projections!.Down(t.Inputs), projections.Up(t.Outputs));
+                return new VeraLayer(t, Noisy(0, t.Outputs), Filled((float)s.DInitial, r), projections!.Down(t.Inputs), projections.Up(t.Outputs));
             case PeftType.Delora:
-                return new DeloraLayer(t, Tensor.From(device, Start(s, t, stream), r, t.Inputs), Filled(0, t.Outputs, r), Filled((float)s.Lambda, 1), Tensor.From(device, Norms(t, ofRows: false), t.Inputs));
+                return new DeloraLayer(t, Tensor.From(device, Start(s, t, stream), r, t.Inputs), Noisy(0, t.Outputs, r), Filled((float)s.Lambda, 1), Tensor.From(device, Norms(t, ofRows: false), t.Inputs));
             default:
                 int values = RoadLayer.Values(config.Variant, t.Outputs);
-                return new RoadLayer(t, config.Variant, config.GroupSize, Filled(0, values), Filled(1, values));
+                return new RoadLayer(t, config.Variant, config.GroupSize, Filled(0, values), Noisy(1, values));
         }
     }
 

@@ -26,6 +26,12 @@ public sealed record PeftSettings
     /// <summary>Outputs that RoAd rotates together.</summary>
     public int GroupSize { get; init; } = 64;
 
+    /// <summary>
+    /// Deviation of normal noise on what begins at zero or one: B, λ_b, l, α. 0 begins as PEFT does, exactly as the base model; a loss that
+    /// measures the direction of the change, as AntiPaSTO's does, has no gradient there and needs some.
+    /// </summary>
+    public double InitNoise { get; init; }
+
     /// <summary>Expression for the modules whose input (IA)³ scales; null for those that project back from the MLP.</summary>
     public string? FeedForwardModules { get; init; }
 
@@ -52,6 +58,8 @@ public sealed record PeftSettings
             throw new UserErrorException($"lora_alpha {Alpha} must be above 0");
         if (!(double.IsFinite(Lambda) && Lambda > 0))
             throw new UserErrorException($"delora_lambda {Lambda} must be above 0");
+        if (!(double.IsFinite(InitNoise) && InitNoise >= 0))
+            throw new UserErrorException($"init_noise {InitNoise} must not be negative");
         if (!double.IsFinite(DInitial) || DInitial == 0)
             throw new UserErrorException($"d_initial {DInitial} must not be 0: nothing would reach the trained factors");
         if (GroupSize < 2 || GroupSize % 2 != 0)
