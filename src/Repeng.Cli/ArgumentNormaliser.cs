@@ -27,7 +27,7 @@ public static class ArgumentNormaliser
             }
             if (!token.StartsWith("--", StringComparison.Ordinal))
             {
-                if (command == root && root.Subcommands.FirstOrDefault(c => c.Name == token) is { } verb)
+                if (command.Subcommands.FirstOrDefault(c => c.Name == token) is { } verb)
                     command = verb;
                 result.Add(("", [token]));
                 continue;

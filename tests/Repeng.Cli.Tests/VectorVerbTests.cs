@@ -1,0 +1,67 @@
+namespace Repeng.Cli.Tests;
+
+/// <summary>vector: from texts to a file and back, and what it refuses.</summary>
+public sealed class VectorVerbTests : IDisposable
+{
+    private readonly Workshop _shop = new();
+
+    public void Dispose() => _shop.Dispose();
+
+    [Theory]
+    [InlineData("pca_diff", "blocks")]
+    [InlineData("mean_diff", "self_attn$")]
+    [InlineData("fisher_steer_cov_reg1", "down_proj$")]
+    [InlineData("svd_gradient", "blocks")]
+    [InlineData("pca_diff_weighted", "blocks")]
+    [InlineData("kfac_steer_pca", "input_layernorm$")]
+    public void A_vector_is_trained_shown_combined_and_applied(string method, string layers)
+    {
+        string file = _shop.At("v.gguf"), twice = _shop.At("twice.gguf");
+        string[] where = layers == "blocks" ? ["--layer_range", "1:4"] : ["--layers", layers, "--layer_range", "0.2:0.7"];
+        CliResult train = CliRun.Run(["vector", "train", "--method", method, "--max_pairs", "12", "--output", file, .. where]);
+        Assert.True(train.Code == ExitCodes.Ok, train.Error);
+        Assert.Contains("cosine with the one before", CliRun.Run("vector", "show", file).Out, StringComparison.Ordinal);
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("vector", "combine", file, $"1.0*{file}", "--output", twice).Code);
+        CliResult apply = CliRun.Run("vector", "apply", "--vector", file, "--coefficient", "-1", "0", "1", "--max_new_tokens", "6", "--prompt", "make statements about the world.");
+        Assert.True(apply.Code == ExitCodes.Ok, apply.Error);
+        // Half of twice the vector is the vector.
+        string a = CliRun.Run("generate", "--vector", file, "--coefficient", "1", "--max_new_tokens", "6", "--prompt", "make statements about the world.").Out;
+        Assert.Equal(a, CliRun.Run("generate", "--vector", twice, "--coefficient", "0.5", "--max_new_tokens", "6", "--prompt", "make statements about the world.").Out);
+        CliResult export = CliRun.Run("vector", "export", file, "--output", _shop.At("llama.gguf"));
+        Assert.True(layers == "blocks" ? export.Code == ExitCodes.Ok : export.Code == ExitCodes.UserError && export.Error.Contains("is a module", StringComparison.Ordinal), export.Error);
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("vector", "import", file, "--model", "demo", "--output", _shop.At("again.gguf")).Code);
+    }
+
+    [Fact]
+    public void Bad_input_gets_one_line_and_leaves_nothing_behind()
+    {
+        string file = _shop.At("bad.gguf");
+        Refused("is not known", "vector", "train", "--method", "fisher_stear", "--output", file);
+        Refused("match no module", "vector", "train", "--layers", "no_such_layer", "--output", file);
+        Refused("tap block", "vector", "train", "--method", "svd_gradient", "--tap_layer", "99", "--max_pairs", "4", "--output", file);
+        Refused("even number", "vector", "train", "--batch_size", "3", "--max_pairs", "4", "--output", file);
+        Refused("components asked of", "vector", "train", "--n_components", "9", "--max_pairs", "4", "--output", file);
+        Refused("layer range end", "vector", "train", "--layer_range", "a:b", "--output", file);
+        Refused("--token_position -2", "vector", "train", "--method", "fisher_steer", "--layer_range", "5:", "--token_position", "-1", "--max_pairs", "4", "--output", file);
+        Assert.False(File.Exists(file));
+
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("vector", "train", "--method", "mean_diff", "--max_pairs", "4", "--layer_range", "0:2", "--output", file).Code);
+        Refused("is there already", "vector", "train", "--output", file);
+        Refused("direction.0", "vector", "export", file, "--output", _shop.At("llama.gguf"));
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("vector", "export", file, "--drop_layer_0", "--output", _shop.At("llama.gguf")).Code);
+        Refused("no factor", "vector", "combine", $"x*{file}", "--output", _shop.At("sum.gguf"));
+        Refused("is not there", "vector", "show", _shop.At("none.gguf"));
+        Refused("nothing to steer with", "generate", "--coefficient", "1", "--prompt", "x");
+        Refused("--vector", "generate", "--normalize", "--prompt", "x");
+        File.WriteAllText(_shop.At("text.gguf"), "not a vector");
+        Refused("text.gguf", "vector", "show", _shop.At("text.gguf"));
+
+        void Refused(string part, params string[] args)
+        {
+            CliResult result = CliRun.Run(args);
+            Assert.True(result.Code is ExitCodes.UserError or ExitCodes.Usage, $"{string.Join(' ', args)}: {result.Code} {result.Out} {result.Error}");
+            Assert.Contains(part, result.Error, StringComparison.Ordinal);
+            Assert.DoesNotContain("   at ", result.Error, StringComparison.Ordinal);
+        }
+    }
+}
