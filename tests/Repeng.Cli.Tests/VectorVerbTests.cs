@@ -50,7 +50,7 @@ public sealed class VectorVerbTests : IDisposable
         Refused("direction.0", "vector", "export", file, "--output", _shop.At("llama.gguf"));
         Assert.Equal(ExitCodes.Ok, CliRun.Run("vector", "export", file, "--drop_layer_0", "--output", _shop.At("llama.gguf")).Code);
         Refused("no factor", "vector", "combine", $"x*{file}", "--output", _shop.At("sum.gguf"));
-        Refused("is not there", "vector", "show", _shop.At("none.gguf"));
+        Refused("there is no", "vector", "show", _shop.At("none.gguf"));
         Refused("nothing to steer with", "generate", "--coefficient", "1", "--prompt", "x");
         Refused("--vector", "generate", "--normalize", "--prompt", "x");
         File.WriteAllText(_shop.At("text.gguf"), "not a vector");
