@@ -26,7 +26,7 @@ public sealed class BadInputTests : IDisposable
 
     [Fact]
     public void Shapes_that_disagree_with_the_config() =>
-        Fails(["48", "56"], _shop.Train(_shop.Model(change: c => c["intermediate_size"] = 56), "r"));
+        Fails(["48", "56", "configuration"], _shop.Train(_shop.Model(change: c => c["intermediate_size"] = 56), "r"));
 
     [Fact]
     public void Unknown_family() => Fails(["wonderformer"], _shop.Train(_shop.Model(change: c => c["model_type"] = "wonderformer"), "r"));
@@ -63,6 +63,14 @@ public sealed class BadInputTests : IDisposable
         string file = _shop.At("suffixes.txt");
         File.WriteAllBytes(file, content);
         Fails([named, file], _shop.Train(_shop.Model(), "r", "--suffixes", file));
+    }
+
+    [Fact]
+    public void Suffix_so_long_that_the_cut_leaves_no_persona()
+    {
+        string file = _shop.At("suffixes.txt");
+        File.WriteAllText(file, string.Join(' ', Enumerable.Repeat("the wood is red", 40)));
+        Fails(["--max_tokens", "last 20"], _shop.Train(_shop.Model(), "r", "--suffixes", file, "--max_tokens", "20"));
     }
 
     [Fact]
@@ -137,6 +145,20 @@ public sealed class BadInputTests : IDisposable
         Directory.CreateDirectory(_shop.At("hollow.partial"));
         Fails(["checkpoint"], ["train", "--resume", _shop.At("hollow.partial")]);
         Fails(["--lr"], ["train", "--resume", _shop.At("hollow.partial"), "--lr", "1e-3"]);
+    }
+
+    [Fact]
+    public void Resume_of_a_damaged_checkpoint_does_not_call_it_good()
+    {
+        string model = _shop.Model(), partial = _shop.At("runs/r.partial");
+        CliResult broken = CliRun.Run(_shop.Train(model, "r", "--lr", "300", "--scale_s", "mult", "--clip_norm", "0", "--checkpoint_every", "1"));
+        Assert.Contains("last good checkpoint", broken.ErrorLines[^1]);
+        using (FileStream f = File.OpenWrite(Path.Combine(partial, "checkpoint.safetensors")))
+            f.SetLength(f.Length / 2);
+        CliResult result = CliRun.Run(["train", "--resume", partial]);
+        Assert.Equal(ExitCodes.UserError, result.Code);
+        Assert.Contains("checkpoint.safetensors", result.ErrorLines[^1]);
+        Assert.DoesNotContain("last good checkpoint", result.ErrorLines[^1]);
     }
 
     [Theory]

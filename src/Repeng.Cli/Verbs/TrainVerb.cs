@@ -87,7 +87,8 @@ public sealed class TrainVerb
         catch (UserErrorException e)
         {
             string partial = resume ? folder : folder + RunFolder.PartialSuffix;
-            if (File.Exists(Path.Combine(partial, Checkpoint.Name)))
+            // Before training begins, what is wrong may be the checkpoint itself.
+            if (progress.TotalBatches > 0 && File.Exists(Path.Combine(partial, Checkpoint.Name)))
                 throw new UserErrorException($"{e.Message} (the last good checkpoint is in {partial})", e);
             throw;
         }

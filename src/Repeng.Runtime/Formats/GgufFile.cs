@@ -97,7 +97,7 @@ public sealed unsafe class GgufFile : MappedTensorSource
     {
         ulong left = (ulong)(File.Length - _at);
         if (count > left / leastBytes)
-            throw Bad($"{count} {what} are announced, the {left} bytes left hold at most {left / leastBytes}; it is cut short or damaged");
+            throw Bad($"{count} {what} are announced, the {left} bytes left hold at most {left / leastBytes}; it is cut short or damaged, fetch it again");
         if (count > most)
             throw Bad($"{count} {what} are announced, at most {most} are read");
     }
@@ -131,7 +131,7 @@ public sealed unsafe class GgufFile : MappedTensorSource
         ulong left = (ulong)(File.Length - _at);
         ulong size = (ulong)Math.Max(SizeOf(type), type == GgufValueType.String ? 8 : 0);
         if (count > left / size)
-            throw Bad($"metadata {FileErrors.Quote(key)} announces {count} values of {type}, the {left} bytes left hold at most {left / size}; the file is cut short or damaged");
+            throw Bad($"metadata {FileErrors.Quote(key)} announces {count} values of {type}, the {left} bytes left hold at most {left / size}; the file is cut short or damaged, fetch it again");
         long start = _at;
         if (type != GgufValueType.String)
             _at += (long)(count * size);
@@ -160,7 +160,7 @@ public sealed unsafe class GgufFile : MappedTensorSource
     {
         ulong length = Read<ulong>("the length of text", key), left = (ulong)(File.Length - _at);
         if (length > left)
-            throw Bad($"metadata {FileErrors.Quote(key)} announces a text of {length} bytes, {left} are left; the file is cut short or damaged");
+            throw Bad($"metadata {FileErrors.Quote(key)} announces a text of {length} bytes, {left} are left; the file is cut short or damaged, fetch it again");
         _at += (long)length;
     }
 
@@ -235,7 +235,7 @@ public sealed unsafe class GgufFile : MappedTensorSource
             throw Bad($"{what} has {length} bytes; it must have from 1 to {MaxKeyBytes}");
         ulong left = (ulong)(File.Length - _at);
         if (length > left)
-            throw Bad($"ends within {what}: {length} bytes are announced, {left} are left; it is cut short or damaged");
+            throw Bad($"ends within {what}: {length} bytes are announced, {left} are left; it is cut short or damaged, fetch it again");
         ReadOnlySpan<byte> utf8 = File.Span(_at, (int)length);
         if (!Utf8.IsValid(utf8))
             throw Bad($"{what} is no valid UTF-8");
@@ -249,7 +249,7 @@ public sealed unsafe class GgufFile : MappedTensorSource
     private T Read<T>(string what, string? name = null) where T : unmanaged
     {
         if (File.Length - _at < sizeof(T))
-            throw Bad($"ends within {what}{(name is null ? "" : " " + FileErrors.Quote(name))}, at byte {File.Length}; it is cut short or damaged");
+            throw Bad($"ends within {what}{(name is null ? "" : " " + FileErrors.Quote(name))}, at byte {File.Length}; it is cut short or damaged, fetch it again");
         var value = Unsafe.ReadUnaligned<T>(File.At(_at, sizeof(T)));
         _at += sizeof(T);
         return value;

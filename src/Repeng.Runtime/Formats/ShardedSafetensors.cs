@@ -39,7 +39,7 @@ public sealed unsafe class ShardedSafetensors : ITensorSource
             return SafetensorsFile.Open(single);
         if (File.Exists(index))
             return Open(index);
-        throw FileErrors.Bad(path, $"holds neither {SingleName} nor {IndexName}");
+        throw FileErrors.Bad(path, $"holds neither {SingleName} nor {IndexName}; fetch the weights, or check the path");
     }
 
     /// <summary>Opens an index and every file it names; <see cref="UserErrorException"/> for anything missing or wrong.</summary>

@@ -60,7 +60,7 @@ public static class ForwardDump
     public static SafetensorsWriter Run(DecoderModel model, TokenBatch tokens, ForwardDumpSettings settings)
     {
         if (tokens.Length < 2 || Enumerable.Range(0, tokens.Batch).All(b => tokens.Starts[b] >= tokens.Length - 1))
-            throw new UserErrorException($"the longest row has {tokens.Length - tokens.Starts.Min()} token; a label needs at least two");
+            throw new UserErrorException($"the longest row has {tokens.Length - tokens.Starts.Min()} token; a label needs at least two, give a longer text");
         var writer = new SafetensorsWriter();
         long batch = tokens.Batch, length = tokens.Length;
         writer.Add("input_ids", [batch, length], Longs(tokens.Ids));

@@ -116,9 +116,18 @@ public static unsafe class ModelLoader
 
         private Tensor Read(string name, params int[] shape) => Read(name, asF32: false, shape);
 
+        /// <summary>A tensor's entry; an error that names both files where its shape is not what the configuration asks for.</summary>
+        private TensorInfo Shaped(string name, params long[] shape)
+        {
+            TensorInfo info = source.Info(name);
+            if (!info.Shape.AsSpan().SequenceEqual(shape))
+                throw new UserErrorException($"{source.Description}: tensor '{name}' has shape {info.ShapeText}, the model's configuration asks for [{string.Join(", ", shape)}]; take configuration and weights of the same model");
+            return info;
+        }
+
         private Tensor Read(string name, bool asF32, params int[] shape)
         {
-            TensorInfo info = source.Info(name, [.. shape.Select(s => (long)s)]);
+            TensorInfo info = Shaped(name, [.. shape.Select(s => (long)s)]);
             DType type = weights == WeightType.F32 || asF32 ? DType.F32 : info.Type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
             var t = new Tensor(device, type, shape) { Name = name };
             parameters.Add(name, t);
@@ -132,7 +141,7 @@ public static unsafe class ModelLoader
 
         private Tensor ReadTransposed(string name, int outputs, int inputs)
         {
-            source.Info(name, [(long)inputs, outputs]);
+            Shaped(name, inputs, outputs);
             if (device.Backend is DryBackend)
             {
                 var empty = new Tensor(device, DType.F32, outputs, inputs) { Name = name };

@@ -49,7 +49,13 @@ public static class PairTexts
         {
             var pair = new TokenPair(Ids(p.Positive), Ids(p.Negative), p.Neutral is null ? null : Ids(p.Neutral));
             if (pair.Positive.AsSpan().SequenceEqual(pair.Negative))
+            {
+                // Texts that differ and whose kept ends are the same have lost the personas to the cut, not to the tokenizer.
+                int whole = bundle.Tokenizer.Encode(p.Positive, addSpecialTokens: false).Length;
+                if (whole > maxTokens)
+                    throw new UserErrorException($"a text of {whole} tokens is cut to its last {maxTokens}, which leaves nothing of the personas: '{Shorten(p.Positive)}'; shorten the suffix, or raise --max_tokens as far as the context of {bundle.Model.Config.MaxPositions} tokens allows");
                 throw new UserErrorException($"both texts of a pair are the same to the tokenizer of {bundle.Name}: '{Shorten(p.Positive)}'; choose personas that differ");
+            }
             encoded.Add(pair);
         }
         return encoded;
