@@ -67,13 +67,16 @@ internal static unsafe partial class GemmThin
         int first = term->Down.ItemsPerProduct;
         if (item < first)
         {
-            Item(&term->Down, item, worker);
-            if (Interlocked.Decrement(ref term->DownLeft) > 0)
-                return;
-            for (int m = 0; m < term->MixCount; m++)
-                for (int i = 0; i < term->Mixes[m].ItemsPerProduct; i++)
-                    Item(term->Mixes + m, i, worker);
-            Volatile.Write(ref term->Ready, 1);
+            try
+            {
+                Factor(term, item, worker);
+            }
+            catch
+            {
+                // The others must not wait for what will not come; the pool carries the failure to the caller.
+                Volatile.Write(ref term->Ready, 1);
+                throw;
+            }
             return;
         }
 
@@ -90,5 +93,17 @@ internal static unsafe partial class GemmThin
             Work* up = term->Ups + u;
             up->Dots(up, (float*)up->Call.Left.Data, up->Call.Left.Line, up->Call.Right.At(column, 0), columns, up->Call.K, up->Call.C + column * up->Call.RightC);
         }
+    }
+
+    // An item of z; the last of them mixes all rows.
+    private static void Factor(Term* term, int item, int worker)
+    {
+        Item(&term->Down, item, worker);
+        if (Interlocked.Decrement(ref term->DownLeft) > 0)
+            return;
+        for (int m = 0; m < term->MixCount; m++)
+            for (int i = 0; i < term->Mixes[m].ItemsPerProduct; i++)
+                Item(term->Mixes + m, i, worker);
+        Volatile.Write(ref term->Ready, 1);
     }
 }
