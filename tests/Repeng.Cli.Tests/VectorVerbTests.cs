@@ -49,6 +49,8 @@ public sealed class VectorVerbTests : IDisposable
         Refused("is there already", "vector", "train", "--output", file);
         Refused("direction.0", "vector", "export", file, "--output", _shop.At("llama.gguf"));
         Assert.Equal(ExitCodes.Ok, CliRun.Run("vector", "export", file, "--drop_layer_0", "--output", _shop.At("llama.gguf")).Code);
+        Refused("is there already", "vector", "export", file, "--drop_layer_0", "--output", _shop.At("llama.gguf"));
+        Refused("is there already", "vector", "combine", file, "--output", file);
         Refused("no factor", "vector", "combine", $"x*{file}", "--output", _shop.At("sum.gguf"));
         Refused("there is no", "vector", "show", _shop.At("none.gguf"));
         Refused("nothing to steer with", "generate", "--coefficient", "1", "--prompt", "x");

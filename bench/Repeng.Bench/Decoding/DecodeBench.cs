@@ -18,7 +18,6 @@ namespace Repeng.Bench.Decoding;
 /// </summary>
 internal static class DecodeBench
 {
-    private const string ModelFolder = "../shared/models/smollm2-135m-instruct";
     private const int Prompt = 16;
     private const int WarmUp = 8;
 
@@ -45,9 +44,7 @@ internal static class DecodeBench
             string Value() => ++i < args.Length ? args[i] : throw new UserErrorException($"{name} needs a value");
             int Number() => int.TryParse(Value(), CultureInfo.InvariantCulture, out int n) && n > 0 ? n : throw new UserErrorException($"{name} {args[i]} is no positive number");
         }
-        model ??= Directory.Exists(ModelFolder) ? Directory.EnumerateFiles(ModelFolder, "*.gguf").Order(StringComparer.Ordinal).FirstOrDefault() : null;
-        if (model is null)
-            throw new UserErrorException($"no .gguf file in {ModelFolder}; give --model");
+        model ??= TrainBenchOptions.DefaultModel ?? throw new UserErrorException($"no .gguf file in {TrainBenchOptions.ModelFolder}; give --model");
         using Device device = Device.Cpu(threads);
         using ModelBundle bundle = ModelBundle.Load(device, model, WeightType.F32);
         using SvdAdapter adapter = SvdAdapter.Create(bundle.Model, new SvdAdapterConfig

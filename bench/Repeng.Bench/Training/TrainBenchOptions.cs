@@ -6,7 +6,10 @@ namespace Repeng.Bench.Training;
 /// <summary>Options of the training benchmark.</summary>
 internal sealed record TrainBenchOptions
 {
-    private const string ModelFolder = "../shared/models/smollm2-135m-instruct";
+    public const string ModelFolder = "../shared/models/smollm2-135m-instruct";
+
+    /// <summary>The real model beside the repository, or null where it is not there.</summary>
+    public static string? DefaultModel => Directory.Exists(ModelFolder) ? Directory.EnumerateFiles(ModelFolder, "*.gguf").Order(StringComparer.Ordinal).FirstOrDefault() : null;
 
     public string Engine { get; private set; } = "both";
 
@@ -90,9 +93,7 @@ internal sealed record TrainBenchOptions
         if (o.Rows % 2 != 0 || o.Tokens < 8)
             throw new UserErrorException($"--rows {o.Rows} counts two a pair and must be even, --tokens {o.Tokens} must be at least 8");
         if (o.Model.Length == 0)
-            o.Model = Directory.Exists(ModelFolder) && Directory.EnumerateFiles(ModelFolder, "*.gguf").Order(StringComparer.Ordinal).FirstOrDefault() is { } file
-                ? file
-                : throw new UserErrorException($"no .gguf file in {ModelFolder}; give --model FILE, or --model {TrainCase.Shape} for random weights in SmolLM2-135M's shape");
+            o.Model = DefaultModel ?? throw new UserErrorException($"no .gguf file in {ModelFolder}; give --model FILE, or --model {TrainCase.Shape} for random weights in SmolLM2-135M's shape");
         return o;
     }
 

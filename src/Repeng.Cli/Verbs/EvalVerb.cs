@@ -169,9 +169,8 @@ public sealed class EvalVerb
     private static ControlVector MeanDifference(ModelBundle bundle, IAdapter adapter, RunSettings trained)
     {
         List<TokenPair> pairs = TrainRun.Pairs(bundle, trained with { MaxPairs = trained.MaxPairs is > 0 and < BaselinePairs ? trained.MaxPairs : BaselinePairs });
-        var data = new PairData(pairs, bundle.PadId);
         int[] blocks = [.. adapter.Modules.Select(LossLayers.BlockOf).Distinct().Order()];
-        return BlockVectors.MeanDifference(bundle.Model, blocks, Enumerable.Range(0, pairs.Count).Chunk(8).Select(c => data.Batch(c)));
+        return BlockVectors.MeanDifference(bundle.Model, blocks, pairs, bundle.PadId);
     }
 
     private void Report(EvalRun run, string model, string? adapter, string set, string? output)

@@ -16,7 +16,7 @@ public sealed class VectorTrain
     private readonly TrainOptions _texts = new();
     private readonly Option<string?> _method = Opt.Text("--method", "NAME", $"how directions are made (default pca_diff): {string.Join(", ", VectorMethod.Known)}");
     private readonly Option<string?> _layers = Opt.Text("--layers", "REGEX", "modules to steer: searched in the dotted path (default: the outputs of blocks)", "--regex_filter");
-    private readonly Option<string?> _range = Opt.Text("--layer_range", "LOW:HIGH", "blocks, half open: numbers, parts of the depth, negative from the end (default: all but the first, 1:)");
+    private readonly Option<string?> _range = Opt.Text("--layer_range", "LOW:HIGH", "blocks, half open: numbers, parts of the depth, negative from the end (default: 1:, all but the first; all of them with --layers)");
     private readonly Option<int?> _components = Opt.Int("--n_components", "components of pca_diff and pca_center (default 1); their sum is added");
     private readonly Option<int?> _position = Opt.Int("--token_position", "token that rows are taken at: -1 the last (default of methods on activations), -2 the one before it (default of methods on gradients)");
     private readonly Option<int?> _batch = Opt.Int("--batch_size", "rows a batch, two a pair: even (default 16)");
@@ -24,7 +24,7 @@ public sealed class VectorTrain
     private readonly Option<int?> _tap = Opt.Int("--tap_layer", "block whose output that loss reads (default: the third from the end)");
     private readonly Option<bool?> _batchMean = Opt.Flag("--batch_mean", "gradients of the batch's mean loss, as upstream: they, and with them Fisher's lambda, then depend on the batch size");
     private readonly Option<string?> _output = Opt.Text("--output", "FILE", "file to write (default: METHOD.gguf)", "-o");
-    private readonly Option<bool?> _overwrite = Opt.Flag("--overwrite", "replace the file if it is there");
+    private readonly Option<bool?> _overwrite = VectorVerb.Overwrite();
     private readonly Session _session;
 
     private VectorTrain(Session session) => _session = session;
@@ -43,9 +43,7 @@ public sealed class VectorTrain
     private int Run(ParseResult p)
     {
         VectorMethod method = VectorMethod.Parse(p.GetValue(_method) ?? "pca_diff");
-        string output = p.GetValue(_output) ?? $"{method.Name}.gguf";
-        if (File.Exists(output) && p.GetValue(_overwrite) != true)
-            throw new UserErrorException($"{output} is there already; give --overwrite, or another --output");
+        string output = VectorVerb.Free(p.GetValue(_output) ?? $"{method.Name}.gguf", p.GetValue(_overwrite));
         (LayerSelection.End, LayerSelection.End)? range = Range(p.GetValue(_range));
         string name = p.GetValue(_texts.Model) ?? ModelBundle.Demo;
         RunSettings settings = _texts.Settings(p, name, TrainVerb.ReadConfig(name));

@@ -31,6 +31,8 @@ public sealed class VectorVerb
 
     private static Option<string?> Output() => Opt.Text("--output", "FILE", "file to write (.gguf)", "-o");
 
+    internal static Option<bool?> Overwrite() => Opt.Flag("--overwrite", "replace the file if it is there");
+
     private Command Show()
     {
         Argument<string> file = File("FILE", "a control vector (.gguf)");
@@ -71,12 +73,14 @@ public sealed class VectorVerb
     {
         var terms = new Argument<string[]>("TERM") { Description = "[FACTOR*]FILE, such as 0.5*a.gguf or -1*b.gguf; the sum is written", Arity = ArgumentArity.OneOrMore };
         Option<string?> output = Output();
+        Option<bool?> overwrite = Overwrite();
         var command = new Command("combine", "Sum of control vectors, each times a factor; a layer that one lacks counts as zero there");
         command.Arguments.Add(terms);
         command.Options.Add(output);
+        command.Options.Add(overwrite);
         command.SetAction(p =>
         {
-            string to = Require(p.GetValue(output));
+            string to = Free(p.GetValue(output), p.GetValue(overwrite));
             ControlVector? sum = null;
             foreach (string term in p.GetValue(terms)!)
             {
@@ -103,14 +107,14 @@ public sealed class VectorVerb
         Argument<string> file = File("FILE", "a control vector (.gguf)");
         Option<string?> output = Output();
         Option<double?> factor = Opt.Number("--coefficient", "factor that the directions are multiplied by (default 1)");
-        Option<bool?> drop = Opt.Flag("--drop_layer_0", "leave the first block's direction out, which llama.cpp refuses");
+        Option<bool?> overwrite = Overwrite(), drop = Opt.Flag("--drop_layer_0", "leave the first block's direction out, which llama.cpp refuses");
         var command = new Command("export", "Write a control vector as llama.cpp reads it (block k is direction.k, F32); what it cannot read is refused");
         command.Arguments.Add(file);
-        foreach (Option o in new Option[] { output, factor, drop })
+        foreach (Option o in new Option[] { output, overwrite, factor, drop })
             command.Options.Add(o);
         command.SetAction(p =>
         {
-            string to = Require(p.GetValue(output));
+            string to = Free(p.GetValue(output), p.GetValue(overwrite));
             ControlVector vector = ControlVectorFile.Read(p.GetValue(file)!, _session.Say);
             if (p.GetValue(factor) is { } f)
                 vector *= (float)f;
@@ -127,13 +131,14 @@ public sealed class VectorVerb
     {
         Argument<string> file = File("FILE", "a control vector that repeng, the research branch or llama.cpp's tools wrote (.gguf)");
         Option<string?> output = Output(), model = Opt.Text("--model", "MODEL", "check that the vector fits this model, and write module paths of its blocks as numbers", "--model_name"), device = DeviceOption.Create();
+        Option<bool?> overwrite = Overwrite();
         var command = new Command("import", "Read a control vector of another tool, check it and write it as ours");
         command.Arguments.Add(file);
-        foreach (Option o in new Option[] { output, model, device })
+        foreach (Option o in new Option[] { output, overwrite, model, device })
             command.Options.Add(o);
         command.SetAction(p =>
         {
-            string to = Require(p.GetValue(output));
+            string to = Free(p.GetValue(output), p.GetValue(overwrite));
             ControlVector vector = ControlVectorFile.Read(p.GetValue(file)!, _session.Say);
             if (p.GetValue(model) is { } name)
             {
@@ -151,6 +156,13 @@ public sealed class VectorVerb
         return command;
     }
 
-    internal static string Require(string? output) =>
-        output ?? throw new UsageException("--output FILE is missing: the file to write");
+    /// <summary>The file to write, which must not be there unless it is to be replaced.</summary>
+    internal static string Free(string? output, bool? overwrite)
+    {
+        if (output is null)
+            throw new UsageException("--output FILE is missing: the file to write");
+        return System.IO.File.Exists(output) && overwrite != true
+            ? throw new UserErrorException($"{output} is there already; give --overwrite, or another --output")
+            : output;
+    }
 }

@@ -1,7 +1,6 @@
-using Repeng.Autograd;
 using Repeng.Kernels;
-using Repeng.Runtime;
 using Repeng.Steering.Models;
+using Repeng.Steering.Training;
 using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Evaluation;
@@ -11,30 +10,14 @@ public static class BlockVectors
 {
     /// <summary>
     /// Per block, the mean over pairs of positive − negative outputs at the last token, divided by the number of blocks:
-    /// at c = 1 all blocks together add about one distance of the personas. Batches hold rows positive, negative, ….
+    /// at c = 1 all blocks together add about one distance of the personas.
     /// </summary>
-    public static ControlVector MeanDifference(DecoderModel model, IReadOnlyCollection<int> blocks, IEnumerable<TokenBatch> batches)
+    public static ControlVector MeanDifference(DecoderModel model, IReadOnlyCollection<int> blocks, IReadOnlyList<TokenPair> pairs, int padId)
     {
-        int d = model.Config.HiddenSize, pairs = 0;
-        Dictionary<string, int> paths = blocks.ToDictionary(b => model.Blocks[b].Path);
-        Dictionary<int, double[]> sums = blocks.ToDictionary(b => b, _ => new double[d]);
-        foreach (TokenBatch batch in batches)
-        {
-            using var tape = new Tape(model.Device, record: false);
-            var context = new ForwardContext(tape, batch) { Capture = paths.ContainsKey, LastBlock = blocks.Max() };
-            model.Forward(context);
-            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
-            foreach ((string path, int block) in paths)
-            {
-                float[] h = tape.GatherRows(context.Outputs[path], tape.New(last, last.Length)).ToArray();
-                for (int i = 0; i < h.Length; i++)
-                    sums[block][i % d] += (i / d % 2 == 0 ? 1 : -1) * (double)h[i];
-            }
-            pairs += batch.Batch / 2;
-        }
-        if (pairs == 0)
-            throw new UserErrorException("no pair of texts to take a mean difference of");
-        return new ControlVector(model.Config.ModelType, sums.Select(s => Layer($"{s.Key}", [.. s.Value.Select(x => (float)(x / pairs / blocks.Count))])));
+        string[] modules = [.. blocks.Select(b => model.Blocks[b].Path)];
+        IReadOnlyDictionary<string, LayerRows> rows = Representations.Collect(model, modules, pairs, padId, VectorNeeds.Hidden, new RepresentationSettings()).Layers;
+        return new ControlVector(model.Config.ModelType, blocks.Select(b =>
+            Layer($"{b}", [.. PcaDirections.MeanDifference(rows[model.Blocks[b].Path]).Select(x => (float)(x / blocks.Count))])));
     }
 
     /// <summary>Random directions (normally distributed, by the seed), each as long as the given block's vector.</summary>

@@ -69,6 +69,9 @@ public sealed record SampledLossResult(
 /// </summary>
 public static partial class SampledLosses
 {
+    /// <summary>The loss that reads a reference's log-probabilities.</summary>
+    public const string WithReference = "dpo_ref";
+
     private delegate void Term(Batch batch, SampledLossSettings settings);
 
     private sealed record Form(bool Hidden, bool Logp, Term Term);
@@ -81,7 +84,7 @@ public static partial class SampledLosses
         ["cosine"] = new(true, false, static (b, _) => Cosine(b)),
         ["simpo"] = new(false, true, SimPo),
         ["dpo"] = new(false, true, Dpo),
-        ["dpo_ref"] = new(false, true, Dpo),
+        [WithReference] = new(false, true, Dpo),
         ["kpo"] = new(true, false, Kpo),
     };
 

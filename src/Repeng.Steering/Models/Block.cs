@@ -33,8 +33,9 @@ public sealed class Block(ModelConfig config, int index)
     /// <summary>The block's linear layers in the order of the forward pass.</summary>
     public IEnumerable<LinearModule> Linears => new[] { FusedQkv, Query, Key, Value, Output, FusedGateUp, Gate, Up, Down }.OfType<LinearModule>();
 
-    /// <summary>Whether a module is a norm of the query or key heads.</summary>
-    internal bool IsHeadNorm(string module) => module == QueryNorm?.Path || module == KeyNorm?.Path;
+    /// <summary>Width of the output of a norm of queries or keys, all heads of a token side by side; null for another module.</summary>
+    internal int? HeadNormWidth(string module) =>
+        module == QueryNorm?.Path ? config.NumHeads * config.HeadDim : module == KeyNorm?.Path ? config.NumKvHeads * config.HeadDim : null;
 
     /// <summary>Paths of everything in the block whose output can be read and changed, in the order of the forward pass but for the parts of attention and MLP, which come before these.</summary>
     internal IEnumerable<string> Modules =>

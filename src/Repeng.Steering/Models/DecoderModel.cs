@@ -120,15 +120,15 @@ public sealed class DecoderModel : IDisposable
 
     /// <summary>
     /// Modules whose outputs a pass can capture and change, by dotted path: embeddings, the norms, linear layers,
-    /// attention, MLP and output of every block, the final norm, the head. The last belongs to <see cref="Logits"/>.
+    /// attention, MLP and output of every block, the final norm. Not the head: losses and evaluations read its rows a
+    /// chunk at a time and never hold its output.
     /// </summary>
-    public IReadOnlyList<string> Modules => [Config.EmbeddingPath, .. Blocks.SelectMany(b => b.Modules), FinalNorm.Path, Config.HeadPath];
+    public IReadOnlyList<string> Modules => [Config.EmbeddingPath, .. Blocks.SelectMany(b => b.Modules), FinalNorm.Path];
 
-    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d]; a context captures and changes the head's output.</summary>
-    public Tensor Logits(Tape tape, Tensor hidden, ForwardContext? context = null)
+    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d].</summary>
+    public Tensor Logits(Tape tape, Tensor hidden)
     {
         Tensor logits = tape.Linear(hidden, Head);
-        logits = context?.Out(Config.HeadPath, logits, null) ?? logits;
         return Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
     }
 

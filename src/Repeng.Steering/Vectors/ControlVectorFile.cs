@@ -72,7 +72,14 @@ public static class ControlVectorFile
             throw new UserErrorException($"{path}: no tensor {Prefix}LAYER in it; this control vector is empty");
         if (file.Metadata.OptionalInteger(CountKey) is { } count && count != directions.Count)
             warn?.Invoke($"{path}: {CountKey} is {count}, but there are {directions.Count} directions");
-        return new ControlVector(hint, directions);
+        try
+        {
+            return new ControlVector(hint, directions);
+        }
+        catch (UserErrorException e)
+        {
+            throw new UserErrorException($"{path}: {e.Message}", e);
+        }
     }
 
     private static void CheckForLlamaCpp(ControlVector vector)

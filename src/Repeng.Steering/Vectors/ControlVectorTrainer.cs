@@ -25,18 +25,18 @@ public static class ControlVectorTrainer
         var directions = new List<KeyValuePair<string, Direction>>();
         foreach (string module in modules)
         {
-            double[] values = Direction(model, rows.Layers[module], module, method, components, settings);
+            double[] values = Direction(model, rows.Layers[module], module, method, components);
             directions.Add(KeyValuePair.Create(LayerSelection.LayerName(model, module), new Direction(Array.ConvertAll(values, v => (float)v), components)));
             progress?.Invoke("directions", directions.Count, modules.Count);
         }
         return new ControlVector(model.Config.ModelType, directions);
     }
 
-    private static double[] Direction(DecoderModel model, LayerRows rows, string module, VectorMethod method, int components, RepresentationSettings settings)
+    private static double[] Direction(DecoderModel model, LayerRows rows, string module, VectorMethod method, int components)
     {
         // Principal components of nothing would be unit vectors that mean nothing.
         if (method.Needs != VectorNeeds.Gradients && Array.TrueForAll(PcaDirections.MeanDifference(rows), v => v == 0) && SamePairs(rows))
-            throw new UserErrorException($"layer {module}: positive and negative texts have the very same activations at the token that is read; do the personas differ, and does the text after them? {(settings.TokenFromEnd is null ? "" : "Try another --token_position. ")}");
+            throw new UserErrorException($"layer {module}: positive and negative texts have the very same activations at the token that is read; check that the personas differ and that the same text follows both, or read another token (--token_position)");
         if (method.Needs.HasFlag(VectorNeeds.Gradients) && Array.TrueForAll(rows.Gradients!, g => g == 0))
             throw Zero("no gradient reaches it");
         double[] values = method.Directions(model.Device.HostWorkers, rows, components);
@@ -45,7 +45,7 @@ public static class ControlVectorTrainer
         double length = Math.Sqrt(LayerRows.Dot(values, values));
         double scale = Math.Sqrt(LayerRows.Dot(rows.Gradients ?? rows.Hidden, rows.Gradients ?? rows.Hidden) / rows.Rows);
         // fp32 gradients that cancel leave their rounding behind.
-        if (length == 0 || method.Needs.HasFlag(VectorNeeds.Gradients) && Cancels(rows) && !method.Name.Contains("_diff", StringComparison.Ordinal) && !method.Name.EndsWith("_pos", StringComparison.Ordinal) && !method.Name.EndsWith("_neg", StringComparison.Ordinal) && method.Name.StartsWith("fisher", StringComparison.Ordinal))
+        if (length == 0 || method.FollowsMeanGradient && Cancels(rows))
             throw Zero($"positive and negative gradients cancel (mean of length {length:g3} beside rows of {scale:g3})");
         return values;
 

@@ -105,16 +105,11 @@ public static partial class LayerSelection
     public static string LayerName(DecoderModel model, string module) =>
         BlockOf(model, module) is { } block && model.Blocks[block].Path == module ? block.ToString(CultureInfo.InvariantCulture) : module;
 
-    /// <summary>Width of a module's output; null for norms of heads, whose width is checked where they run.</summary>
-    public static int? Width(DecoderModel model, string module)
-    {
-        if (model.Linears.TryGetValue(module, out LinearModule? linear))
-            return linear.Outputs;
-        if (module == model.Config.HeadPath)
-            return model.Config.VocabSize;
-        ModelConfig c = model.Config;
-        return model.Blocks.Any(b => b.IsHeadNorm(module)) ? null : c.HiddenSize;
-    }
+    /// <summary>Width of the output of one of <see cref="DecoderModel.Modules"/>; norms of queries and keys have all heads of a token side by side.</summary>
+    public static int Width(DecoderModel model, string module) =>
+        model.Linears.TryGetValue(module, out LinearModule? linear) ? linear.Outputs
+            : BlockOf(model, module) is { } block && model.Blocks[block].HeadNormWidth(module) is { } heads ? heads
+            : model.Config.HiddenSize;
 
     private static Regex Compile(string regex)
     {

@@ -66,8 +66,8 @@ public sealed class Representations
     {
         (_model, _modules, _needs, _settings, _rows) = (model, [.. modules], needs, settings, 2 * pairs);
         (_logProb, _tapGradient) = (new double[_rows], new double[_rows]);
-        if (modules.Contains(model.Config.HeadPath))
-            throw new UserErrorException($"{model.Config.HeadPath} can be steered but has no rows to be collected: its outputs are made a chunk at a time; take another layer");
+        if (modules.FirstOrDefault(m => !model.Modules.Contains(m)) is { } unknown)
+            throw new UserErrorException($"{unknown} is no module of {model.Source} whose output can be read; there are {model.Modules[0]}, …, {model.Modules[^1]}");
         int blocks = model.Blocks.Count;
         _tapBlock = settings.TapBlock ?? Math.Max(0, blocks - 3);
         if (_tapBlock < 0 || _tapBlock >= blocks)
@@ -143,7 +143,9 @@ public sealed class Representations
         Tensor tapRows = tape.GatherRows(context.Outputs[tap], index);
         int d = tapRows.Cols;
         double[] hidden = Array.ConvertAll(tapRows.ToArray(), x => (double)x);
-        SampledLossResult loss = SampledLosses.Compute(_settings.Loss, hidden, batch.Batch, d, mean, _settings.LossSettings);
+        // The model is its own reference: nothing of it has been trained when its gradients are taken.
+        SampledLossSettings settings = _settings.Loss == SampledLosses.WithReference ? _settings.LossSettings with { ReferenceLogp = mean } : _settings.LossSettings;
+        SampledLossResult loss = SampledLosses.Compute(_settings.Loss, hidden, batch.Batch, d, mean, settings);
         double scale = _settings.Reduction == LossReduction.PerPair ? batch.Batch / 2.0 : 1;
         _batches.Add(new SampledBatch(batch.Batch / 2, loss.Loss, loss.Parts));
         for (int b = 0; b < batch.Batch; b++)

@@ -36,9 +36,6 @@ public sealed class VectorControl : IDisposable
     /// <summary>Dotted paths of the steered modules.</summary>
     public IReadOnlyCollection<string> Modules => _directions.Keys;
 
-    /// <summary>Number of values per token that are added, for plans.</summary>
-    public long Values => _directions.Values.Sum(d => d.Length);
-
     /// <summary>The edit of one pass in which each row has its own coefficient; null where all are 0.</summary>
     public IModuleEdit? Pass(float[] coefficients)
     {
@@ -58,14 +55,16 @@ public sealed class VectorControl : IDisposable
             string path = layer;
             if (ControlVector.BlockOf(layer) is { } block)
                 path = block < model.Blocks.Count ? model.Blocks[block].Path : throw new UserErrorException($"the control vector has a direction for block {block}; {model.Source} has blocks 0 … {model.Blocks.Count - 1}: it was made for another model ({vector.ModelType})");
+            if (path == model.Config.HeadPath)
+                throw new UserErrorException($"the control vector has a direction for the head {layer}, whose output is never held as a whole and cannot be steered; steer the final norm or a block");
             if (!known.Contains(path))
                 throw new UserErrorException($"the control vector has a direction for {layer}, which {model.Source} ({model.Config.ModelType}) does not have; it was made for another model ({vector.ModelType})");
             if (!found.TryAdd(path, vector.Directions[layer]))
                 throw new UserErrorException($"the control vector has two directions for {path}");
         }
         foreach ((string path, Direction direction) in found)
-            if (LayerSelection.Width(model, path) is { } width && width != direction.Width)
-                throw new UserErrorException($"the control vector's direction for {path} has {direction.Width} values, the module's output {width}; it was made for another model ({vector.ModelType})");
+            if (LayerSelection.Width(model, path) != direction.Width)
+                throw new UserErrorException($"the control vector's direction for {path} has {direction.Width} values, the module's output {LayerSelection.Width(model, path)}; it was made for another model ({vector.ModelType})");
         return found;
     }
 
@@ -99,21 +98,11 @@ public sealed class VectorControl : IDisposable
         public Tensor Apply(ForwardContext context, string module, Tensor y)
         {
             Tape tape = context.Tape;
-            Tensor direction = control._directions[module], c = Coefficients(tape, y.Rows);
+            Tensor direction = control._directions[module];
             Tensor edited = control._operator is null
-                ? tape.AddOuter(y, c, direction)
-                : control._operator(tape, y, tape.MatMul(c, tape.Reshape(direction, 1, direction.Cols)));
+                ? tape.AddOuter(y, _perToken, direction)
+                : control._operator(tape, y, tape.MatMul(_perToken, tape.Reshape(direction, 1, direction.Cols)));
             return control._normalize ? Rescaled(tape, edited, y) : edited;
-        }
-
-        // The head may be asked for some rows only, the last of each sequence.
-        private Tensor Coefficients(Tape tape, int rows)
-        {
-            if (rows == _perToken.Rows)
-                return _perToken;
-            return rows == coefficients.Length
-                ? tape.Constant(coefficients, rows, 1)
-                : throw new ArgumentException($"an output of {rows} rows in a pass over {coefficients.Length} sequences with {_perToken.Rows} tokens cannot be steered");
         }
 
         private static Tensor Rescaled(Tape tape, Tensor edited, Tensor before)

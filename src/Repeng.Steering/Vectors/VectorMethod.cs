@@ -25,6 +25,9 @@ public enum VectorNeeds
 /// <param name="Directions">From rows, the number of components and the pool.</param>
 public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorkers, LayerRows, int, double[]> Directions)
 {
+    /// <summary>Whether the direction is linear in the mean gradient of all rows: where gradients cancel it is rounding.</summary>
+    public bool FollowsMeanGradient { get; init; }
+
     /// <summary>What can be asked for; brackets are optional parts.</summary>
     public static IReadOnlyList<string> Known { get; } =
     [
@@ -44,7 +47,7 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
         switch (name)
         {
             case "mean_diff":
-                return Single(VectorNeeds.Hidden, (_, r) => PcaDirections.MeanDifference(r));
+                return Single(name, VectorNeeds.Hidden, (_, r) => PcaDirections.MeanDifference(r));
             case "pca_diff" or "svd_steer":
                 return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Differences(w, r, k));
             case "pca_diff_weighted":
@@ -54,19 +57,19 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
             case "pca_center_weighted":
                 return new VectorMethod(name, VectorNeeds.LogProb, (w, r, k) => PcaDirections.Centred(w, r, k, weighted: true));
             case "umap":
-                return Single(VectorNeeds.Hidden, (w, r) => UmapDirection.Direction(w, r));
+                return Single(name, VectorNeeds.Hidden, (w, r) => UmapDirection.Direction(w, r));
             case "svd_gradient":
-                return Single(VectorNeeds.Gradients, SvdGradient);
+                return Single(name, VectorNeeds.Gradients, SvdGradient);
         }
         string[] parts = name.Split('_');
         if (parts is ["fisher", "steer", ..])
             return Fisher(name, parts[2..]);
         return parts is ["kfac", "steer", ..] ? Kfac(name, parts[2..]) : throw Unknown(name, null);
-
-        VectorMethod Single(VectorNeeds needs, Func<CpuWorkers, LayerRows, double[]> f) => new(name, needs, (w, r, k) => k == 1
-            ? f(w, r)
-            : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
     }
+
+    private static VectorMethod Single(string name, VectorNeeds needs, Func<CpuWorkers, LayerRows, double[]> f) => new(name, needs, (w, r, k) => k == 1
+        ? f(w, r)
+        : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
 
     /// <summary>First right singular vector of the centred gradients, signed by them (6964a4e of the research branch; the sign of b21e7ee).</summary>
     private static double[] SvdGradient(CpuWorkers workers, LayerRows rows)
@@ -99,9 +102,7 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
         // Upstream forgets the λ of a _dual name and takes the adaptive one; a name that says both is refused rather than half obeyed.
         if (dual && Array.Exists(parts, p => p.StartsWith("reg", StringComparison.Ordinal)))
             throw new UserErrorException($"method {name}: _dual chooses lambda by the trace of each side's matrix and takes no _reg");
-        return new VectorMethod(name, VectorNeeds.Gradients, (w, r, k) => k == 1
-            ? FisherSteering.Direction(w, r, settings)
-            : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
+        return Single(name, VectorNeeds.Gradients, (w, r) => FisherSteering.Direction(w, r, settings)) with { FollowsMeanGradient = settings.Sides is FisherSides.Together or FisherSides.Mean };
     }
 
     private static VectorMethod Kfac(string name, string[] parts)
@@ -127,9 +128,7 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
         }
         if (gradient != (settings.Mode == KfacMode.GradientPca))
             throw Unknown(name, "gradient");
-        return new VectorMethod(name, VectorNeeds.Gradients, (w, r, k) => k == 1
-            ? KfacSteering.Direction(w, r, settings)
-            : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
+        return Single(name, VectorNeeds.Gradients, (w, r) => KfacSteering.Direction(w, r, settings));
     }
 
     private static UserErrorException Unknown(string name, string? part) =>

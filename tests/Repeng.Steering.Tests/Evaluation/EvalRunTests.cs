@@ -4,6 +4,7 @@ using Repeng.Steering.Data;
 using Repeng.Steering.Evaluation;
 using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
+using Repeng.Steering.Training;
 using Repeng.Steering.Vectors;
 using Repeng.Testing;
 
@@ -20,8 +21,7 @@ public sealed class EvalRunTests
         using Device device = Device.Cpu();
         using DecoderModel model = GoldenFiles.Load(device, Path.Combine(Golden.Require("adapter"), "model"));
         int last = model.Config.NumLayers - 1;
-        TokenBatch pair = TokenBatch.Pad([[1, 2, 3], [1, 4, 3]], 0);
-        ControlVector mean = BlockVectors.MeanDifference(model, [0, last], [pair]);
+        ControlVector mean = BlockVectors.MeanDifference(model, [0, last], [new TokenPair([1, 2, 3], [1, 4, 3])], 0);
         ControlVector random = BlockVectors.RandomLike(mean, 7);
         foreach ((string layer, Direction v) in mean.Directions)
             Assert.Equal(Norm(v), Norm(random.Directions[layer]), 1e-4 * Norm(v));

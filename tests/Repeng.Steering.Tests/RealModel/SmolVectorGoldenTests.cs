@@ -35,7 +35,7 @@ public sealed class SmolVectorGoldenTests(RealModel real) : IClassFixture<RealMo
             string[] layers = [.. file.Names.Where(n => n.StartsWith(set + ".", StringComparison.Ordinal)).Select(n => n.Split('.')[^1]).Distinct()];
             // Upstream takes the rows of the last block after the final norm.
             int last = model.Blocks.Count - 1;
-            string norm = model.Modules[^2];
+            string norm = model.Modules[^1];
             string[] modules = [.. layers.Select(l => int.Parse(l) == last ? norm : model.Blocks[int.Parse(l)].Path)];
             Representations rows = Representations.Collect(model, modules, pairs, real.Bundle.PadId, VectorNeeds.Hidden, new RepresentationSettings());
             foreach (string name in file.Names.Where(n => n.StartsWith(set + ".", StringComparison.Ordinal)))
@@ -69,6 +69,7 @@ public sealed class SmolVectorGoldenTests(RealModel real) : IClassFixture<RealMo
         {
             JsonObject json = GoldenFiles.Json(Path.Combine(folder, set + ".json"));
             using VectorControl control = Control(folder, set, json);
+            Assert.NotEmpty(json["generations"]!.AsArray());
             foreach (JsonNode? g in json["generations"]!.AsArray())
             {
                 float c = (float)(double)g!["coefficient"]!;
@@ -90,6 +91,7 @@ public sealed class SmolVectorGoldenTests(RealModel real) : IClassFixture<RealMo
     {
         string folder = Golden.Require("smollm2");
         JsonObject[] steered = [.. GoldenFiles.Json(Path.Combine(folder, "llamacpp.json"))["steered"]!.AsArray().Select(s => s!.AsObject())];
+        Assert.NotEmpty(steered);
         foreach (IGrouping<string, JsonObject> set in steered.GroupBy(s => (string)s["vector"]!))
         {
             JsonObject json = GoldenFiles.Json(Path.Combine(folder, set.Key + ".json"));
@@ -120,7 +122,12 @@ public sealed class SmolVectorGoldenTests(RealModel real) : IClassFixture<RealMo
         }
     }
 
-    private static IEnumerable<string> Sets(SafetensorsFile file) => file.Names.Select(n => n.Split('.')[0]).Distinct();
+    private static string[] Sets(SafetensorsFile file)
+    {
+        string[] sets = [.. file.Names.Select(n => n.Split('.')[0]).Distinct()];
+        Assert.NotEmpty(sets);
+        return sets;
+    }
 
     private VectorControl Control(string folder, string set, JsonObject json)
     {

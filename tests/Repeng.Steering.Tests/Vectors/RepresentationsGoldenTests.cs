@@ -1,3 +1,4 @@
+using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
@@ -122,6 +123,38 @@ public sealed class RepresentationsGoldenTests : IDisposable
         Assert.Contains("pca_diff", Assert.Throws<UserErrorException>(() => VectorMethod.Parse("fisher_stear")).Message, StringComparison.Ordinal);
         UserErrorException singular = Assert.Throws<UserErrorException>(() => ControlVectorTrainer.Train(_model, [tap], _pairs[..3], 0, VectorMethod.Parse("fisher_steer_emp_reg0"), new RepresentationSettings()));
         Assert.Contains("condition number", singular.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Every_module_and_every_loss_can_be_collected_and_steered()
+    {
+        foreach (string loss in SampledLosses.Names)
+        {
+            Representations found = Representations.Collect(_model, _model.Modules, _pairs[..2], 0, VectorNeeds.Gradients, new RepresentationSettings { Loss = loss });
+            Assert.All(_model.Modules, m => Assert.Equal(LayerSelection.Width(_model, m), found.Layers[m].Width));
+            // A hinge that is satisfied has no gradient anywhere; every other loss reaches the embeddings.
+            bool acts = SampledLosses.ReadsLogp(loss) || found.Layers[_model.Modules[0]].TapGradient!.Any(g => g != 0);
+            Assert.True(acts || found.Batches.All(b => b.Loss == 0), loss);
+            Assert.Equal(acts, found.Layers[_model.Modules[0]].Gradients!.Any(g => g != 0));
+        }
+        Assert.NotEmpty(SampledLosses.Names);
+        foreach (string module in _model.Modules)
+        {
+            using var control = new VectorControl(_model, Vector(module, LayerSelection.Width(_model, module)));
+            Assert.NotEqual(Logits(null), Logits(control));
+            Assert.Contains("was made for another model", Assert.Throws<UserErrorException>(() => new VectorControl(_model, Vector(module, LayerSelection.Width(_model, module) + 1))).Message, StringComparison.Ordinal);
+        }
+        Assert.Contains("cannot be steered", Assert.Throws<UserErrorException>(() => new VectorControl(_model, Vector(_model.Config.HeadPath, _model.Config.VocabSize))).Message, StringComparison.Ordinal);
+        Assert.Throws<UserErrorException>(() => Representations.Collect(_model, [_model.Config.HeadPath], _pairs, 0, VectorNeeds.Hidden, new RepresentationSettings()));
+
+        ControlVector Vector(string module, int width) => new(_model.Config.ModelType, [KeyValuePair.Create(module, new Direction([.. Enumerable.Range(0, width).Select(i => i % 7 - 2f)]))]);
+
+        float[] Logits(VectorControl? control)
+        {
+            TokenBatch tokens = TokenBatch.Pad([_pairs[0].Positive], 0);
+            using var tape = new Tape(_device, record: false);
+            return _model.Logits(tape, _model.Forward(new ForwardContext(tape, tokens) { Edit = control?.Pass([3]) })).ToArray();
+        }
     }
 
     private static void Near(double[] expected, double[] actual, string where)
