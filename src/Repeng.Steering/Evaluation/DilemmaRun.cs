@@ -118,7 +118,7 @@ public sealed class DilemmaRun
     {
         var csv = new StringBuilder("method,coefficient,n,p_yes,p_target,p_target_se,p_yes_control,p_yes_control_se\n");
         foreach (YesRow r in Yes)
-            csv.Append(CultureInfo.InvariantCulture, $"{Quote(r.Method)},{r.Coefficient:R},{r.Count},{r.Yes:G9},{r.Target:G9},{r.TargetError:G9},{r.Control:G9},{r.ControlError:G9}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{EvalRun.Quote(r.Method)},{r.Coefficient:R},{r.Count},{r.Yes:G9},{r.Target:G9},{r.TargetError:G9},{r.Control:G9},{r.ControlError:G9}\n");
         return csv.ToString();
     }
 
@@ -127,7 +127,7 @@ public sealed class DilemmaRun
     {
         var csv = new StringBuilder("method,coefficient,value,is_target,n,effect,effect_se\n");
         foreach (TransferRow r in Transfer)
-            csv.Append(CultureInfo.InvariantCulture, $"{Quote(r.Method)},{r.Coefficient:R},{Quote(r.Value)},{(r.Value == Target ? "true" : "false")},{r.Count},{r.Effect:G9},{r.Error:G9}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{EvalRun.Quote(r.Method)},{r.Coefficient:R},{EvalRun.Quote(r.Value)},{(r.Value == Target ? "true" : "false")},{r.Count},{r.Effect:G9},{r.Error:G9}\n");
         return csv.ToString();
     }
 
@@ -138,23 +138,23 @@ public sealed class DilemmaRun
         (json["target_value"], json["n_target"], json["n_control"]) = (Target, TargetCount, ControlCount);
         json["p_yes"] = new JsonArray([.. Yes.Select(r => (JsonNode)new JsonObject
         {
-            ["method"] = r.Method, ["coefficient"] = r.Coefficient, ["n"] = r.Count, ["p_yes"] = Number(r.Yes), ["p_target"] = Number(r.Target), ["p_target_se"] = Number(r.TargetError),
-            ["p_yes_control"] = Number(r.Control), ["p_yes_control_se"] = Number(r.ControlError),
+            ["method"] = r.Method, ["coefficient"] = r.Coefficient, ["n"] = r.Count, ["p_yes"] = EvalRun.Number(r.Yes), ["p_target"] = EvalRun.Number(r.Target), ["p_target_se"] = EvalRun.Number(r.TargetError),
+            ["p_yes_control"] = EvalRun.Number(r.Control), ["p_yes_control_se"] = EvalRun.Number(r.ControlError),
         })]);
         json["dose_response"] = new JsonObject(Doses.Select(d => KeyValuePair.Create(d.Key, (JsonNode?)new JsonObject
         {
-            ["slope"] = Number(d.Value.Slope), ["r2"] = Number(d.Value.R2), ["t"] = Number(d.Value.T), ["separation"] = Number(d.Value.Separation),
-            ["symmetry"] = Number(d.Value.Symmetry), ["is_monotonic"] = d.Value.Monotonic,
+            ["slope"] = EvalRun.Number(d.Value.Slope), ["r2"] = EvalRun.Number(d.Value.R2), ["t"] = EvalRun.Number(d.Value.T), ["separation"] = EvalRun.Number(d.Value.Separation),
+            ["symmetry"] = EvalRun.Number(d.Value.Symmetry), ["is_monotonic"] = d.Value.Monotonic,
         })));
         json["steering_f1"] = new JsonArray([.. F1.Select(f => (JsonNode)new JsonObject
         {
-            ["method"] = f.Method, ["coefficient"] = f.Coefficient, ["steering_f1"] = Number(f.Result.F1), ["steering_f1_raw"] = Number(f.Result.Raw), ["precision"] = Number(f.Result.Precision),
-            ["recall"] = Number(f.Result.Recall), ["correct_w"] = Number(f.Result.Correct), ["wrong_w"] = Number(f.Result.Wrong), ["arb_w"] = Number(f.Result.Arbitrary),
-            ["correct_rate"] = Number(f.Result.CorrectRate), ["wrong_rate"] = Number(f.Result.WrongRate), ["arb_rate"] = Number(f.Result.ArbitraryRate), ["pmass_ratio"] = Number(f.Result.MassRatio), ["focus"] = Number(f.Focus),
+            ["method"] = f.Method, ["coefficient"] = f.Coefficient, ["steering_f1"] = EvalRun.Number(f.Result.F1), ["steering_f1_raw"] = EvalRun.Number(f.Result.Raw), ["precision"] = EvalRun.Number(f.Result.Precision),
+            ["recall"] = EvalRun.Number(f.Result.Recall), ["correct_w"] = EvalRun.Number(f.Result.Correct), ["wrong_w"] = EvalRun.Number(f.Result.Wrong), ["arb_w"] = EvalRun.Number(f.Result.Arbitrary),
+            ["correct_rate"] = EvalRun.Number(f.Result.CorrectRate), ["wrong_rate"] = EvalRun.Number(f.Result.WrongRate), ["arb_rate"] = EvalRun.Number(f.Result.ArbitraryRate), ["pmass_ratio"] = EvalRun.Number(f.Result.MassRatio), ["focus"] = EvalRun.Number(f.Focus),
         })]);
         json["transfer"] = new JsonArray([.. Transfer.Select(t => (JsonNode)new JsonObject
         {
-            ["method"] = t.Method, ["coefficient"] = t.Coefficient, ["value"] = t.Value, ["n"] = t.Count, ["effect"] = Number(t.Effect), ["effect_se"] = Number(t.Error),
+            ["method"] = t.Method, ["coefficient"] = t.Coefficient, ["value"] = t.Value, ["n"] = t.Count, ["effect"] = EvalRun.Number(t.Effect), ["effect_se"] = EvalRun.Number(t.Error),
         })]);
         return json;
     }
@@ -198,13 +198,5 @@ public sealed class DilemmaRun
 
     private static double Sigmoid(double x) => 1 / (1 + Math.Exp(-x));
 
-    private static (double Mean, double Error) MeanError(double[] values)
-    {
-        double mean = values.DefaultIfEmpty(double.NaN).Average();
-        return (mean, values.Length < 2 ? double.NaN : Math.Sqrt(values.Sum(v => (v - mean) * (v - mean)) / (values.Length - 1) / values.Length));
-    }
-
-    private static JsonNode? Number(double x) => double.IsFinite(x) ? JsonValue.Create(x) : null;
-
-    private static string Quote(string text) => text.AsSpan().IndexOfAny(",\"\n") < 0 ? text : $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
+    private static (double Mean, double Error) MeanError(double[] values) => (values.DefaultIfEmpty(double.NaN).Average(), EvalRun.Error(values));
 }

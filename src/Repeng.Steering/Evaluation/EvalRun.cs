@@ -183,11 +183,11 @@ public sealed class EvalRun
         return (rows[from].Coefficient, rows[to].Coefficient);
     }
 
-    private static JsonNode? Number(double x) => double.IsFinite(x) ? JsonValue.Create(x) : null;
+    internal static JsonNode? Number(double x) => double.IsFinite(x) ? JsonValue.Create(x) : null;
 
-    private static string Quote(string text) => text.AsSpan().IndexOfAny(",\"\n") < 0 ? text : $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
+    internal static string Quote(string text) => text.AsSpan().IndexOfAny(",\"\n") < 0 ? text : $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
 
-    private static double Error(double[] values)
+    internal static double Error(double[] values)
     {
         if (values.Length < 2)
             return double.NaN;
