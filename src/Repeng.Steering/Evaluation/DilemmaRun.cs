@@ -143,8 +143,12 @@ public sealed class DilemmaRun
         })]);
         json["dose_response"] = new JsonObject(Doses.Select(d => KeyValuePair.Create(d.Key, (JsonNode?)new JsonObject
         {
-            ["slope"] = EvalRun.Number(d.Value.Slope), ["r2"] = EvalRun.Number(d.Value.R2), ["t"] = EvalRun.Number(d.Value.T), ["separation"] = EvalRun.Number(d.Value.Separation),
-            ["symmetry"] = EvalRun.Number(d.Value.Symmetry), ["is_monotonic"] = d.Value.Monotonic,
+            ["slope"] = EvalRun.Number(d.Value.Slope),
+            ["r2"] = EvalRun.Number(d.Value.R2),
+            ["t"] = EvalRun.Number(d.Value.T),
+            ["separation"] = EvalRun.Number(d.Value.Separation),
+            ["symmetry"] = EvalRun.Number(d.Value.Symmetry),
+            ["is_monotonic"] = d.Value.Monotonic,
         })));
         json["steering_f1"] = new JsonArray([.. F1.Select(f => (JsonNode)new JsonObject
         {
