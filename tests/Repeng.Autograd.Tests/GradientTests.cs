@@ -139,6 +139,7 @@ public sealed class GradientTests
             ["Embedding"] = ([[5, 3]], (t, x) => t.Embedding(x[0], t.New([4, 1, 4], 3), 2)),
             ["LabelLogProb"] = ([[3, 4], [9, 4]], (t, x) => Head(t, x[0], x[1], 0, null).LogProb),
             ["LabelLogProb with a soft cap"] = ([[3, 4], [9, 4]], (t, x) => Head(t, x[0], x[1], 2, null).LogProb),
+            ["LabelLogProb of held logits"] = ([[3, 9]], (t, x) => t.LabelLogProb(x[0], t.New([0, 8, 5], 3))),
             ["TotalVariation"] = ([[3, 4]], (t, x) =>
             {
                 Tensor w = Fixed(t, 9, 4, 6), reference = Fixed(t, 3, 4, 7);

@@ -28,6 +28,34 @@ public sealed partial class Tape
         return Record(y, [ids], () => Backend.EmbeddingBackward(table.GradToAdd(), y.Grad, ids.Data, rows, dim, scale));
     }
 
+    /// <summary>log softmax at each row's label [rows], of logits [rows, vocabulary] that are held as a whole (and capped already).</summary>
+    /// <param name="logits">[rows, vocabulary].</param>
+    /// <param name="labels">I32 [rows].</param>
+    public Tensor LabelLogProb(Tensor logits, Tensor labels)
+    {
+        int rows = logits.Rows, cols = logits.Cols;
+        Tensor logProb = New(rows), lse = New(rows);
+        using (BeginScope())
+        {
+            Tensor max = Filled(float.NegativeInfinity, rows), sum = Filled(0, rows);
+            Backend.LogSumExpChunk(max.Data, sum.Data, logits.Data, rows, cols);
+            Backend.GatherLabelChunk(logProb.Data, logits.Data, labels.Data, rows, cols, 0);
+            Backend.LogSumExpFinish(lse.Data, max.Data, sum.Data, rows);
+            Backend.Binary(logProb.Data, logProb.Data, lse.Data, 1, rows, BinaryOp.Subtract, Broadcast.None);
+        }
+        if (!Tracks(logits))
+            return logProb;
+        return Record(logProb, [logits, labels, lse], () =>
+        {
+            using Scope scope = BeginScope();
+            Tensor gradient = New(rows, cols);
+            Backend.Copy(gradient.Data, logits.Data);
+            Backend.LogProbBackwardChunk(gradient.Data, lse.Data, logProb.Grad, labels.Data, rows, cols, 0, 0);
+            View sum = logits.GradToAdd();
+            Backend.Binary(sum, sum, gradient.Data, rows, cols, BinaryOp.Add, Broadcast.None);
+        });
+    }
+
     /// <summary>
     /// log softmax(cap(hidden·Wᵀ)) at each row's label, and with a reference the total variation between the two
     /// distributions. Logits exist a chunk at a time and are computed again in the backward pass.

@@ -51,9 +51,10 @@ public sealed partial class GeneratedAnswers(ModelBundle bundle, SamplingSetting
             return results;
         TokenBatch tokens = TokenBatch.Pad([.. known.Select(i => (int[])[.. items[i].Prompt, .. answers[i].AsSpan(0, decisions[i]!.Value)])], bundle.PadId);
         using var tape = new Tape(bundle.Model.Device, record: false);
-        Tensor hidden = bundle.Model.Forward(steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]));
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]);
+        Tensor hidden = bundle.Model.Forward(context);
         int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
-        float[] logits = bundle.Model.Logits(tape, tape.GatherRows(hidden, tape.New(last, last.Length))).ToArray();
+        float[] logits = bundle.Model.Logits(context, hidden, last).ToArray();
         int v = bundle.Model.Config.VocabSize;
         for (int b = 0; b < known.Length; b++)
         {

@@ -46,11 +46,12 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
     {
         TokenBatch tokens = TokenBatch.Pad([.. items.Select(i => i.Prompt)], 0);
         using var tape = new Tape(model.Device, record: false);
-        Tensor hidden = model.Forward(steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)]));
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)]);
+        Tensor hidden = model.Forward(context);
         int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
-        float[] logits = model.Logits(tape, tape.GatherRows(hidden, tape.New(last, last.Length))).ToArray();
+        float[] logits = model.Logits(context, hidden, last).ToArray();
         int v = model.Config.VocabSize;
-        double[] input = InputNll(tape, hidden, tokens, [.. Enumerable.Range(0, items.Length)], [.. items.Select(i => i.Prompt.Length)]);
+        double[] input = InputNll(context, hidden, tokens, [.. Enumerable.Range(0, items.Length)], [.. items.Select(i => i.Prompt.Length)]);
         return [.. items.Select((item, b) =>
         {
             ReadOnlySpan<float> row = logits.AsSpan(b * v, v);
@@ -72,7 +73,8 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
             }
         TokenBatch tokens = TokenBatch.Pad(rows, 0);
         using var tape = new Tape(model.Device, record: false);
-        Tensor hidden = model.Forward(steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)]));
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)]);
+        Tensor hidden = model.Forward(context);
         var index = new List<int>();
         var labels = new List<int>();
         for (int r = 0; r < rows.Count; r++)
@@ -81,7 +83,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
                 index.Add(r * tokens.Length + tokens.Starts[r] + spans[r].Start + k - 1);
                 labels.Add(rows[r][spans[r].Start + k]);
             }
-        float[] logProb = tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index.ToArray(), index.Count)), model.Head, tape.New(labels.ToArray(), labels.Count), model.Config.LogitSoftCap).LogProb.ToArray();
+        float[] logProb = model.LabelLogProb(context, hidden, [.. index], [.. labels]).ToArray();
         var sums = new double[rows.Count];
         for (int r = 0, at = 0; r < rows.Count; r++)
             for (int k = 0; k < spans[r].Count; k++)
@@ -90,7 +92,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         int[] firstRows = new int[items.Length];
         for (int i = 1; i < items.Length; i++)
             firstRows[i] = firstRows[i - 1] + items[i - 1].True.Count + items[i - 1].False.Count;
-        double[] input = InputNll(tape, hidden, tokens, firstRows, [.. items.Select(i => i.Prompt.Length)]);
+        double[] input = InputNll(context, hidden, tokens, firstRows, [.. items.Select(i => i.Prompt.Length)]);
         int next = 0;
         return [.. items.Select((item, i) =>
         {
@@ -100,14 +102,14 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
     }
 
     // Of the first `lengths` tokens of each row; a prompt of one token predicts nothing.
-    private double[] InputNll(Tape tape, Tensor hidden, TokenBatch tokens, int[] rows, int[] lengths)
+    private double[] InputNll(ForwardContext context, Tensor hidden, TokenBatch tokens, int[] rows, int[] lengths)
     {
         var result = new double[rows.Length];
         Array.Fill(result, double.NaN);
         int[] index = [.. rows.SelectMany((r, i) => Enumerable.Range(r * tokens.Length + tokens.Starts[r], lengths[i] - 1))];
         if (!MeasureInput || index.Length == 0)
             return result;
-        float[] logProb = tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index, index.Length)), model.Head, tape.New([.. index.Select(i => tokens.Ids[i + 1])], index.Length), model.Config.LogitSoftCap).LogProb.ToArray();
+        float[] logProb = model.LabelLogProb(context, hidden, index, [.. index.Select(i => tokens.Ids[i + 1])]).ToArray();
         for (int i = 0, at = 0; i < rows.Length; at += lengths[i] - 1, i++)
             if (lengths[i] > 1)
                 result[i] = -logProb.AsSpan(at, lengths[i] - 1).ToArray().Average(x => (double)x);

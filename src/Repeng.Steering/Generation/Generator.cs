@@ -70,10 +70,10 @@ public sealed class Generator(DecoderModel model)
             // The terms of one-token passes are all the same; they are made once.
             if (step > 0)
                 decodePass ??= steering.Adapter?.Pass(adapterTape, coefficients, 1);
-            Tensor hidden = model.Forward(steering.Context(tape, next, coefficients, cache, step > 0 ? decodePass : null));
+            ForwardContext context = steering.Context(tape, next, coefficients, cache, step > 0 ? decodePass : null);
+            Tensor hidden = model.Forward(context);
             int[] last = [.. Enumerable.Range(0, next.Batch).Select(b => (b + 1) * next.Length - 1)];
-            Tensor rows = next.Length == 1 ? hidden : tape.GatherRows(hidden, tape.New(last, last.Length));
-            float[] logits = model.Logits(tape, rows).ToArray();
+            float[] logits = model.Logits(context, hidden, next.Length == 1 ? null : last).ToArray();
             var ids = new int[prompts.Count];
             for (int b = 0; b < ids.Length; b++)
             {

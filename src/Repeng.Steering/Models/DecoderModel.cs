@@ -120,17 +120,48 @@ public sealed class DecoderModel : IDisposable
 
     /// <summary>
     /// Modules whose outputs a pass can capture and change, by dotted path: embeddings, the norms, linear layers,
-    /// attention, MLP and output of every block, the final norm. Not the head: losses and evaluations read its rows a
-    /// chunk at a time and never hold its output.
+    /// attention, MLP and output of every block, the final norm, and the head, whose input is the final norm's output and
+    /// whose output is the logits before a soft cap. The head is run by <see cref="Logits(ForwardContext, Tensor, int[])"/> and
+    /// <see cref="LabelLogProb"/>, not by <see cref="Forward"/>.
     /// </summary>
-    public IReadOnlyList<string> Modules => [Config.EmbeddingPath, .. Blocks.SelectMany(b => b.Modules), FinalNorm.Path];
+    public IReadOnlyList<string> Modules => [Config.EmbeddingPath, .. Blocks.SelectMany(b => b.Modules), FinalNorm.Path, Config.HeadPath];
 
-    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d].</summary>
-    public Tensor Logits(Tape tape, Tensor hidden)
+    /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d], outside of a pass: nothing edits or captures the head.</summary>
+    public Tensor Logits(Tape tape, Tensor hidden) => Capped(tape, tape.Linear(hidden, Head));
+
+    /// <summary>
+    /// Logits of a pass, with what it does to the head: [batch · length, vocabulary], or [at, vocabulary] of the tokens at
+    /// (rows of hidden). The captured output of the head has the same rows.
+    /// </summary>
+    /// <param name="c">The pass.</param>
+    /// <param name="hidden">What <see cref="Forward"/> gave, [batch · length, d].</param>
+    /// <param name="at">Rows of hidden; null for all.</param>
+    public Tensor Logits(ForwardContext c, Tensor hidden, int[]? at = null)
     {
-        Tensor logits = tape.Linear(hidden, Head);
-        return Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
+        Tape tape = c.Tape;
+        Tensor? index = at is null ? null : tape.New(at, at.Length);
+        return Capped(tape, c.Out(Config.HeadPath, tape.Linear(index is null ? hidden : tape.GatherRows(hidden, index), Head), null, index));
     }
+
+    /// <summary>
+    /// Log-probability [at] of each label after the token at (a row of hidden). Logits exist a chunk of the vocabulary at a
+    /// time, unless the pass edits or captures the head: then all of them, [batch · length, vocabulary].
+    /// </summary>
+    /// <param name="c">The pass.</param>
+    /// <param name="hidden">What <see cref="Forward"/> gave, [batch · length, d].</param>
+    /// <param name="at">Rows of hidden.</param>
+    /// <param name="labels">Token ids.</param>
+    public Tensor LabelLogProb(ForwardContext c, Tensor hidden, int[] at, int[] labels)
+    {
+        Tape tape = c.Tape;
+        Tensor index = tape.New(at, at.Length), ids = tape.New(labels, labels.Length);
+        bool held = c.Edit?.Touches(Config.HeadPath) == true || c.Capture?.Invoke(Config.HeadPath) == true;
+        return held
+            ? tape.LabelLogProb(tape.GatherRows(Logits(c, hidden), index), ids)
+            : tape.LabelLogProb(tape.GatherRows(hidden, index), Head, ids, Config.LogitSoftCap).LogProb;
+    }
+
+    private Tensor Capped(Tape tape, Tensor logits) => Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
 
     /// <inheritdoc/>
     public void Dispose()

@@ -34,8 +34,11 @@ public interface IModuleEdit
     {
     }
 
-    /// <summary>The output [batch · length, width] that takes the place of y. A result that requires a gradient starts or goes on with the tape's graph.</summary>
-    Tensor Apply(ForwardContext context, string module, Tensor y);
+    /// <summary>
+    /// The output that takes the place of y [rows, width]. Rows are all tokens of the batch [batch · length], but of the head
+    /// those that are asked for: tokens (I32) says which, null for all. A result that requires a gradient starts or goes on with the tape's graph.
+    /// </summary>
+    Tensor Apply(ForwardContext context, string module, Tensor y, Tensor? tokens);
 
     /// <summary>Whether what is added requires a gradient.</summary>
     bool RequiresGrad => false;
@@ -74,7 +77,7 @@ public sealed class ForwardContext
     /// </summary>
     public bool DifferentiateCaptured { get; init; }
 
-    /// <summary>Outputs of the captured modules, [batch · length, width].</summary>
+    /// <summary>Outputs of the captured modules, [batch · length, width]; of the head, which is no part of the pass itself, once <see cref="DecoderModel.Logits(ForwardContext, Tensor, int[])"/> has run.</summary>
     public Dictionary<string, Tensor> Outputs { get; } = [];
 
     /// <summary>Keep the residual stream: embeddings, then the output of every block (the last one after the final norm), as transformers' hidden_states.</summary>
@@ -107,10 +110,10 @@ public sealed class ForwardContext
     internal (Tensor Cos, Tensor Sin)? LocalRope { get; set; }
 
     /// <summary>Changes a module's output where an edit wants to, and keeps it when it is asked for.</summary>
-    internal Tensor Out(string module, Tensor y, Tape.Scope? scope)
+    internal Tensor Out(string module, Tensor y, Tape.Scope? scope, Tensor? tokens = null)
     {
         if (Edit?.Touches(module) == true)
-            y = Edit.Apply(this, module, y);
+            y = Edit.Apply(this, module, y, tokens);
         if (Capture?.Invoke(module) == true)
         {
             if (DifferentiateCaptured)

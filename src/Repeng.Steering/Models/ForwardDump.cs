@@ -79,17 +79,17 @@ public static class ForwardDump
                 Capture = wanted is null ? null : wanted.IsMatch,
                 Adapter = settings.Adapter?.Pass(tape, [.. Enumerable.Repeat(settings.Coefficient, tokens.Batch)], tokens.Length),
             };
-            Tensor hidden = model.Forward(context);
+            Tensor hidden = model.Forward(context), logits = model.Logits(context, hidden);
             for (int i = 0; i < context.HiddenStates.Count; i++)
                 writer.Add($"hidden_states.{i}", [batch, length, context.HiddenStates[i].Cols], context.HiddenStates[i].ToArray());
             if (settings.Modules is not null && context.Outputs.Count == 0)
                 throw new UserErrorException($"--modules {settings.Modules}: no module of {model.Source} has such a path; paths look like {model.Linears.Keys.First()}");
             foreach ((string module, Tensor output) in context.Outputs.OrderBy(o => o.Key, StringComparer.Ordinal))
                 writer.Add(module, [batch, length, output.Cols], output.ToArray());
-            writer.Add("logits", [batch, length, model.Config.VocabSize], model.Logits(tape, hidden).ToArray());
+            writer.Add("logits", [batch, length, model.Config.VocabSize], logits.ToArray());
 
             int[] index = [.. Enumerable.Range(0, tokens.Ids.Length).Where(i => i % tokens.Length < tokens.Length - 1)];
-            Tensor logProb = tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index, index.Length)), model.Head, tape.New(index.Select(i => tokens.Ids[i + 1]).ToArray(), index.Length), model.Config.LogitSoftCap).LogProb;
+            Tensor logProb = model.LabelLogProb(context, hidden, index, [.. index.Select(i => tokens.Ids[i + 1])]);
             writer.Add("label_logprob", [batch, length - 1], logProb.ToArray());
             float[] real = [.. index.Select(i => tokens.IsReal(i / tokens.Length, i % tokens.Length) ? 1f : 0f)];
             Tensor loss = tape.Scale(tape.Sum(tape.Multiply(logProb, tape.Constant(real, real.Length))), -1 / real.Sum());

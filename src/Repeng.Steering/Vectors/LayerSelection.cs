@@ -107,7 +107,8 @@ public static partial class LayerSelection
 
     /// <summary>Width of the output of one of <see cref="DecoderModel.Modules"/>; norms of queries and keys have all heads of a token side by side.</summary>
     public static int Width(DecoderModel model, string module) =>
-        model.Linears.TryGetValue(module, out LinearModule? linear) ? linear.Outputs
+        module == model.Config.HeadPath ? model.Config.VocabSize
+            : model.Linears.TryGetValue(module, out LinearModule? linear) ? linear.Outputs
             : BlockOf(model, module) is { } block && model.Blocks[block].HeadNormWidth(module) is { } heads ? heads
             : model.Config.HiddenSize;
 

@@ -123,12 +123,15 @@ public sealed class Representations
         Tensor final = _model.Forward(context);
         int[] at = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - _token)];
         Tensor index = tape.New(at, at.Length);
+        // The head is no part of the pass; with labels to score it is run by them.
+        if (!scores && Array.IndexOf(_modules, _model.Config.HeadPath) >= 0)
+            _model.Logits(context, final);
+        (Tensor LogProb, int[] RowOf, double[] Count)? labelled = scores ? Labels(context, final, batch) : null;
         foreach (string module in _modules)
             Store(_hidden, module, first, batch.Batch, tape.GatherRows(PerToken(tape, context.Outputs[module], batch), index).ToArray());
-        if (!scores)
+        if (labelled is not var (logProb, rowOf, count))
             return;
 
-        (Tensor logProb, int[] rowOf, double[] count) = Labels(tape, final, batch);
         float[] labels = logProb.ToArray();
         double[] mean = new double[batch.Batch];
         for (int i = 0; i < labels.Length; i++)
@@ -171,7 +174,7 @@ public sealed class Representations
     }
 
     // Log-probabilities of the labels whose context and self are real, the row of the batch that each belongs to, and their number a row.
-    private (Tensor LogProb, int[] RowOf, double[] Count) Labels(Tape tape, Tensor final, TokenBatch batch)
+    private (Tensor LogProb, int[] RowOf, double[] Count) Labels(ForwardContext context, Tensor final, TokenBatch batch)
     {
         var from = new List<int>();
         var labels = new List<int>();
@@ -185,8 +188,7 @@ public sealed class Representations
                 rowOf.Add(b);
                 count[b]++;
             }
-        Tensor hidden = tape.GatherRows(final, tape.New(from.ToArray(), from.Count));
-        return (tape.LabelLogProb(hidden, _model.Head, tape.New(labels.ToArray(), labels.Count), _model.Config.LogitSoftCap).LogProb, [.. rowOf], count);
+        return (_model.LabelLogProb(context, final, [.. from], [.. labels]), [.. rowOf], count);
     }
 
     private int? LastBlock()

@@ -55,8 +55,6 @@ public sealed class VectorControl : IDisposable
             string path = layer;
             if (ControlVector.BlockOf(layer) is { } block)
                 path = block < model.Blocks.Count ? model.Blocks[block].Path : throw new UserErrorException($"the control vector has a direction for block {block}; {model.Source} has blocks 0 … {model.Blocks.Count - 1}: it was made for another model ({vector.ModelType})");
-            if (path == model.Config.HeadPath)
-                throw new UserErrorException($"the control vector has a direction for the head {layer}, whose output is never held as a whole and cannot be steered; steer the final norm or a block");
             if (!known.Contains(path))
                 throw new UserErrorException($"the control vector has a direction for {layer}, which {model.Source} ({model.Config.ModelType}) does not have; it was made for another model ({vector.ModelType})");
             if (!found.TryAdd(path, vector.Directions[layer]))
@@ -95,13 +93,13 @@ public sealed class VectorControl : IDisposable
 
         public bool Touches(string module) => control._directions.ContainsKey(module);
 
-        public Tensor Apply(ForwardContext context, string module, Tensor y)
+        public Tensor Apply(ForwardContext context, string module, Tensor y, Tensor? tokens)
         {
             Tape tape = context.Tape;
-            Tensor direction = control._directions[module];
+            Tensor direction = control._directions[module], coefficient = tokens is null ? _perToken : tape.GatherRows(_perToken, tokens);
             Tensor edited = control._operator is null
-                ? tape.AddOuter(y, _perToken, direction)
-                : control._operator(tape, y, tape.MatMul(_perToken, tape.Reshape(direction, 1, direction.Cols)));
+                ? tape.AddOuter(y, coefficient, direction)
+                : control._operator(tape, y, tape.MatMul(coefficient, tape.Reshape(direction, 1, direction.Cols)));
             return control._normalize ? Rescaled(tape, edited, y) : edited;
         }
 

@@ -35,7 +35,7 @@ public sealed class SmolVectorGoldenTests(RealModel real) : IClassFixture<RealMo
             string[] layers = [.. file.Names.Where(n => n.StartsWith(set + ".", StringComparison.Ordinal)).Select(n => n.Split('.')[^1]).Distinct()];
             // Upstream takes the rows of the last block after the final norm.
             int last = model.Blocks.Count - 1;
-            string norm = model.Modules[^1];
+            string norm = model.Modules[^2];
             string[] modules = [.. layers.Select(l => int.Parse(l) == last ? norm : model.Blocks[int.Parse(l)].Path)];
             Representations rows = Representations.Collect(model, modules, pairs, real.Bundle.PadId, VectorNeeds.Hidden, new RepresentationSettings());
             foreach (string name in file.Names.Where(n => n.StartsWith(set + ".", StringComparison.Ordinal)))
