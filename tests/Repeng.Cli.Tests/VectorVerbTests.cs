@@ -55,6 +55,8 @@ public sealed class VectorVerbTests : IDisposable
         Refused("there is no", "vector", "show", _shop.At("none.gguf"));
         Refused("nothing to steer with", "generate", "--coefficient", "1", "--prompt", "x");
         Refused("--vector", "generate", "--normalize", "--prompt", "x");
+        Refused("is the first to leave the range of fp32", "vector", "apply", "--vector", file, "--coefficient", "1", "1e37", "--max_new_tokens", "2", "--prompt", "x");
+        Refused("at coefficient 1E+37: the output of block 0 (model.layers.0)", "generate", "--vector", file, "--coefficient", "1e37", "--max_new_tokens", "2", "--prompt", "x");
         File.WriteAllText(_shop.At("text.gguf"), "not a vector");
         Refused("text.gguf", "vector", "show", _shop.At("text.gguf"));
 

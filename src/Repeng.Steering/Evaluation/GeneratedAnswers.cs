@@ -59,6 +59,7 @@ public sealed partial class GeneratedAnswers(ModelBundle bundle, SamplingSetting
         for (int b = 0; b < known.Length; b++)
         {
             ChoiceItem item = items[known[b]];
+            FiniteLogits.Require(bundle.Model, steering, coefficient, logits.AsSpan(b * v, v), tokens.Row(b));
             (double ratio, double mass) = BinaryLogRatio.Measure(logits.AsSpan(b * v, v), [.. item.True.Select(t => t[0])], [.. item.False.Select(t => t[0])]);
             results[known[b]] = new ChoiceResult(item.Key, ratio, mass);
         }

@@ -55,6 +55,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         return [.. items.Select((item, b) =>
         {
             ReadOnlySpan<float> row = logits.AsSpan(b * v, v);
+            FiniteLogits.Require(model, steering, c, row, item.Prompt);
             double all = LogSumExp(row.ToArray().Select(x => (double)x));
             var copy = row.ToArray();
             return Result(item, item.True.Select(t => copy[t[0]] - all), item.False.Select(t => copy[t[0]] - all)) with { InputNll = input[b] };
@@ -85,9 +86,13 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
             }
         float[] logProb = model.LabelLogProb(context, hidden, [.. index], [.. labels]).ToArray();
         var sums = new double[rows.Count];
-        for (int r = 0, at = 0; r < rows.Count; r++)
-            for (int k = 0; k < spans[r].Count; k++)
-                sums[r] += logProb[at++];
+        for (int r = 0, at = 0; r < rows.Count; at += spans[r].Count, r++)
+        {
+            ReadOnlySpan<float> own = logProb.AsSpan(at, spans[r].Count);
+            FiniteLogits.Require(model, steering, c, own, rows[r]);
+            foreach (float x in own)
+                sums[r] += x;
+        }
         // Completions of an item follow each other; the first of them stands for its prompt.
         int[] firstRows = new int[items.Length];
         for (int i = 1; i < items.Length; i++)

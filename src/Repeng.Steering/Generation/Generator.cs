@@ -30,7 +30,7 @@ public sealed class Generator(DecoderModel model)
 {
     /// <summary>
     /// Continues each prompt until an end token or maxNewTokens. Returns the new tokens of each row, the end token
-    /// included when it was reached.
+    /// included when it was reached. Throws <see cref="UserErrorException"/> where the coefficient of a row makes its logits infinite, with the block.
     /// </summary>
     /// <param name="prompts">Token ids of each row.</param>
     /// <param name="coefficients">Steering coefficient of each row.</param>
@@ -83,6 +83,7 @@ public sealed class Generator(DecoderModel model)
                     continue;
                 }
                 ReadOnlySpan<float> row = logits.AsSpan(b * model.Config.VocabSize, model.Config.VocabSize);
+                FiniteLogits.Require(model, steering, coefficients[b], row, prompts[b].Concat(made[b]));
                 ids[b] = samplers[b].Next(row, settings.RepetitionPenalty == 1 ? [] : prompts[b].Concat(made[b]), (ulong)b, (ulong)step);
                 made[b].Add(ids[b]);
                 onToken?.Invoke(b, ids[b]);

@@ -41,6 +41,9 @@ public sealed record TokenBatch(int Batch, int Length, int[] Ids, int[] Starts)
     /// <summary>Whether position t of row b holds a real token.</summary>
     public bool IsReal(int b, int t) => t >= Starts[b];
 
+    /// <summary>The real tokens of row b.</summary>
+    public int[] Row(int b) => Ids[(b * Length + Starts[b])..((b + 1) * Length)];
+
     /// <summary>Position of each token in its text: 0 on padding and on the first real token.</summary>
     public int[] Positions()
     {
