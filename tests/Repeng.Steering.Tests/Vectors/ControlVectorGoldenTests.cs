@@ -138,10 +138,11 @@ public sealed class ControlVectorGoldenTests
             string[] parts = name.Split('/');
             (string rows, string where, bool normalize, float c) = (parts[1], parts[2], parts[3] == "normalize", float.Parse(parts[4], CultureInfo.InvariantCulture));
             TokenBatch tokens = rows == "batch" ? prompts : Alone(prompts, 0);
-            using var control = new VectorControl(model, On(a, where), normalize);
+            using ControlModel controlled = On(model, where);
+            controlled.SetControl(a, c, normalize);
             using var tape = new Tape(device, record: false);
             string block = model.Blocks[2].Path;
-            var context = new ForwardContext(tape, tokens) { Edit = control.Pass([.. Enumerable.Repeat(c, tokens.Batch)]), Capture = m => m == block };
+            ForwardContext context = controlled.Context(tape, tokens, capture: m => m == block);
             Tensor hidden = model.Forward(context);
             if (parts[0] == "block2_output")
             {
@@ -200,11 +201,13 @@ public sealed class ControlVectorGoldenTests
         {
             string[] parts = name.Split('/');
             int prompt = parts[1] == "single" ? 0 : int.Parse(parts[1]["alone".Length..], CultureInfo.InvariantCulture);
-            using var control = new VectorControl(model, On(a, parts[2]), parts[3] == "normalize");
             int[] expected = GoldenFiles.Ints(file, name);
             float c = float.Parse(parts[4], CultureInfo.InvariantCulture);
+            using ControlModel controlled = On(model, parts[2]);
+            controlled.SetControl(a, c, parts[3] == "normalize");
+            using var control = new VectorControl(model, new ControlVector(a.ModelType, controlled.SteeredModules.Select(m => KeyValuePair.Create(m, a.Directions[LayerSelection.LayerName(model, m)]))), parts[3] == "normalize");
             // Once alone and once in a padded batch with unsteered rows: neither may notice the other.
-            int[][] rows = new Generator(model).Generate([Alone(prompts, prompt).Ids], [c], new Repeng.Steering.Generation.Steering(null, control), sampling, expected.Length, []);
+            int[][] rows = controlled.Generate([Alone(prompts, prompt).Ids], sampling, expected.Length, []);
             Assert.Equal(expected, rows[0]);
             int[][] all = [.. Enumerable.Range(0, prompts.Batch).Select(b => Alone(prompts, b).Ids)];
             int[][] together = new Generator(model).Generate(all, [.. all.Select((_, b) => b == prompt ? c : 0)], new Repeng.Steering.Generation.Steering(null, control), sampling, expected.Length, []);
@@ -226,11 +229,11 @@ public sealed class ControlVectorGoldenTests
         return new TokenBatch(1, ids.Length, ids, [0]);
     }
 
-    // "all": the vector as it is; "mid": blocks 2 and 3 of it.
-    private static ControlVector On(ControlVector vector, string where) => where switch
+    // "all": wherever the vector has a direction; "mid": blocks 2 and 3, one of them counted from the end.
+    private static ControlModel On(DecoderModel model, string where) => where switch
     {
-        "all" => vector,
-        "mid" => new ControlVector(vector.ModelType, vector.Layers.Where(l => l is "2" or "3").Select(l => KeyValuePair.Create(l, vector.Directions[l]))),
+        "all" => new ControlModel(model),
+        "mid" => new ControlModel(model, [2, 3 - model.Blocks.Count]),
         _ => throw new InvalidDataException($"layers {where} are not understood"),
     };
 
