@@ -49,7 +49,10 @@ public static class SuffixSets
     /// UTF-8. An empty string in a JSON array stands and means that the assistant has said nothing yet.
     /// </summary>
     /// <exception cref="UserErrorException">The file is missing, is not UTF-8, is not of that form, or has no suffix.</exception>
-    public static IReadOnlyList<string> LoadFile(string path)
+    public static IReadOnlyList<string> LoadFile(string path) => LoadFile(path, "suffix");
+
+    /// <summary>The same for another kind of text, which errors name.</summary>
+    internal static IReadOnlyList<string> LoadFile(string path, string kind)
     {
         byte[] bytes;
         try
@@ -58,7 +61,7 @@ public static class SuffixSets
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            throw new UserErrorException($"suffix file {path}: cannot be read: {e.Message}", e);
+            throw new UserErrorException($"{kind} file {path}: cannot be read: {e.Message}", e);
         }
 
         string text;
@@ -68,13 +71,13 @@ public static class SuffixSets
         }
         catch (DecoderFallbackException e)
         {
-            throw new UserErrorException($"suffix file {path}: not UTF-8 at byte {e.Index}; save it as UTF-8", e);
+            throw new UserErrorException($"{kind} file {path}: not UTF-8 at byte {e.Index}; save it as UTF-8", e);
         }
 
         if (path.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
-            return Parse(text, $"suffix file {path}");
+            return Parse(text, $"{kind} file {path}", kind);
         string[] lines = [.. text.Split('\n').Select(line => line.TrimEnd('\r')).Where(line => !string.IsNullOrWhiteSpace(line))];
-        return lines.Length > 0 ? lines : throw new UserErrorException($"suffix file {path}: no suffix in it; write one a line");
+        return lines.Length > 0 ? lines : throw new UserErrorException($"{kind} file {path}: no {kind} in it; write one a line");
     }
 
     internal static string ReadResource(string file)
@@ -85,7 +88,7 @@ public static class SuffixSets
         return reader.ReadToEnd();
     }
 
-    private static string[] Parse(string json, string what)
+    internal static string[] Parse(string json, string what, string kind = "suffix")
     {
         List<string> suffixes = [];
         try
@@ -106,7 +109,7 @@ public static class SuffixSets
             throw new UserErrorException($"{what}: not valid JSON: {e.Message}", e);
         }
 
-        return suffixes.Count > 0 ? [.. suffixes] : throw new UserErrorException($"{what}: the array is empty; at least one suffix is needed");
+        return suffixes.Count > 0 ? [.. suffixes] : throw new UserErrorException($"{what}: the array is empty; at least one {kind} is needed");
     }
 
     private static UserErrorException Unknown(string name) =>

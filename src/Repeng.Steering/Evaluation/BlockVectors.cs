@@ -5,7 +5,7 @@ using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Evaluation;
 
-/// <summary>Plain control vectors on the output of blocks, to compare an adapter with.</summary>
+/// <summary>Plain control vectors on the output of blocks, to compare a trained thing with.</summary>
 public static class BlockVectors
 {
     /// <summary>
@@ -20,16 +20,30 @@ public static class BlockVectors
             Layer($"{b}", [.. PcaDirections.MeanDifference(rows[model.Blocks[b].Path]).Select(x => (float)(x / blocks.Count))])));
     }
 
-    /// <summary>Random directions (normally distributed, by the seed), each as long as the given block's vector.</summary>
+    /// <summary>Per block, the first principal component of the pairs' differences (pca_diff), in each layer as long as the given vector.</summary>
+    public static ControlVector PrincipalComponent(DecoderModel model, ControlVector given, IReadOnlyList<TokenPair> pairs, int padId)
+    {
+        string[] modules = [.. given.Layers.Select(l => ControlVector.BlockOf(l) is { } block ? model.Blocks[block].Path : l)];
+        ControlVector pca = ControlVectorTrainer.Train(model, modules, pairs, padId, VectorMethod.Parse("pca_diff"), new RepresentationSettings());
+        return new ControlVector(given.ModelType, given.Layers.Zip(pca.Layers, (layer, found) => AsLongAs(layer, given, pca.Directions[found].Sum())));
+    }
+
+    /// <summary>Random directions (normally distributed, by the seed), each as long as the given vector's in its layer.</summary>
     public static ControlVector RandomLike(ControlVector given, ulong seed)
     {
-        return new ControlVector(given.ModelType, given.Layers.Select(layer =>
+        return new ControlVector(given.ModelType, given.Layers.Select((layer, i) =>
         {
-            float[] like = given.Directions[layer].Sum(), values = new float[like.Length];
-            Philox.FillNormal(values, seed, (ulong)(ControlVector.BlockOf(layer) ?? throw new ArgumentException($"{layer} is no block")));
-            double scale = Norm(like) / Norm(values);
-            return Layer(layer, [.. values.Select(v => (float)(v * scale))]);
+            var values = new float[given.Directions[layer].Width];
+            // Modules have no number; theirs begin where no block's can be.
+            Philox.FillNormal(values, seed, (ulong)(ControlVector.BlockOf(layer) ?? (1 << 20) + i));
+            return AsLongAs(layer, given, values);
         }));
+    }
+
+    private static KeyValuePair<string, Direction> AsLongAs(string layer, ControlVector given, float[] values)
+    {
+        double scale = Norm(given.Directions[layer].Sum()) / Norm(values);
+        return Layer(layer, [.. values.Select(v => (float)(v * scale))]);
     }
 
     private static KeyValuePair<string, Direction> Layer(string layer, float[] values) => KeyValuePair.Create(layer, new Direction(values));

@@ -118,7 +118,7 @@ public sealed class DilemmaRun
     {
         var csv = new StringBuilder("method,coefficient,n,p_yes,p_target,p_target_se,p_yes_control,p_yes_control_se\n");
         foreach (YesRow r in Yes)
-            csv.Append(CultureInfo.InvariantCulture, $"{EvalRun.Quote(r.Method)},{r.Coefficient:R},{r.Count},{r.Yes:G9},{r.Target:G9},{r.TargetError:G9},{r.Control:G9},{r.ControlError:G9}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{EvalRun.Quoted(r.Method)},{r.Coefficient:R},{r.Count},{r.Yes:G9},{r.Target:G9},{r.TargetError:G9},{r.Control:G9},{r.ControlError:G9}\n");
         return csv.ToString();
     }
 
@@ -127,7 +127,7 @@ public sealed class DilemmaRun
     {
         var csv = new StringBuilder("method,coefficient,value,is_target,n,effect,effect_se\n");
         foreach (TransferRow r in Transfer)
-            csv.Append(CultureInfo.InvariantCulture, $"{EvalRun.Quote(r.Method)},{r.Coefficient:R},{EvalRun.Quote(r.Value)},{(r.Value == Target ? "true" : "false")},{r.Count},{r.Effect:G9},{r.Error:G9}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{EvalRun.Quoted(r.Method)},{r.Coefficient:R},{EvalRun.Quoted(r.Value)},{(r.Value == Target ? "true" : "false")},{r.Count},{r.Effect:G9},{r.Error:G9}\n");
         return csv.ToString();
     }
 

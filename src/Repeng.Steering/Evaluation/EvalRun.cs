@@ -17,7 +17,11 @@ public sealed record EvalMethod(string Name, Generation.Steering Steering, IRead
 /// <param name="Method">Name of the method.</param>
 /// <param name="Coefficient">c.</param>
 /// <param name="Results">One a question.</param>
-public sealed record EvalCell(string Method, float Coefficient, IReadOnlyList<ChoiceResult> Results);
+public sealed record EvalCell(string Method, float Coefficient, IReadOnlyList<ChoiceResult> Results)
+{
+    /// <summary>KL of the plain model from the steered one on neutral texts; null where it was not measured.</summary>
+    public KlStatistics? Kl { get; init; }
+}
 
 /// <summary>Sums of a cell, in nats; standard errors are NaN with fewer than two questions.</summary>
 /// <param name="Method">Name of the method.</param>
@@ -43,6 +47,9 @@ public sealed record EvalRow(string Method, float Coefficient, int Count, double
     /// <summary>Least part of the choice mass at c = 0, and least part of valid answers, of a model that still answers.</summary>
     public const double LeastMass = 0.8;
 
+    /// <summary>KL of the plain model from the steered one on neutral texts; null where it was not measured.</summary>
+    public KlStatistics? Kl { get; init; }
+
     /// <summary>Whether the model is still coherent at this coefficient.</summary>
     public bool Coherent => InputNllRise < MostRise && MassKept >= LeastMass && ValidFraction >= LeastMass;
 }
@@ -61,7 +68,7 @@ public sealed class EvalRun
             double[] change = [.. known.Where(k => zero.ContainsKey(k.Key)).Select(k => k.Value - zero[k.Key])];
             double input = Mean(cell.Results.Select(r => r.InputNll)), mass = Mean(cell.Results.Select(r => r.Mass));
             return new EvalRow(cell.Method, cell.Coefficient, known.Count, Mean(known.Values), Error([.. known.Values]), Mean(change), Error(change), mass,
-                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)), mass / Mean(own.Results.Select(r => r.Mass)));
+                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)), mass / Mean(own.Results.Select(r => r.Mass))) { Kl = cell.Kl };
         })];
         Regressions = cells.GroupBy(c => c.Method).Where(g => g.Select(c => c.Coefficient).Distinct().Count() > 1).ToDictionary(g => g.Key, g =>
         {
@@ -90,9 +97,10 @@ public sealed class EvalRun
 
     /// <summary>
     /// Measures. The first method must have c = 0 (it is added): every change is against it. A method that has only c = 0
-    /// is a prompt alone. With generate, the answers are written by the model and scored where they decide.
+    /// is a prompt alone. With generate, the answers are written by the model and scored where they decide. With neutral, KL
+    /// is measured too, but for prompts, which put no question to neutral texts.
     /// </summary>
-    public static EvalRun Run(DecoderModel model, IReadOnlyList<EvalMethod> methods, int batchSize = 16, Action<string, float>? progress = null, CancellationToken stop = default, GeneratedAnswers? generate = null)
+    public static EvalRun Run(DecoderModel model, IReadOnlyList<EvalMethod> methods, int batchSize = 16, Action<string, float>? progress = null, CancellationToken stop = default, GeneratedAnswers? generate = null, NeutralKl? neutral = null)
     {
         if (methods.Count == 0 || methods[0].Items.Count == 0)
             throw new UserErrorException("nothing to evaluate: no method or no question");
@@ -103,20 +111,46 @@ public sealed class EvalRun
             throw new ArgumentException("two methods have the same name");
         var evaluator = new TruthEvaluator(model, batchSize) { MeasureInput = true };
         var cells = new List<EvalCell>();
+        var known = new Dictionary<IReadOnlyList<ChoiceItem>, IReadOnlyList<ChoiceResult>>(ReferenceEqualityComparer.Instance);
         foreach (EvalMethod method in methods)
             foreach (float c in method.Coefficients.Append(0).Distinct().Order())
             {
                 stop.ThrowIfCancellationRequested();
+                // Without an adapter c = 0 is the model itself (some adapters change it even there): the same questions have the same answers.
+                bool plain = c == 0 && method.Steering.Adapter is null;
+                if (plain && known.TryGetValue(method.Items, out IReadOnlyList<ChoiceResult>? before))
+                {
+                    cells.Add(new EvalCell(method.Name, c, before) { Kl = Kl(method, c) });
+                    continue;
+                }
                 ChoiceResult[] results = evaluator.Run(method.Items, method.Steering, c);
                 if (generate is not null)
                 {
                     Dictionary<string, double> input = results.ToDictionary(r => r.Key, r => r.InputNll);
                     results = [.. generate.Run(method.Items, method.Steering, c, stop).Select(r => r with { InputNll = input[r.Key] })];
                 }
-                cells.Add(new EvalCell(method.Name, c, results));
+                cells.Add(new EvalCell(method.Name, c, results) { Kl = Kl(method, c) });
+                if (plain)
+                    known[method.Items] = results;
                 progress?.Invoke(method.Name, c);
             }
         return new EvalRun(cells);
+
+        KlStatistics? Kl(EvalMethod method, float c) => ReferenceEquals(method.Items, methods[0].Items) ? neutral?.Measure(method.Steering, c) : null;
+    }
+
+    /// <summary>
+    /// How far a method turns the answers between two of its points: half of y(to) − y(from), mean and standard error over the questions
+    /// that are answered in both, paired by question.
+    /// </summary>
+    public (double Effect, double Error, int Count) Spread((string Method, float C) from, (string Method, float C) to)
+    {
+        Dictionary<string, double> a = At(from), b = At(to);
+        double[] halves = [.. b.Where(k => a.ContainsKey(k.Key)).Select(k => (k.Value - a[k.Key]) / 2)];
+        return (Mean(halves), Error(halves), halves.Length);
+
+        Dictionary<string, double> At((string Method, float C) point) =>
+            ByQuestion(Cells.FirstOrDefault(c => c.Method == point.Method && c.Coefficient == point.C) ?? throw new ArgumentException($"{point.Method} was not measured at {point.C}"));
     }
 
     /// <summary>One line a method, coefficient and question.</summary>
@@ -125,16 +159,16 @@ public sealed class EvalRun
         var csv = new StringBuilder("method,coefficient,key,log_odds,choice_mass,draw,input_nll\n");
         foreach (EvalCell cell in Cells)
             foreach (ChoiceResult r in cell.Results)
-                csv.Append(CultureInfo.InvariantCulture, $"{Quote(cell.Method)},{cell.Coefficient:R},{Quote(r.Key)},{r.LogOdds:G9},{r.Mass:G9},{r.Draw},{r.InputNll:G9}\n");
+                csv.Append(CultureInfo.InvariantCulture, $"{Quoted(cell.Method)},{cell.Coefficient:R},{Quoted(r.Key)},{r.LogOdds:G9},{r.Mass:G9},{r.Draw},{r.InputNll:G9}\n");
         return csv.ToString();
     }
 
     /// <summary>One line a method and coefficient.</summary>
     public string SummaryCsv()
     {
-        var csv = new StringBuilder("method,coefficient,n,log_odds,log_odds_se,change,change_se,choice_mass,valid_frac,seeds,input_nll,input_nll_rise,coherent\n");
+        var csv = new StringBuilder("method,coefficient,n,log_odds,log_odds_se,change,change_se,choice_mass,valid_frac,seeds,input_nll,input_nll_rise,kl_p95,kl_mean,coherent\n");
         foreach (EvalRow r in Rows)
-            csv.Append(CultureInfo.InvariantCulture, $"{Quote(r.Method)},{r.Coefficient:R},{r.Count},{r.LogOdds:G9},{r.LogOddsError:G9},{r.Change:G9},{r.ChangeError:G9},{r.Mass:G9},{r.ValidFraction:G9},{r.Draws},{r.InputNll:G9},{r.InputNllRise:G9},{(r.Coherent ? "true" : "false")}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{Quoted(r.Method)},{r.Coefficient:R},{r.Count},{r.LogOdds:G9},{r.LogOddsError:G9},{r.Change:G9},{r.ChangeError:G9},{r.Mass:G9},{r.ValidFraction:G9},{r.Draws},{r.InputNll:G9},{r.InputNllRise:G9},{r.Kl?.P95:G9},{r.Kl?.Mean:G9},{(r.Coherent ? "true" : "false")}\n");
         return csv.ToString();
     }
 
@@ -145,7 +179,8 @@ public sealed class EvalRun
         {
             ["method"] = r.Method, ["coefficient"] = r.Coefficient, ["n"] = r.Count, ["log_odds"] = Number(r.LogOdds), ["log_odds_se"] = Number(r.LogOddsError),
             ["change"] = Number(r.Change), ["change_se"] = Number(r.ChangeError), ["choice_mass"] = Number(r.Mass),
-            ["valid_frac"] = r.ValidFraction, ["seeds"] = r.Draws, ["input_nll"] = Number(r.InputNll), ["input_nll_rise"] = Number(r.InputNllRise), ["coherent"] = r.Coherent,
+            ["valid_frac"] = r.ValidFraction, ["seeds"] = r.Draws, ["input_nll"] = Number(r.InputNll), ["input_nll_rise"] = Number(r.InputNllRise),
+            ["kl_p95"] = Number(r.Kl?.P95 ?? double.NaN), ["kl_mean"] = Number(r.Kl?.Mean ?? double.NaN), ["kl_positions"] = r.Kl?.Positions, ["coherent"] = r.Coherent,
         })]),
         ["regressions"] = new JsonObject(Regressions.Select(p => KeyValuePair.Create(p.Key, (JsonNode?)new JsonObject
         {
@@ -185,7 +220,8 @@ public sealed class EvalRun
 
     internal static JsonNode? Number(double x) => double.IsFinite(x) ? JsonValue.Create(x) : null;
 
-    internal static string Quote(string text) => text.AsSpan().IndexOfAny(",\"\n") < 0 ? text : $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
+    /// <summary>A field of a CSV file.</summary>
+    public static string Quoted(string text) => text.AsSpan().IndexOfAny(",\"\n") < 0 ? text : $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
 
     internal static double Error(double[] values)
     {

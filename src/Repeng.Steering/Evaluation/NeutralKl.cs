@@ -1,0 +1,121 @@
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Steering.Models;
+
+namespace Repeng.Steering.Evaluation;
+
+/// <summary>KL(base ‖ steered) of next-token distributions over positions, in nats.</summary>
+/// <param name="Positions">Number of positions.</param>
+/// <param name="Mean">Mean.</param>
+/// <param name="P95">95th percentile.</param>
+/// <param name="Max">Largest.</param>
+public readonly record struct KlStatistics(int Positions, double Mean, double P95, double Max)
+{
+    /// <summary>Of single positions.</summary>
+    public static KlStatistics Of(IReadOnlyList<double> values) => new(values.Count, values.Average(), Percentile(values, 0.95), values.Max());
+
+    /// <summary>Linear between order statistics at rank q·(n − 1), as NumPy's default; infinite values are the largest.</summary>
+    public static double Percentile(IReadOnlyList<double> values, double q)
+    {
+        if (values.Count == 0 || q is < 0 or > 1 || values.Any(double.IsNaN))
+            throw new ArgumentException($"the {q} quantile of {values.Count} values cannot be taken");
+        double[] sorted = [.. values.Order()];
+        double rank = q * (sorted.Length - 1);
+        int low = (int)rank, high = Math.Min(low + 1, sorted.Length - 1);
+        // Infinity less infinity is no number, and neither is 0 · ∞.
+        return rank == low || sorted[low] == sorted[high] ? sorted[low] : sorted[low] + (rank - low) * (sorted[high] - sorted[low]);
+    }
+}
+
+/// <summary>How far steering moves a model on neutral texts: at every token, KL of the next-token distribution of the plain model from that of the steered one.</summary>
+public sealed class NeutralKl
+{
+    // Both logits of one piece stay below this many values.
+    private const int ChunkValues = 1 << 22;
+
+    private readonly DecoderModel _model;
+    private readonly int[][][] _batches;
+    private readonly float[][] _base;
+
+    /// <summary>Runs the plain model once. Throws <see cref="UserErrorException"/> for an empty list, or where the model's own logits are not finite.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="texts">The texts.</param>
+    /// <param name="batchSize">Texts a batch.</param>
+    public NeutralKl(DecoderModel model, NeutralTexts texts, int batchSize = 8)
+    {
+        if (texts.Rows.Count == 0 || texts.Positions == 0)
+            throw new UserErrorException("no neutral text: KL needs at least one token; give --neutral FILE with a text a line");
+        (_model, Texts) = (model, texts);
+        // Texts of like length stand together, so that little is padded.
+        _batches = [.. texts.Rows.OrderBy(r => r.Length).Chunk(batchSize)];
+        _base = [.. _batches.Select(b => Hidden(b, Generation.Steering.None, 0))];
+        if (_base.Any(h => h.Any(x => !float.IsFinite(x))))
+            throw new UserErrorException($"{model.Source}: without any steering its hidden states on the neutral texts are not finite");
+    }
+
+    /// <summary>The texts.</summary>
+    public NeutralTexts Texts { get; }
+
+    /// <summary>Statistics at one coefficient.</summary>
+    public KlStatistics Measure(Generation.Steering steering, float coefficient) => KlStatistics.Of(Positions(steering, coefficient));
+
+    /// <summary>KL(base ‖ steered) at every token in nats, texts by rising length; infinite where the steered logits are not finite numbers.</summary>
+    public double[] Positions(Generation.Steering steering, float coefficient)
+    {
+        var values = new List<double>(Texts.Positions);
+        for (int b = 0; b < _batches.Length; b++)
+        {
+            float[] steered = Hidden(_batches[b], steering, coefficient);
+            int d = _model.Config.HiddenSize, v = _model.Config.VocabSize, rows = steered.Length / d, step = Math.Max(1, ChunkValues / v);
+            for (int first = 0; first < rows; first += step)
+            {
+                int count = Math.Min(step, rows - first);
+                float[] p = Logits(_base[b].AsSpan(first * d, count * d), count), q = Logits(steered.AsSpan(first * d, count * d), count);
+                var part = new double[count];
+                // A position's sum does not depend on which thread takes it.
+                Parallel.For(0, count, new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, _model.Device.HostWorkers.Count) }, i => part[i] = Divergence(p.AsSpan(i * v, v), q.AsSpan(i * v, v)));
+                values.AddRange(part);
+            }
+        }
+        return [.. values];
+    }
+
+    /// <summary>Σ p·(ln p − ln q) of the softmax of two rows of logits, in double; infinite where q's are not finite.</summary>
+    public static double Divergence(ReadOnlySpan<float> p, ReadOnlySpan<float> q)
+    {
+        double pMax = double.NegativeInfinity, qMax = double.NegativeInfinity;
+        for (int i = 0; i < p.Length; i++)
+        {
+            if (!float.IsFinite(q[i]))
+                return double.PositiveInfinity;
+            (pMax, qMax) = (Math.Max(pMax, p[i]), Math.Max(qMax, q[i]));
+        }
+        double pSum = 0, qSum = 0, cross = 0;
+        for (int i = 0; i < p.Length; i++)
+        {
+            double e = Math.Exp(p[i] - pMax);
+            pSum += e;
+            qSum += Math.Exp(q[i] - qMax);
+            cross += e * (p[i] - pMax - (q[i] - qMax));
+        }
+        // Rounding may leave a little less than nothing where both are the same.
+        return Math.Max(0, cross / pSum - Math.Log(pSum) + Math.Log(qSum));
+    }
+
+    private float[] Logits(ReadOnlySpan<float> hidden, int rows)
+    {
+        using var tape = new Tape(_model.Device, record: false);
+        return _model.Logits(tape, tape.Constant(hidden.ToArray(), rows, _model.Config.HiddenSize)).ToArray();
+    }
+
+    // Hidden states after the final norm of the real tokens [tokens, d].
+    private float[] Hidden(int[][] rows, Generation.Steering steering, float coefficient)
+    {
+        TokenBatch tokens = TokenBatch.Pad(rows, 0);
+        using var tape = new Tape(_model.Device, record: false);
+        Tensor hidden = _model.Forward(steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]));
+        int[] real = [.. Enumerable.Range(0, tokens.Batch * tokens.Length).Where(i => tokens.IsReal(i / tokens.Length, i % tokens.Length))];
+        return (real.Length == tokens.Ids.Length ? hidden : tape.GatherRows(hidden, tape.New(real, real.Length))).ToArray();
+    }
+}
