@@ -76,6 +76,16 @@ public static class Opt
         CustomParser = r => [.. r.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries))],
     };
 
+    /// <summary>Files or folders, given one by one or several at once; commas may be part of a name.</summary>
+    public static Option<string[]?> Paths(string name, string helpName, string description) => new(name)
+    {
+        Description = description,
+        HelpName = helpName,
+        AllowMultipleArgumentsPerToken = true,
+        Arity = ArgumentArity.OneOrMore,
+        CustomParser = r => [.. r.Tokens.Select(t => t.Value)],
+    };
+
     /// <summary>One of some words.</summary>
     public static Option<string?> Choice(string name, string description, params string[] words) => new(name)
     {

@@ -1,6 +1,3 @@
-using System.Text.Encodings.Web;
-using System.Text.Json;
-using System.Text.Json.Nodes;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Evaluation;
 using Spectre.Console;
@@ -8,18 +5,16 @@ using Spectre.Console;
 namespace Repeng.Cli.Reports;
 
 /// <summary>What eval says about dilemmas, as tables, CSV, JSON and pictures.</summary>
-public sealed class DilemmaReport(DilemmaRun run, Session session)
+internal sealed class DilemmaReport(DilemmaRun run, EvalReport shared, Session session)
 {
-    private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
-
     /// <summary>Prints the tables, and writes the files where an output folder is given.</summary>
-    public void Write(string model, string? adapter, string dilemmas, string? output)
+    public void Write(string dilemmas, string? output)
     {
-        Table table = Format.Table("method", ">c", $">p({run.Target})", ">log-odds", ">change", ">p(yes), control", ">p(yes), all", ">choice mass", ">valid", ">input NLL", ">coherent");
+        Table table = Format.Table("method", ">c", $">p({run.Target})", ">log-odds", ">change", ">p(yes), control", ">p(yes), all", ">choice mass", ">valid", ">input NLL", ">p95 KL", ">coherent");
         foreach ((EvalRow r, YesRow y) in run.OnTarget.Rows.Zip(run.Yes))
-            table.Row(r.Method, Format.Coefficient(r.Coefficient), Estimated(y.Target, y.TargetError), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}",
-                Estimated(y.Control, y.ControlError), Format.Number(y.Yes), Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", r.Coherent ? "yes" : "no");
-        session.Print($"{run.TargetCount} dilemmas with {run.Target}, log-odds toward it in nats and their change against c = 0, and {run.ControlCount} without; mean ± standard error over dilemmas; mass, valid and NLL of those with it", table);
+            table.Row(r.Method, EvalReport.Dose(r.Coefficient), Estimated(y.Target, y.TargetError), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}",
+                Estimated(y.Control, y.ControlError), Format.Number(y.Yes), Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", EvalReport.Kl(r), r.Coherent ? "yes" : "no");
+        session.Print($"{run.TargetCount} dilemmas with {run.Target}, log-odds toward it in nats and their change against c = 0, and {run.ControlCount} without; mean ± standard error over dilemmas; mass, valid and NLL of those with it{shared.NeutralNote()}", table);
         if (run.Yes.All(y => y.Count == 0))
             session.Say("no answer of any method has a final choice, so there is nothing to compare; give --max_new_tokens more room, a lower --temperature, --repetition_penalty 1, or leave --generate_answers out");
         if (run.OnTarget.Regressions.Count > 0)
@@ -29,7 +24,7 @@ public sealed class DilemmaReport(DilemmaRun run, Session session)
             {
                 DoseResponse d = run.Doses[method];
                 slopes.Row(method, $"{Format.Signed(r.Slope, 3)} ± {Format.Number(r.StandardError)}", Format.Number(r.R2), Format.Number(r.PValue), Format.Number(r.Score), Format.Signed(d.Separation), Format.Number(d.Symmetry, 2),
-                    d.Monotonic is { } m ? m ? "yes" : "no" : "?", run.OnTarget.UsableRange[method] is { } usable ? $"{Format.Coefficient(usable.From)} … {Format.Coefficient(usable.To)}" : "none");
+                    d.Monotonic is { } m ? m ? "yes" : "no" : "?", EvalReport.Usable(run.OnTarget, method));
             }
             session.Print($"Mean log-odds toward {run.Target} against sign(c)·ln(1 + |c|); symmetry 1: as far to both sides of c = 0, 0: to one side only", slopes);
         }
@@ -43,8 +38,9 @@ public sealed class DilemmaReport(DilemmaRun run, Session session)
         else if (run.ControlCount == 0)
             session.Say($"every dilemma has the value {run.Target}: without others there is no Steering F1");
         PrintTransfer();
+        shared.PrintComparison(run.OnTarget, run.Target);
         if (output is not null)
-            WriteFiles(model, adapter, dilemmas, output);
+            WriteFiles(dilemmas, output);
     }
 
     private void PrintTransfer()
@@ -59,20 +55,16 @@ public sealed class DilemmaReport(DilemmaRun run, Session session)
         session.Print("Effect by value: half the change of the log-odds toward the value from −c to +c, nats; side effect: mean |effect| over all values but the target", table);
     }
 
-    private void WriteFiles(string model, string? adapter, string dilemmas, string output)
+    private void WriteFiles(string dilemmas, string output)
     {
         Directory.CreateDirectory(output);
         AtomicFile.WriteText(Path.Combine(output, "eval_results.csv"), run.Run.ResultsCsv());
         AtomicFile.WriteText(Path.Combine(output, "eval_summary.csv"), run.OnTarget.SummaryCsv());
         AtomicFile.WriteText(Path.Combine(output, "p_yes.csv"), run.YesCsv());
         AtomicFile.WriteText(Path.Combine(output, "transfer.csv"), run.TransferCsv());
-        JsonObject json = run.ToJson();
-        (json["model"], json["adapter"], json["set"]) = (model, adapter, $"dilemmas: {dilemmas}");
-        AtomicFile.WriteText(Path.Combine(output, "eval.json"), json.ToJsonString(s_json) + "\n");
-        Plots.Png(Path.Combine(output, "eval.png"), [.. run.OnTarget.Rows.GroupBy(r => r.Method).Select(g => new Curve(g.Key, [.. g.Where(r => double.IsFinite(r.LogOdds)).Select(r => new CurvePoint(r.Coefficient, r.LogOdds, r.LogOddsError))]))],
-            $"{run.TargetCount} dilemmas", $"log-odds toward {run.Target}, nats", "steering coefficient c");
+        shared.WriteShared(run.OnTarget, run.ToJson(), $"dilemmas: {dilemmas}", run.Target, $"{run.TargetCount} dilemmas", output);
         // Prompts have one point each, and would use up the colours.
-        Plots.Png(Path.Combine(output, "p_yes.png"), [.. run.Yes.Where(r => run.Doses.Count == 0 || run.Doses.ContainsKey(r.Method)).GroupBy(r => r.Method).SelectMany(g => new[]
+        Plots.Pictures(Path.Combine(output, "p_yes"), [.. run.Yes.Where(r => run.Doses.Count == 0 || run.Doses.ContainsKey(r.Method)).GroupBy(r => r.Method).SelectMany(g => new[]
         {
             new Curve($"{g.Key}: {run.Target}", [.. g.Where(r => double.IsFinite(r.Target)).Select(r => new CurvePoint(r.Coefficient, r.Target, r.TargetError))]),
             new Curve($"{g.Key}: yes, control", [.. g.Where(r => double.IsFinite(r.Control)).Select(r => new CurvePoint(r.Coefficient, r.Control, r.ControlError))]),

@@ -12,7 +12,12 @@ public sealed record Curve(string Name, IReadOnlyList<CurvePoint> Points);
 /// <summary>Dose-response curves as text and as a picture.</summary>
 public static class Plots
 {
-    private const string Marks = "●▲■◆○△";
+    private const string Marks = "●▲■◆○△□◇";
+
+    private const int Width = 900, Height = 560;
+
+    // More ticks than this would write over each other.
+    private const int MostTicks = 12;
 
     /// <summary>Lines of text; markers at the points, dots between them.</summary>
     public static string Text(IReadOnlyList<Curve> curves, string yTitle, string xTitle, int width = 61, int height = 13)
@@ -53,10 +58,14 @@ public static class Plots
         text.Append("        └").Append('─', width).Append('\n');
         var axis = new char[width + 12];
         Array.Fill(axis, ' ');
-        foreach (double x in all.Select(p => p.X).Distinct())
+        // The ends and zero first; what does not fit beside them is left out.
+        foreach (double x in all.Select(p => p.X).Distinct().OrderByDescending(x => x == x0 || x == x1 || x == 0).ThenBy(x => x))
         {
-            string label = Format.Coefficient(x);
-            label.CopyTo(0, axis, Math.Max(0, 9 + Column(x) - label.Length / 2), label.Length);
+            string label = Format.Coefficient(Math.Round(x, 2));
+            int at = Math.Max(0, 9 + Column(x) - label.Length / 2);
+            if (axis.AsSpan(Math.Max(0, at - 1), Math.Min(axis.Length - Math.Max(0, at - 1), label.Length + 2)).ContainsAnyExcept(' '))
+                continue;
+            label.CopyTo(0, axis, at, label.Length);
         }
         text.Append(new string(axis).TrimEnd()).Append($"   {xTitle}\n");
         text.AppendJoin("   ", curves.Select((c, k) => $"{Marks[k % Marks.Length]} {c.Name}"));
@@ -71,8 +80,24 @@ public static class Plots
         }
     }
 
+    /// <summary>The same picture as PNG and as SVG, with error bars of one standard error: the stem gets both endings.</summary>
+    public static void Pictures(string stem, IReadOnlyList<Curve> curves, string title, string yTitle, string xTitle)
+    {
+        ScottPlot.Plot plot = Draw(curves, title, yTitle, xTitle);
+        WritePng(stem + ".png", plot);
+        AtomicFile.WriteText(stem + ".svg", plot.GetSvgXml(Width, Height));
+    }
+
     /// <summary>A PNG with error bars of one standard error.</summary>
-    public static void Png(string path, IReadOnlyList<Curve> curves, string title, string yTitle, string xTitle)
+    public static void Png(string path, IReadOnlyList<Curve> curves, string title, string yTitle, string xTitle) => WritePng(path, Draw(curves, title, yTitle, xTitle));
+
+    private static void WritePng(string path, ScottPlot.Plot plot)
+    {
+        byte[] png = plot.GetImageBytes(Width, Height, ScottPlot.ImageFormat.Png);
+        AtomicFile.Write(path, s => s.Write(png), expectedBytes: png.Length);
+    }
+
+    private static ScottPlot.Plot Draw(IReadOnlyList<Curve> curves, string title, string yTitle, string xTitle)
     {
         var plot = new ScottPlot.Plot();
         plot.Title(title, size: 16);
@@ -87,9 +112,9 @@ public static class Plots
         }
         plot.Add.HorizontalLine(0, width: 1, color: ScottPlot.Colors.Gray);
         double[] doses = [.. curves.SelectMany(c => c.Points).Select(p => p.X).Distinct().Order()];
-        plot.Axes.Bottom.SetTicks(doses, [.. doses.Select(Format.Coefficient)]);
+        if (doses.Length <= MostTicks)
+            plot.Axes.Bottom.SetTicks(doses, [.. doses.Select(Format.Coefficient)]);
         plot.ShowLegend(ScottPlot.Edge.Bottom);
-        byte[] png = plot.GetImageBytes(900, 560, ScottPlot.ImageFormat.Png);
-        AtomicFile.Write(path, s => s.Write(png), expectedBytes: png.Length);
+        return plot;
     }
 }

@@ -1,11 +1,7 @@
 using System.CommandLine;
-using System.Text.Encodings.Web;
-using System.Text.Json;
-using System.Text.Json.Nodes;
 using Repeng.Cli.Reports;
 using Repeng.Kernels;
 using Repeng.Runtime;
-using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Data;
 using Repeng.Steering.Demo;
@@ -13,27 +9,34 @@ using Repeng.Steering.Evaluation;
 using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
-using Repeng.Steering.Vectors;
 
 namespace Repeng.Cli.Verbs;
 
-/// <summary>eval: measures an adapter on questions, beside plain control vectors and prompts.</summary>
+/// <summary>eval: measures adapters and control vectors on questions, beside plain baselines.</summary>
 public sealed class EvalVerb
 {
-    // Enough pairs that a mean difference is settled, few enough that it costs little.
-    private const int BaselinePairs = 64;
-    private const string DilemmaSet = "dilemmas";
-    private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    // Where nothing was asked for: an adapter's own scale.
+    private static readonly double[] s_doses = [-2, -1, 0, 1, 2];
 
+    // Enough questions to see a nat of input NLL; a search puts them a dozen times.
+    private const int RangeQuestions = 32;
+    private const string DilemmaSet = "dilemmas";
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
-    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote (default: the model alone)");
-    private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficients", "steering coefficients; 0 is always measured too (default -2 -1 0 1 2)");
+    private readonly Option<string[]?> _adapters = Opt.Paths("--adapter", "FOLDER", "adapters that train wrote, one or several (default: the model alone)");
+    private readonly Option<string[]?> _vectors = Opt.Paths("--vector", "FILE", "control vectors (.gguf), one or several");
+    private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "with --vector: give each steered output the length back that it had before the vector was added");
+    private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficients", "steering coefficients; 0 is always measured too (default -2 -1 0 1 2, with --calibrate each method's own)");
+    private readonly Option<bool?> _calibrate = Opt.Flag("--calibrate", "find, of both signs, the coefficient at which p95 KL on neutral texts meets the budget, and how far c can go before the model is incoherent; kept with the adapter or vector");
+    private readonly Option<double?> _budget = Opt.Number("--kl_budget", "with --calibrate: nats (default 1)");
+    private readonly Option<string?> _neutral = Opt.Text("--neutral", "FILE", "neutral texts that KL is measured on: .json (an array of strings) or one a line (default: our own)");
+    private readonly Option<bool?> _kl = Opt.Flag("--kl", "measure KL of the plain model from the steered one on neutral texts (default true)");
     private readonly Option<string?> _set = Opt.Choice("--set", "truth: statements to end, in the demo its world's questions; binary: yes-or-no questions (default truth)", "truth", "binary");
     private readonly Option<string?> _questions = Opt.Text("--questions", "FILE", "more questions for the binary set, a line each: {\"question\": \"…\", \"answer\": \"yes\"}");
     private readonly Option<string?> _dilemmas = Opt.Text("--dilemmas", "FILE", "instead of a set: dilemmas, a line each: {\"situation\": \"…\", \"action\": \"…\", \"values\": {\"truthfulness\": 1}}; own: the built-in ones");
     private readonly Option<string?> _target = Opt.Text("--target_value", "VALUE", "with --dilemmas: the value that steering is to serve (default truthfulness)");
     private readonly Option<int?> _max = Opt.Int("--max_questions", "only the first N questions (default: all)");
-    private readonly Option<bool?> _baselines = Opt.Flag("--baselines", "also measure a mean-difference control vector, a random direction of its length, and the personas as prompts (default true, where the adapter's training texts are known)");
+    private readonly Option<bool?> _baselines = Opt.Flag("--baselines", "also measure no steering, a mean-difference and a PCA vector, a random direction, and the personas as prompts (default true, where an adapter's training texts are known)");
+    private readonly TrainOptions _texts = new();
     private readonly Option<int?> _batch = Opt.Int("--batch_size", "questions a batch (default 16)");
     private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random directions and of generated answers (default 42)");
     private readonly Option<int?> _seeds = Opt.Int("--seeds", "seeds from --seed on: as many random directions, and with --generate_answers as many answers to each question (default 1)", "--repeats");
@@ -42,7 +45,7 @@ public sealed class EvalVerb
     private readonly Option<double?> _temperature = Opt.Number("--temperature", "with --generate_answers (default 1.3)");
     private readonly Option<double?> _minP = Opt.Number("--min_p", "with --generate_answers (default 0.05)");
     private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "with --generate_answers (default 1.2)");
-    private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, eval.json and eval.png (of dilemmas also p_yes.csv, transfer.csv, p_yes.png) go (default: nowhere)");
+    private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, compared.csv, eval.json and the plots eval, effect (of dilemmas also p_yes.csv, transfer.csv, p_yes) go (default: nowhere)");
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
     private readonly Session _session;
@@ -53,8 +56,8 @@ public sealed class EvalVerb
     public static Command Create(Session session)
     {
         var verb = new EvalVerb(session);
-        var command = new Command("eval", "Measure on questions what an adapter does, beside control vectors and prompts");
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._coefficients, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines, verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads })
+        var command = new Command("eval", "Measure on questions what adapters and control vectors do, beside plain vectors and prompts");
+        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -62,7 +65,43 @@ public sealed class EvalVerb
 
     private int Run(ParseResult p)
     {
-        string? folder = p.GetValue(_adapter);
+        Request r = Read(p);
+        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using ModelBundle bundle = ModelBundle.Load(device, r.Model);
+        using var methods = new EvalMethods(bundle, _session);
+        bool steers = r.Adapters.Length + r.Vectors.Length > 0;
+        if (r.Baselines is not null || !steers || r.Adapters.Length + r.Vectors.Length > 1)
+            methods.AddPlain(steers || r.Baselines is not null ? EvalMethods.Unsteered : "model alone");
+        foreach (string folder in r.Adapters)
+            methods.AddAdapter(folder, r.Adapters.Length == 1);
+        foreach (string file in r.Vectors)
+            methods.AddVector(file, r.Normalize);
+        if (r.Baselines is { } texts)
+            methods.AddBaselines(texts, r.Seed, r.Seeds, (persona, audience) => Items(p, bundle, r, persona, audience));
+        ChoiceItem[] items = Items(p, bundle, r, null, null);
+        NeutralKl? neutral = r.Kl ? new NeutralKl(bundle.Model, NeutralTexts.Load(bundle, p.GetValue(_neutral))) : null;
+        var limits = new EvalLimits(r.Budget, neutral?.Texts);
+        if (r.Calibrate)
+            Calibrate(r, bundle, methods, items, neutral!, limits);
+        List<EvalMethod> measured = [.. methods.Subjects.Select(s => new EvalMethod(s.Name, s.Steering, s.Steered ? r.Coefficients ?? limits.Doses(s.Name) ?? [.. s_doses.Select(c => (float)c)] : [0], s.Persona?.Invoke() ?? items))];
+        EvalRun run = EvalRun.Run(bundle.Model, measured, r.Batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {items.Length} questions done"), _session.Stop,
+            r.Generates ? new GeneratedAnswers(bundle, r.Sampling, r.MaxNew, r.Seeds, r.Batch) : null, neutral);
+        var report = new EvalReport(run, limits, methods.Subjects, _session) { Model = r.Model, Adapters = r.Adapters, Vectors = r.Vectors };
+        if (r.Dilemmas is null)
+            report.Write(r.Set, p.GetValue(_output));
+        else
+            new DilemmaReport(new DilemmaRun(run, r.Dilemmas, r.Target), report, _session).Write(p.GetValue(_dilemmas)!, p.GetValue(_output));
+        return ExitCodes.Ok;
+    }
+
+    private sealed record Request(string Model, string[] Adapters, string[] Vectors, bool Normalize, float[]? Coefficients, bool Calibrate, double Budget, bool Kl, string Set, IReadOnlyList<Dilemma>? Dilemmas, string Target,
+        RunSettings? Baselines, int Batch, ulong Seed, int Seeds, bool Generates, int MaxNew, SamplingSettings Sampling);
+
+    // Everything that can be wrong with the command line and its small files is found here, before a model is loaded.
+    private Request Read(ParseResult p)
+    {
+        string[] adapters = p.Given(_adapters) ?? [], vectors = p.Given(_vectors) ?? [];
+        bool steers = adapters.Length + vectors.Length > 0;
         if (p.GetValue(_dilemmas) is not null && p.GetValue(_set) is { } both)
             throw new UserErrorException($"--dilemmas takes the place of a set; leave --set {both} out");
         if (p.GetValue(_dilemmas) is null && p.GetValue(_target) is not null)
@@ -85,120 +124,93 @@ public sealed class EvalVerb
             throw new UserErrorException("--generate_answers belongs to the binary set and to dilemmas; add --set binary or --dilemmas FILE");
         if (!generates && new Option[] { _maxNew, _temperature, _minP, _penalty }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false }) is { } idle)
             throw new UserErrorException($"{idle.Name} says how answers are written, and none is: add --generate_answers or leave it out");
+        if (p.GetValue(_normalize) is not null && vectors.Length == 0)
+            throw new UserErrorException("--normalize without --vector has nothing to act on; give --vector FILE");
         ulong seed = p.GetValue(_seed) ?? 42;
         var sampling = new SamplingSettings { Sample = true, Temperature = (float)(p.GetValue(_temperature) ?? 1.3), MinP = (float)(p.GetValue(_minP) ?? 0.05), RepetitionPenalty = (float)(p.GetValue(_penalty) ?? 1.2), Seed = seed };
         sampling.Validate();
         double[]? given = p.Given(_coefficients);
-        if (folder is null && given?.Any(c => c != 0) == true)
-            throw new UserErrorException($"--coefficients {Format.Coefficient(given.First(c => c != 0))} without --adapter has nothing to steer with; give --adapter FOLDER");
-        string model = p.GetValue(_model) ?? (folder is null ? null : AdapterFile.ReadBaseModel(folder)) ?? ModelBundle.Demo;
+        if (!steers && p.GetValue(_baselines) != true && given?.Any(c => c != 0) == true)
+            throw new UserErrorException($"--coefficients {Format.Coefficient(given.First(c => c != 0))} without --adapter, --vector or --baselines has nothing to steer with; give --adapter FOLDER or --vector FILE");
+        string model = p.GetValue(_model) ?? (adapters.Length == 0 ? null : AdapterFile.ReadBaseModel(adapters[0])) ?? ModelBundle.Demo;
         if (set is "binary" or DilemmaSet && model == ModelBundle.Demo)
             throw new UserErrorException($"{(set == DilemmaSet ? "--dilemmas" : "--set binary")}: the demo model knows nothing but its own small world and cannot answer yes or no; take --set truth, or another --model");
-        float[] coefficients = folder is null ? [0] : [.. (given ?? [-2, -1, 0, 1, 2]).Select(c => (float)c)];
+        (bool calibrate, double budget, bool kl) = ReadLimits(p, steers);
         IReadOnlyList<Dilemma>? dilemmas = p.GetValue(_dilemmas) is not { } source ? null : source == Dilemmas.OwnName ? Dilemmas.Own : Dilemmas.Load(source);
         string target = (p.GetValue(_target) ?? "truthfulness").Trim().ToLowerInvariant();
         dilemmas = p.GetValue(_max) is { } most ? dilemmas?.Take(most).ToArray() : dilemmas;
         if (dilemmas is not null)
             DilemmaRun.RequireTarget(dilemmas, target);
-        RunSettings? trained = Trained(folder, p.GetValue(_baselines));
-
-        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, model);
-        using IAdapter? adapter = folder is null ? null : AdapterFile.LoadAny(bundle.Model, folder);
-        var methods = new List<EvalMethod> { new(adapter is null ? "model alone" : "adapter", new Steering.Generation.Steering(adapter), coefficients, Items(p, bundle, set, null, null, dilemmas, target)) };
-        ControlVector? mean = adapter is null || trained is null ? null : MeanDifference(bundle, adapter, trained);
-        using var vectors = new Owned();
-        if (mean is not null)
-            methods.Add(new EvalMethod("mean difference", vectors.Add(bundle, mean), coefficients, methods[0].Items));
-        for (int k = 0; k < seeds && mean is not null; k++)
-            methods.Add(new EvalMethod(seeds == 1 ? "random direction" : $"random direction, seed {seed + (ulong)k}", vectors.Add(bundle, BlockVectors.RandomLike(mean, seed + (ulong)k)), coefficients, methods[0].Items));
-        if (trained is not null && bundle.IsDemo)
-            foreach (DemoAudience audience in new[] { DemoAudience.SeenTruthful, DemoAudience.SeenUntruthful })
-                methods.Add(new EvalMethod($"prompt: {TruthReport.Title(audience)}", Steering.Generation.Steering.None, [0], Items(p, bundle, set, null, audience, dilemmas, target)));
-        else if (trained is not null)
-            foreach (string word in new[] { trained.Personas[0].Positive, trained.Personas[0].Negative })
-                methods.Add(new EvalMethod($"prompt: {word}", Steering.Generation.Steering.None, [0],
-                    Items(p, bundle, set, trained.Template.Replace(PairTexts.Placeholder, word, StringComparison.Ordinal), null, dilemmas, target)));
-        EvalRun run = EvalRun.Run(bundle.Model, methods, batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {methods[0].Items.Count} questions done"), _session.Stop,
-            generates ? new GeneratedAnswers(bundle, sampling, maxNew, seeds, batch) : null);
-        if (dilemmas is null)
-            Report(run, model, folder, set, p.GetValue(_output));
-        else
-            new DilemmaReport(new DilemmaRun(run, dilemmas, target), _session).Write(model, folder, p.GetValue(_dilemmas)!, p.GetValue(_output));
-        return ExitCodes.Ok;
+        return new Request(model, adapters, vectors, p.GetValue(_normalize) == true, given is null ? null : [.. given.Select(c => (float)c)], calibrate, budget, kl, set, dilemmas, target, Trained(p, adapters, model), batch, seed, seeds, generates, maxNew, sampling);
     }
 
-    private sealed class Owned : IDisposable
+    private (bool Calibrate, double Budget, bool Kl) ReadLimits(ParseResult p, bool steers)
     {
-        private readonly List<VectorControl> _vectors = [];
-
-        public Steering.Generation.Steering Add(ModelBundle bundle, ControlVector vector)
-        {
-            _vectors.Add(new VectorControl(bundle.Model, vector));
-            return new Steering.Generation.Steering(null, _vectors[^1]);
-        }
-
-        public void Dispose() => _vectors.ForEach(v => v.Dispose());
+        bool calibrate = p.GetValue(_calibrate) == true;
+        if (calibrate && !steers && p.GetValue(_baselines) != true)
+            throw new UserErrorException("--calibrate has nothing to calibrate; give --adapter FOLDER, --vector FILE or --baselines");
+        if (calibrate && p.GetValue(_kl) == false)
+            throw new UserErrorException("--calibrate measures KL; leave --no-kl out");
+        if (!calibrate && p.GetValue(_budget) is not null)
+            throw new UserErrorException("--kl_budget says what --calibrate is to meet; add --calibrate or leave it out");
+        if (p.GetValue(_budget) is { } nats and <= 0)
+            throw new UserErrorException($"--kl_budget {nats} must be above 0 nats");
+        if (p.GetValue(_neutral) is not null && p.GetValue(_kl) == false)
+            throw new UserErrorException("--neutral beside --no-kl: no KL is measured on those texts; leave one out");
+        // With nothing that steers there is no difference to measure.
+        return (calibrate, p.GetValue(_budget) ?? 1, p.GetValue(_kl) ?? (steers || p.GetValue(_baselines) == true || p.GetValue(_neutral) is not null));
     }
 
-    // The training texts, from which the baselines are made; asked for and not there is an error, else a remark.
-    private RunSettings? Trained(string? folder, bool? asked)
+    // The texts that baselines are made from: asked for and not there is an error, else a remark.
+    private RunSettings? Trained(ParseResult p, string[] adapters, string model)
     {
-        if (asked == false || folder is null)
-            return asked == true ? throw new UserErrorException("--baselines without --adapter: the baselines are made from an adapter's training texts; give --adapter FOLDER") : null;
-        string path = Path.Combine(folder, TrainRun.SettingsName);
-        if (File.Exists(path))
-            return RunSettings.Load(path);
+        bool? asked = p.GetValue(_baselines);
+        Option? text = _texts.Pairs.FirstOrDefault(o => p.GetResult(o) is { Implicit: false });
+        if (asked == false)
+            return text is null ? null : throw new UserErrorException($"{text.Name} says what the baselines are made from; leave --no-baselines out");
+        if (text is not null)
+            return _texts.Settings(p, model, TrainVerb.ReadConfig(model));
+        foreach (string path in adapters.Select(a => Path.Combine(a, TrainRun.SettingsName)))
+            if (File.Exists(path))
+                return RunSettings.Load(path);
+        if (asked == true && adapters.Length == 0)
+            return _texts.Settings(p, model, TrainVerb.ReadConfig(model));
         if (asked == true)
-            throw new UserErrorException($"--baselines: {path} is not there, and the baselines need the training texts; give a folder that train wrote");
-        _session.Say($"no {TrainRun.SettingsName} in {folder}: no baselines");
+            throw new UserErrorException($"--baselines: {Path.Combine(adapters[0], TrainRun.SettingsName)} is not there, and the baselines need the training texts; give a folder that train wrote, or --personas A:B");
+        if (adapters.Length > 0)
+            _session.Say($"no {TrainRun.SettingsName} in {string.Join(", ", adapters)}: no baselines");
         return null;
     }
 
-    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, string set, string? persona, DemoAudience? audience, IReadOnlyList<Dilemma>? dilemmas, string target)
+    private void Calibrate(Request r, ModelBundle bundle, EvalMethods methods, ChoiceItem[] items, NeutralKl neutral, EvalLimits limits)
     {
-        if (dilemmas is not null)
-            return DilemmaRun.Items(bundle, dilemmas, target, persona, p.GetValue(_generate) == true);
-        BinaryQuestion[] questions = set == "binary" ? [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []] : [];
-        ChoiceItem[] items = set == "binary"
-            ? p.GetValue(_generate) == true ? EvalItems.BinaryToGenerate(bundle, questions, persona) : EvalItems.Binary(bundle, questions, persona)
+        foreach (EvalSubject s in methods.Subjects.Where(s => s.Steered))
+        {
+            bool normalized = r.Normalize && r.Vectors.Contains(s.Source);
+            Calibration found = Calibration.Run(neutral, s.Steering, r.Budget, r.Model, normalized, (c, kl) =>
+            {
+                _session.Stop.ThrowIfCancellationRequested();
+                _session.Say($"{s.Name}, c = {Format.Coefficient(c)}: p95 KL {Format.Number(kl.P95)} nats over {kl.Positions} tokens");
+            });
+            limits.Calibrations.Add(s.Name, found);
+            if (s.Source is not null)
+                _session.Say($"kept in {found.Save(s.Source)}");
+            if (s.Source is null)
+                continue;
+            double start = found.Plus.Search.Outcome == BudgetOutcome.Reached ? found.Plus.Search.Coefficient : 1;
+            limits.Ranges.Add(s.Name, UsableRange.Find(bundle.Model, [.. items.Take(RangeQuestions)], s.Steering, start, r.Batch, _session.Stop));
+        }
+        new LimitsReport(limits, _session).Print();
+    }
+
+    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, Request r, string? persona, DemoAudience? audience)
+    {
+        if (r.Dilemmas is not null)
+            return DilemmaRun.Items(bundle, r.Dilemmas, r.Target, persona, r.Generates);
+        BinaryQuestion[] questions = r.Set == "binary" ? [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []] : [];
+        ChoiceItem[] items = r.Set == "binary"
+            ? r.Generates ? EvalItems.BinaryToGenerate(bundle, questions, persona) : EvalItems.Binary(bundle, questions, persona)
             : bundle.IsDemo ? DemoItems.Load(new DemoWorld(), audience ?? DemoAudience.None) : EvalItems.Truth(bundle, TruthEvaluation.Items, persona);
         return [.. items.Take(p.GetValue(_max) ?? items.Length)];
-    }
-
-    private static ControlVector MeanDifference(ModelBundle bundle, IAdapter adapter, RunSettings trained)
-    {
-        List<TokenPair> pairs = TrainRun.Pairs(bundle, trained with { MaxPairs = trained.MaxPairs is > 0 and < BaselinePairs ? trained.MaxPairs : BaselinePairs });
-        int[] blocks = [.. adapter.Modules.Select(LossLayers.BlockOf).Distinct().Order()];
-        return BlockVectors.MeanDifference(bundle.Model, blocks, pairs, bundle.PadId);
-    }
-
-    private void Report(EvalRun run, string model, string? adapter, string set, string? output)
-    {
-        Spectre.Console.Table table = Format.Table("method", ">c", ">log-odds", ">change against c = 0", ">choice mass", ">valid", ">input NLL", ">coherent");
-        foreach (EvalRow r in run.Rows)
-            table.Row(r.Method, Format.Coefficient(r.Coefficient), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}", Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", r.Coherent ? "yes" : "no");
-        _session.Print($"Log-odds of the true answer in nats, set {set}, mean ± standard error over {run.Cells[0].Results.Select(r => r.Key).Distinct().Count()} questions{(run.Rows[0].Draws > 1 ? $", {run.Rows[0].Draws} answers each" : "")}; input NLL in nats a token", table);
-        if (run.Rows.All(r => r.Count == 0))
-            _session.Say("no answer of any method has a final choice, so there is nothing to compare; give --max_new_tokens more room, a lower --temperature, --repetition_penalty 1, or leave --generate_answers out");
-        if (run.Regressions.Count > 0)
-        {
-            Spectre.Console.Table slopes = Format.Table("method", ">slope", ">r²", ">p", ">valid", ">score", ">usable c");
-            foreach ((string method, LogRatioRegression r) in run.Regressions)
-                slopes.Row(method, $"{Format.Signed(r.Slope, 3)} ± {Format.Number(r.StandardError)}", Format.Number(r.R2), Format.Number(r.PValue), Format.Number(r.ValidFraction, 2), Format.Number(r.Score),
-                    run.UsableRange[method] is { } usable ? $"{Format.Coefficient(usable.From)} … {Format.Coefficient(usable.To)}" : "none");
-            _session.Print($"Mean log-odds against sign(c)·ln(1 + |c|); score = |slope|·valid²·r²; usable: input NLL rises by less than {EvalRow.MostRise} nat, choice mass at least {EvalRow.LeastMass} of that at c = 0, valid at least {EvalRow.LeastMass}", slopes);
-        }
-        if (output is null)
-            return;
-        Directory.CreateDirectory(output);
-        AtomicFile.WriteText(Path.Combine(output, "eval_results.csv"), run.ResultsCsv());
-        AtomicFile.WriteText(Path.Combine(output, "eval_summary.csv"), run.SummaryCsv());
-        JsonObject json = run.ToJson();
-        (json["model"], json["adapter"], json["set"]) = (model, adapter, set);
-        AtomicFile.WriteText(Path.Combine(output, "eval.json"), json.ToJsonString(s_json) + "\n");
-        Curve[] curves = [.. run.Rows.GroupBy(r => r.Method).Select(g => new Curve(g.Key, [.. g.Where(r => double.IsFinite(r.LogOdds)).Select(r => new CurvePoint(r.Coefficient, r.LogOdds, r.LogOddsError))]))];
-        Plots.Png(Path.Combine(output, "eval.png"), curves, $"Set {set}", "log-odds of the true answer, nats", "steering coefficient c");
-        _session.Print($"Written: {output}");
     }
 }

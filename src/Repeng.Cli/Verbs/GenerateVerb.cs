@@ -80,6 +80,9 @@ public sealed class GenerateVerb
         if (room >= 1 && room < maxNew)
             _session.Say($"max_new_tokens {maxNew} is cut to {room}: the prompt has {ids.Length} tokens and the context holds {bundle.Model.Config.MaxPositions}");
         _session.Say($"model {model}{(adapterFolder is null ? "" : $", adapter {adapterFolder}")}{(vectorFile is null ? "" : $", vector {vectorFile}")}, prompt {ids.Length} tokens, {(raw ? "raw" : "chat")}, max_new_tokens {maxNew}");
+        foreach (string source in new[] { adapterFolder, vectorFile }.OfType<string>())
+            if (Steering.Evaluation.Calibration.Describe(source) is { } calibrated)
+                _session.Say($"{source}: {calibrated}");
         _session.Say(Describe(sampling));
         using VectorControl? vector = vectorFile is null ? null : new VectorControl(bundle.Model, ControlVectorFile.Read(vectorFile, _session.Say), p.GetValue(_normalize) == true);
         var steering = new Steering.Generation.Steering(adapter, vector);

@@ -86,6 +86,8 @@ public sealed class InspectVerb
         foreach ((string key, JsonNode? value) in json)
             table.Row(key, value switch { null => "none", JsonArray a => string.Join(", ", a.Select(x => x?.ToString() ?? "none")), _ => value.ToString() });
         _session.Print($"Adapter {folder}", table);
+        if (Steering.Evaluation.Calibration.Describe(folder) is { } calibrated)
+            _session.Print(calibrated);
         foreach (string file in new[] { AdapterFile.ModelName, AdapterFile.BasesName }.Select(n => Path.Combine(folder, n)))
         {
             if (File.Exists(file))

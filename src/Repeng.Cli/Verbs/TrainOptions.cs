@@ -96,6 +96,9 @@ public sealed class TrainOptions
     /// <summary>What says on which texts: model, personas, template, suffixes, how many, seed, and where it runs.</summary>
     public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _maxPairs, _maxTokens, _seed, Device, Threads];
 
+    /// <summary>What says what a pair of texts is made of.</summary>
+    public IReadOnlyList<Option> Pairs => [_personas, _template, _suffixes];
+
     /// <summary>All options, in the order of the help.</summary>
     public IReadOnlyList<Option> All =>
     [
@@ -245,12 +248,12 @@ public sealed class TrainOptions
         {
             if (demo)
                 return ([.. DemoSteering.PersonaPairs.Select(x => new PersonaPair(x.Positive, x.Negative))], null);
-            return (Pairs(PersonaSets.All[0]), PersonaSets.All[0]);
+            return (PairsOf(PersonaSets.All[0]), PersonaSets.All[0]);
         }
         if (given is [var name] && !name.Contains(':', StringComparison.Ordinal))
         {
             PersonaSet set = PersonaSets.Load(name);
-            return (Pairs(set), set);
+            return (PairsOf(set), set);
         }
         var pairs = new List<PersonaPair>();
         foreach (string word in given)
@@ -262,7 +265,7 @@ public sealed class TrainOptions
         }
         return pairs.Count > 0 ? (pairs, null) : throw new UserErrorException("--personas: no pair is given; for example honest:dishonest");
 
-        static List<PersonaPair> Pairs(PersonaSet set) => [.. set.Positive.Zip(set.Negative, (a, b) => new PersonaPair(a, b))];
+        static List<PersonaPair> PairsOf(PersonaSet set) => [.. set.Positive.Zip(set.Negative, (a, b) => new PersonaPair(a, b))];
     }
 
     private static IReadOnlyList<string> Suffixes(string word) =>

@@ -43,6 +43,8 @@ public sealed class VectorVerb
             string path = p.GetValue(file)!;
             ControlVector vector = ControlVectorFile.Read(path, _session.Say);
             _session.Print($"{path}: {vector.ModelType}, {vector.Layers.Count} layers", Table(vector));
+            if (Steering.Evaluation.Calibration.Describe(path) is { } calibrated)
+                _session.Print(calibrated);
             return ExitCodes.Ok;
         });
         return command;
