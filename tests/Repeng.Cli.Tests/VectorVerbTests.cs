@@ -33,6 +33,34 @@ public sealed class VectorVerbTests : IDisposable
     }
 
     [Fact]
+    public void A_weight_svd_edit_is_trained_applied_measured_and_exported_as_a_lora()
+    {
+        string folder = _shop.At("svd");
+        CliResult train = CliRun.Run("vector", "train", "--method", "svd_weight_rank16", "--max_pairs", "12", "--output", folder);
+        Assert.True(train.Code == ExitCodes.Ok, train.Error);
+        Assert.Contains("a LoRA of rank 16", train.Out, StringComparison.Ordinal);
+        string[] ask = ["--max_new_tokens", "6", "--prompt", "make statements about the world."];
+        CliResult apply = CliRun.Run(["vector", "apply", "--adapter", folder, "--coefficient", "-1", "0", "1", .. ask]);
+        Assert.True(apply.Code == ExitCodes.Ok, apply.Error);
+        Assert.Equal(CliRun.Run(["generate", .. ask]).Out, CliRun.Run(["generate", "--adapter", folder, "--coefficient", "0", .. ask]).Out);
+        CliResult eval = CliRun.Run("eval", "--adapter", folder, "--coefficients", "1", "--max_questions", "8");
+        Assert.True(eval.Code == ExitCodes.Ok, eval.Error);
+        CliResult again = CliRun.Run("export", "--adapter", folder, "--coefficient", "2", "--output", _shop.At("lora"));
+        Assert.True(again.Code == ExitCodes.Ok, again.Error);
+        Assert.Equal(CliRun.Run(["generate", "--adapter", folder, "--coefficient", "2", .. ask]).Out, CliRun.Run(["generate", "--adapter", _shop.At("lora"), "--coefficient", "1", .. ask]).Out);
+        foreach (string[] args in new string[][] { ["vector", "export", folder, "--output", _shop.At("v.gguf")], ["vector", "show", folder], ["vector", "combine", folder, "--output", _shop.At("v.gguf")], ["generate", "--vector", folder, "--prompt", "x"] })
+        {
+            CliResult refused = CliRun.Run(args);
+            Assert.Equal(ExitCodes.UserError, refused.Code);
+            Assert.Contains("is an adapter, no control vector", refused.Error, StringComparison.Ordinal);
+        }
+        Assert.Contains("exists already", CliRun.Run("vector", "train", "--method", "svd_weight", "--max_pairs", "4", "--output", folder).Error, StringComparison.Ordinal);
+        Assert.Contains("is no linear layer", CliRun.Run("vector", "train", "--method", "svd_weight", "--layers", "mlp$", "--max_pairs", "4", "--output", _shop.At("none")).Error, StringComparison.Ordinal);
+        Assert.Contains("svd_weight_rank8", CliRun.Run("vector", "train", "--method", "svd_weight", "--n_components", "2", "--output", _shop.At("none")).Error, StringComparison.Ordinal);
+        Assert.False(Directory.Exists(_shop.At("none")));
+    }
+
+    [Fact]
     public void Bad_input_gets_one_line_and_leaves_nothing_behind()
     {
         string file = _shop.At("bad.gguf");

@@ -3,6 +3,8 @@ using System.Diagnostics;
 using Repeng.Cli.Reports;
 using Repeng.Kernels;
 using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
@@ -15,7 +17,7 @@ public sealed class VectorTrain
 {
     private readonly TrainOptions _texts = new();
     private readonly Option<string?> _method = Opt.Text("--method", "NAME", $"how directions are made (default pca_diff): {string.Join(", ", VectorMethod.Known)}");
-    private readonly Option<string?> _layers = Opt.Text("--layers", "REGEX", "modules to steer: searched in the dotted path (default: the outputs of blocks)", "--regex_filter");
+    private readonly Option<string?> _layers = Opt.Text("--layers", "REGEX", "modules to steer: searched in the dotted path (default: the outputs of blocks; of svd_weight the layers that write to them)", "--regex_filter");
     private readonly Option<string?> _range = Opt.Text("--layer_range", "LOW:HIGH", "blocks, half open: numbers, parts of the depth, negative from the end (default: 1:, all but the first; all of them with --layers)");
     private readonly Option<int?> _components = Opt.Int("--n_components", "components of pca_diff and pca_center (default 1); their sum is added");
     private readonly Option<int?> _position = Opt.Int("--token_position", "token that rows are taken at: -1 the last (default of methods on activations), -2 the one before it (default of methods on gradients)");
@@ -23,7 +25,7 @@ public sealed class VectorTrain
     private readonly Option<string?> _loss = Opt.Text("--loss", "NAME", $"loss that gradients are taken of (default {RepresentationSettings.DefaultLoss}): {string.Join(", ", SampledLosses.Names)}");
     private readonly Option<int?> _tap = Opt.Int("--tap_layer", "block whose output that loss reads (default: the third from the end)");
     private readonly Option<bool?> _batchMean = Opt.Flag("--batch_mean", "gradients of the batch's mean loss, as upstream: they, and with them Fisher's lambda, then depend on the batch size");
-    private readonly Option<string?> _output = Opt.Text("--output", "FILE", "file to write (default: METHOD.gguf)", "-o");
+    private readonly Option<string?> _output = Opt.Text("--output", "FILE", "file to write (default: METHOD.gguf); of svd_weight a folder with a LoRA", "-o");
     private readonly Option<bool?> _overwrite = VectorVerb.Overwrite();
     private readonly Session _session;
 
@@ -42,8 +44,10 @@ public sealed class VectorTrain
 
     private int Run(ParseResult p)
     {
-        VectorMethod method = VectorMethod.Parse(p.GetValue(_method) ?? "pca_diff");
-        string output = VectorVerb.Free(p.GetValue(_output) ?? $"{method.Name}.gguf", p.GetValue(_overwrite));
+        string methodName = p.GetValue(_method) ?? "pca_diff";
+        int? rank = WeightSvdSteering.RankOf(methodName);
+        VectorMethod? method = rank is null ? VectorMethod.Parse(methodName) : null;
+        string output = method is null ? FreeFolder(p, methodName) : VectorVerb.Free(p.GetValue(_output) ?? $"{method.Name}.gguf", p.GetValue(_overwrite));
         (LayerSelection.End, LayerSelection.End)? range = Range(p.GetValue(_range));
         string name = p.GetValue(_texts.Model) ?? ModelBundle.Demo;
         RunSettings settings = _texts.Settings(p, name, TrainVerb.ReadConfig(name));
@@ -51,23 +55,43 @@ public sealed class VectorTrain
 
         using Device device = DeviceOption.Open(p.GetValue(_texts.Device), p.GetValue(_texts.Threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, name);
-        string[] modules = LayerSelection.Modules(bundle.Model, p.GetValue(_layers), range ?? (p.GetValue(_layers) is null && bundle.Model.Blocks.Count > 1 ? (new(1, false), new(bundle.Model.Blocks.Count, false)) : null));
+        string[] modules = LayerSelection.Modules(bundle.Model, p.GetValue(_layers) ?? (method is null ? WeightSvdSteering.DefaultLayers(bundle.Model) : null), range ?? (p.GetValue(_layers) is null && bundle.Model.Blocks.Count > 1 ? (new(1, false), new(bundle.Model.Blocks.Count, false)) : null));
         List<TokenPair> pairs = TrainRun.Pairs(bundle, settings);
-        _session.Say($"model {name}: {bundle.Model.Config.ModelType}, {bundle.Model.Blocks.Count} blocks; {method.Name} on {modules.Length} layers, {pairs.Count} pairs");
+        _session.Say($"model {name}: {bundle.Model.Config.ModelType}, {bundle.Model.Blocks.Count} blocks; {methodName} on {modules.Length} layers, {pairs.Count} pairs");
         var watch = Stopwatch.StartNew();
         var sinceLine = Stopwatch.StartNew();
-        ControlVector vector = ControlVectorTrainer.Train(bundle.Model, modules, pairs, bundle.PadId, method, collect, p.GetValue(_components) ?? 1, (what, done, of) =>
+        if (method is null)
+        {
+            using PeftAdapter lora = WeightSvdSteering.Train(bundle.Model, modules, pairs, bundle.PadId, rank!.Value, collect, name, Report);
+            AtomicFile.WriteFolder(output, into => lora.Save(into, name), p.GetValue(_overwrite) == true);
+            _session.Print($"{output}: {methodName}, a LoRA of rank {lora.Config.Rank} on {modules.Length} layers, {pairs.Count} pairs, {Format.Duration(watch.Elapsed.TotalSeconds)}");
+            _session.Print($"Try:     {CliApp.Name} generate --model {name} --adapter {output} --coefficient -2 0 2 --prompt \"{ExamplePrompts.For(bundle)[0]}\"");
+            return ExitCodes.Ok;
+        }
+        ControlVector vector = ControlVectorTrainer.Train(bundle.Model, modules, pairs, bundle.PadId, method, collect, p.GetValue(_components) ?? 1, Report);
+        ControlVectorFile.Write(output, vector, keepComponents: vector.Directions.Values.Any(d => d.Components > 1));
+        _session.Print($"{output}: {method.Name}, {vector.Layers.Count} layers, {pairs.Count} pairs, {Format.Duration(watch.Elapsed.TotalSeconds)}", VectorVerb.Table(vector));
+        _session.Print($"Try:     {CliApp.Name} vector apply --model {name} --vector {output} --coefficient -2 0 2 --prompt \"{ExamplePrompts.For(bundle)[0]}\"");
+        return ExitCodes.Ok;
+
+        void Report(string what, int done, int of)
         {
             _session.Stop.ThrowIfCancellationRequested();
             if (sinceLine.Elapsed.TotalSeconds < 2 && done < of)
                 return;
             sinceLine.Restart();
             _session.Say($"{what}: {done} of {of}, {Format.Duration(watch.Elapsed.TotalSeconds)}");
-        });
-        ControlVectorFile.Write(output, vector, keepComponents: vector.Directions.Values.Any(d => d.Components > 1));
-        _session.Print($"{output}: {method.Name}, {vector.Layers.Count} layers, {pairs.Count} pairs, {Format.Duration(watch.Elapsed.TotalSeconds)}", VectorVerb.Table(vector));
-        _session.Print($"Try:     {CliApp.Name} vector apply --model {name} --vector {output} --coefficient -2 0 2 --prompt \"{ExamplePrompts.For(bundle)[0]}\"");
-        return ExitCodes.Ok;
+        }
+    }
+
+    // Such an edit depends on a layer's input: it is kept as a LoRA, in a folder.
+    private string FreeFolder(ParseResult p, string method)
+    {
+        if (p.GetValue(_components) is not null)
+            throw new UserErrorException($"--n_components belongs to pca_diff and pca_center; the rank of {WeightSvdSteering.Name} is a part of its name: {WeightSvdSteering.Name}_rank8");
+        string output = Path.TrimEndingDirectorySeparator(p.GetValue(_output) ?? method);
+        AtomicFile.RequireFolderFree(output, p.GetValue(_overwrite) == true);
+        return output;
     }
 
     private RepresentationSettings Collecting(ParseResult p)

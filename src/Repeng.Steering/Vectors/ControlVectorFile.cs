@@ -1,6 +1,7 @@
 using System.Globalization;
 using Repeng.Kernels;
 using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
 
 namespace Repeng.Steering.Vectors;
 
@@ -46,6 +47,10 @@ public static class ControlVectorFile
     /// <summary>Reads a vector. warn hears of what is odd but readable.</summary>
     public static ControlVector Read(string path, Action<string>? warn = null)
     {
+        if (Directory.Exists(path))
+            throw new UserErrorException(File.Exists(Path.Combine(path, AdapterFile.ConfigName))
+                ? $"{path} is an adapter, no control vector: what it adds depends on a layer's input (as does what vector train --method {WeightSvdSteering.Name} makes), and a GGUF control vector adds the same to every token; use generate --adapter, eval --adapter, or export for PEFT"
+                : $"{path} is a folder; give the .gguf file of a control vector");
         using GgufFile file = GgufFile.Open(path);
         if (file.Architecture != ArchitectureName)
             warn?.Invoke($"{path}: general.architecture is {file.Architecture ?? "missing"}, not {ArchitectureName}");

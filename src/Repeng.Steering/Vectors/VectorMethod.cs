@@ -33,7 +33,7 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
     [
         "mean_diff", "pca_diff", "pca_diff_weighted", "pca_center", "pca_center_weighted", "umap",
         "svd_gradient", "fisher_steer[_emp|_cov][_reg0…_reg5]", "fisher_steer[_emp|_cov]_dual[_pos|_neg|_diff]",
-        "kfac_steer[_pca|_gradient_pca][_pos|_neg][_rankK][_reg1…_reg3]",
+        "kfac_steer[_pca|_gradient_pca][_pos|_neg][_rankK][_reg1…_reg3]", "svd_weight[_rankK]",
     ];
 
     private static readonly double[] s_lambdas = [0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
@@ -61,6 +61,8 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
             case "svd_gradient":
                 return Single(name, VectorNeeds.Gradients, SvdGradient);
         }
+        if (WeightSvdSteering.RankOf(name) is not null)
+            throw new UserErrorException($"method {name} gives no directions but a change of weights, which {nameof(WeightSvdSteering)}.{nameof(WeightSvdSteering.Train)} makes");
         string[] parts = name.Split('_');
         if (parts is ["fisher", "steer", ..])
             return Fisher(name, parts[2..]);

@@ -6,6 +6,13 @@ using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Adapters.Peft;
 
+/// <summary>A change of a linear layer's weight as a product Left [out, r] · Right [r, in], both row-major.</summary>
+public sealed record LoraFactors(LinearModule Module, double[] Left, double[] Right)
+{
+    /// <summary>r.</summary>
+    public int Rank => Left.Length / Module.Outputs;
+}
+
 /// <summary>
 /// Any adapter that adds a product of low rank to the weights, said as a plain LoRA of PEFT at one coefficient. The change
 /// that an SVD rotation of rank r makes, U·M(c)ᵀ·Vᵀ, has rank r itself: A = Vᵀ, B = U·M(c)ᵀ, α = r. At c = 1 the LoRA is what
@@ -22,19 +29,29 @@ public static class LoraExport
         if (!float.IsFinite(c))
             throw new UserErrorException($"coefficient {c} is not a finite number");
         DecoderModel model = adapter.Model;
-        (LinearModule Module, double[] Left, double[] Right, int Rank)[] parts = [.. adapter.Modules.Select(path =>
+        LoraFactors[] parts = [.. adapter.Modules.Select(path =>
         {
             LinearModule module = model.Linears[path];
             (double[] left, double[] right) = Factors(adapter, path, c);
-            return (module, left, right, left.Length / module.Outputs);
+            return new LoraFactors(module, left, right);
         })];
+        return Adapter(model, parts, baseModel, $"LoRA of {adapter.Kind} at {c.ToString(CultureInfo.InvariantCulture)}");
+    }
+
+    /// <summary>A LoRA of factor 1 (α = r) with the given products at c = 1; the most frequent rank is r, others are in the patterns.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="parts">At least one layer with its factors.</param>
+    /// <param name="baseModel">Name of the base model, for the configuration.</param>
+    /// <param name="where">What it is, for messages.</param>
+    public static PeftAdapter Adapter(DecoderModel model, IReadOnlyCollection<LoraFactors> parts, string baseModel, string where)
+    {
         int common = parts.GroupBy(p => p.Rank).MaxBy(g => g.Count())!.Key;
         JsonObject json = PeftConfigs.Lora(common, common, new JsonArray([.. parts.Select(p => (JsonNode)p.Module.Path)]), baseModel);
         var others = parts.Where(p => p.Rank != common).ToArray();
         JsonObject Pattern() => new(others.Select(p => KeyValuePair.Create(p.Module.Path, (JsonNode?)p.Rank)));
         (json["rank_pattern"], json["alpha_pattern"]) = (Pattern(), Pattern());
         var layers = parts.Select(p => (PeftLayer)new LoraLayer(p.Module, 1, Tensor.From(model.Device, Narrow(p.Right), p.Rank, p.Module.Inputs), Tensor.From(model.Device, Narrow(p.Left), p.Module.Outputs, p.Rank), null, null)).ToList();
-        return new PeftAdapter(model, new PeftConfig(json, $"LoRA of {adapter.Kind} at {c.ToString(CultureInfo.InvariantCulture)}"), layers);
+        return new PeftAdapter(model, new PeftConfig(json, where), layers);
     }
 
     private static (double[] Left, double[] Right) Factors(IAdapter adapter, string path, float c)
