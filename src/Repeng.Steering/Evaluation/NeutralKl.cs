@@ -49,7 +49,7 @@ public sealed class NeutralKl
         (_model, Texts) = (model, texts);
         // Texts of like length stand together, so that little is padded.
         _batches = [.. texts.Rows.OrderBy(r => r.Length).Chunk(batchSize)];
-        _base = [.. _batches.Select(b => Hidden(b, Generation.Steering.None, 0))];
+        _base = [.. _batches.Select(Plain)];
         if (_base.Any(h => h.Any(x => !float.IsFinite(x))))
             throw new UserErrorException($"{model.Source}: without any steering its hidden states on the neutral texts are not finite");
     }
@@ -64,14 +64,18 @@ public sealed class NeutralKl
     public double[] Positions(Generation.Steering steering, float coefficient)
     {
         var values = new List<double>(Texts.Positions);
+        int d = _model.Config.HiddenSize, v = _model.Config.VocabSize, step = Math.Max(1, ChunkValues / v);
         for (int b = 0; b < _batches.Length; b++)
         {
-            float[] steered = Hidden(_batches[b], steering, coefficient);
-            int d = _model.Config.HiddenSize, v = _model.Config.VocabSize, rows = steered.Length / d, step = Math.Max(1, ChunkValues / v);
-            for (int first = 0; first < rows; first += step)
+            using var tape = new Tape(_model.Device, record: false);
+            (ForwardContext context, Tensor hidden, int[] real) = Forward(tape, _batches[b], steering, coefficient);
+            for (int first = 0; first < real.Length; first += step)
             {
-                int count = Math.Min(step, rows - first);
-                float[] p = Logits(_base[b].AsSpan(first * d, count * d), count), q = Logits(steered.AsSpan(first * d, count * d), count);
+                int count = Math.Min(step, real.Length - first);
+                using Tape.Scope scope = tape.BeginScope();
+                // The plain model's logits are made again of its hidden states, which take a hundredth of the room.
+                float[] p = _model.Logits(tape, tape.Constant(_base[b].AsSpan(first * d, count * d), count, d)).ToArray();
+                float[] q = _model.Logits(context, hidden, real[first..(first + count)]).ToArray();
                 var part = new double[count];
                 // A position's sum does not depend on which thread takes it.
                 Parallel.For(0, count, new ParallelOptions { MaxDegreeOfParallelism = Math.Max(1, _model.Device.HostWorkers.Count) }, i => part[i] = Divergence(p.AsSpan(i * v, v), q.AsSpan(i * v, v)));
@@ -103,19 +107,18 @@ public sealed class NeutralKl
         return Math.Max(0, cross / pSum - Math.Log(pSum) + Math.Log(qSum));
     }
 
-    private float[] Logits(ReadOnlySpan<float> hidden, int rows)
-    {
-        using var tape = new Tape(_model.Device, record: false);
-        return _model.Logits(tape, tape.Constant(hidden.ToArray(), rows, _model.Config.HiddenSize)).ToArray();
-    }
-
-    // Hidden states after the final norm of the real tokens [tokens, d].
-    private float[] Hidden(int[][] rows, Generation.Steering steering, float coefficient)
+    // The pass, its hidden states after the final norm, and the rows of them that are real tokens.
+    private (ForwardContext Context, Tensor Hidden, int[] Real) Forward(Tape tape, int[][] rows, Generation.Steering steering, float coefficient)
     {
         TokenBatch tokens = TokenBatch.Pad(rows, 0);
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]);
+        return (context, _model.Forward(context), [.. Enumerable.Range(0, tokens.Ids.Length).Where(i => tokens.IsReal(i / tokens.Length, i % tokens.Length))]);
+    }
+
+    private float[] Plain(int[][] rows)
+    {
         using var tape = new Tape(_model.Device, record: false);
-        Tensor hidden = _model.Forward(steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]));
-        int[] real = [.. Enumerable.Range(0, tokens.Batch * tokens.Length).Where(i => tokens.IsReal(i / tokens.Length, i % tokens.Length))];
-        return (real.Length == tokens.Ids.Length ? hidden : tape.GatherRows(hidden, tape.New(real, real.Length))).ToArray();
+        (_, Tensor hidden, int[] real) = Forward(tape, rows, Generation.Steering.None, 0);
+        return tape.GatherRows(hidden, tape.New(real, real.Length)).ToArray();
     }
 }

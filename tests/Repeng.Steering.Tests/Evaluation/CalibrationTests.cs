@@ -109,8 +109,9 @@ public sealed class CalibrationTests
         using ModelBundle bundle = ModelBundle.Load(device, ModelBundle.Demo);
         DecoderModel model = bundle.Model;
         int d = model.Config.HiddenSize;
-        using var control = new VectorControl(model, new ControlVector("qwen3", new[] { 1, 4 }.Select(k =>
-            KeyValuePair.Create($"{k}", new Direction([.. Enumerable.Range(0, d).Select(i => MathF.Sin(i * (k + 1)))])))));
+        (string Layer, int Width)[] layers = [("1", d), ("4", d), (model.Config.HeadPath, model.Config.VocabSize)];
+        using var control = new VectorControl(model, new ControlVector("qwen3", layers.Select((l, k) =>
+            KeyValuePair.Create(l.Layer, new Direction([.. Enumerable.Range(0, l.Width).Select(i => MathF.Sin(i * (k + 1)))])))));
         var steering = new Repeng.Steering.Generation.Steering(null, control);
         NeutralTexts texts = NeutralTexts.Load(bundle);
         int[][] rows = [.. texts.Rows.Take(5).OrderBy(r => r.Length)];
@@ -136,7 +137,8 @@ public sealed class CalibrationTests
             float[] Logits(float at)
             {
                 using var tape = new Tape(device, record: false);
-                return model.Logits(tape, model.Forward(steering.Context(tape, TokenBatch.Pad([ids], 0), [at]))).ToArray();
+                ForwardContext context = steering.Context(tape, TokenBatch.Pad([ids], 0), [at]);
+                return model.Logits(context, model.Forward(context)).ToArray();
             }
             float[] p = Logits(0), q = Logits(c);
             int v = model.Config.VocabSize;
