@@ -26,6 +26,9 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
     /// <summary>Also measure how well the steered model predicts the prompts themselves.</summary>
     public bool MeasureInput { get; init; }
 
+    /// <summary>For searches over c: a coefficient that makes logits infinite gives NaN rather than an error.</summary>
+    public bool AllowInfinite { get; init; }
+
     /// <summary>Scores every item at one coefficient; all rows are steered.</summary>
     public ChoiceResult[] Run(IReadOnlyList<ChoiceItem> items, Generation.Steering steering, float coefficient, Action<int>? progress = null)
     {
@@ -55,7 +58,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         return [.. items.Select((item, b) =>
         {
             ReadOnlySpan<float> row = logits.AsSpan(b * v, v);
-            FiniteLogits.Require(model, steering, c, row, item.Prompt);
+            Require(steering, c, row, item.Prompt);
             double all = LogSumExp(row.ToArray().Select(x => (double)x));
             var copy = row.ToArray();
             return Result(item, item.True.Select(t => copy[t[0]] - all), item.False.Select(t => copy[t[0]] - all)) with { InputNll = input[b] };
@@ -89,7 +92,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         for (int r = 0, at = 0; r < rows.Count; at += spans[r].Count, r++)
         {
             ReadOnlySpan<float> own = logProb.AsSpan(at, spans[r].Count);
-            FiniteLogits.Require(model, steering, c, own, rows[r]);
+            Require(steering, c, own, rows[r]);
             foreach (float x in own)
                 sums[r] += x;
         }
@@ -119,6 +122,12 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
             if (lengths[i] > 1)
                 result[i] = -logProb.AsSpan(at, lengths[i] - 1).ToArray().Average(x => (double)x);
         return result;
+    }
+
+    private void Require(Generation.Steering steering, float c, ReadOnlySpan<float> values, int[] ids)
+    {
+        if (!AllowInfinite || c == 0)
+            FiniteLogits.Require(model, steering, c, values, ids);
     }
 
     private static ChoiceResult Result(ChoiceItem item, IEnumerable<double> right, IEnumerable<double> wrong)

@@ -17,7 +17,7 @@ public sealed record UsableRange(BudgetResult Minus, BudgetResult Plus, int Ques
     {
         if (items.Count == 0)
             throw new UserErrorException("no question to find the usable range of c on");
-        var evaluator = new TruthEvaluator(model, batchSize) { MeasureInput = true };
+        var evaluator = new TruthEvaluator(model, batchSize) { MeasureInput = true, AllowInfinite = true };
         (double nll, double mass) = Measure(0);
         return new UsableRange(BudgetSearch.Find(c => Excess(-c), 1, start), BudgetSearch.Find(Excess, 1, start), items.Count);
 

@@ -40,6 +40,8 @@ public sealed class FiniteLogitsTests : IDisposable
             Assert.Contains("control vector at coefficient " + c.ToString(System.Globalization.CultureInfo.InvariantCulture), message, StringComparison.Ordinal);
             Assert.Contains("smaller |coefficient|", message, StringComparison.Ordinal);
         }
+        // A search over c takes it as a result.
+        Assert.Single(new TruthEvaluator(model) { AllowInfinite = true }.Run([new ChoiceItem("q", [1, 2, 3], [[4]], [[5]])], steering, c));
         Assert.Equal(4, new Generator(model).Generate([[1, 2, 3]], [1], steering, new SamplingSettings(), 4, [])[0].Length);
     }
 
