@@ -67,7 +67,7 @@ internal sealed class EvalMethods : IDisposable
         ControlVector? given = _vectors.FirstOrDefault(v => v.Layers.All(l => ControlVector.BlockOf(l) is not null));
         int count = _bundle.Model.Blocks.Count;
         int[] blocks = given is not null ? [.. given.Layers.Select(l => ControlVector.BlockOf(l)!.Value)]
-            : _adapters.Count > 0 ? [.. _adapters[0].Modules.Select(LossLayers.BlockOf).Distinct().Order()]
+            : _adapters.Count > 0 ? [.. _adapters[0].Modules.Select(m => LayerSelection.BlockOf(_bundle.Model, m)!.Value).Distinct().Order()]
             : [.. Enumerable.Range(Math.Min(1, count - 1), Math.Max(1, count - 1))];
         List<TokenPair> pairs = TrainRun.Pairs(_bundle, texts with { MaxPairs = texts.MaxPairs is > 0 and < BaselinePairs ? texts.MaxPairs : BaselinePairs });
         ControlVector mean = BlockVectors.MeanDifference(_bundle.Model, blocks, pairs, _bundle.PadId), like = given ?? mean;

@@ -8,6 +8,7 @@ using Repeng.Steering.Adapters;
 using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Cli.Verbs;
 
@@ -131,8 +132,8 @@ public sealed class TrainVerb
         foreach (IGrouping<string, LinearModule> leaf in adapter.Modules.Select(m => adapter.Model.Linears[m]).GroupBy(l => l.Path[(l.Path.LastIndexOf('.') + 1)..]))
         {
             LinearModule[] layers = [.. leaf];
-            table.Row(leaf.Key, string.Join(' ', layers.Select(l => LossLayers.BlockOf(l.Path))), $"{layers[0].Outputs} × {layers[0].Inputs}", rank == 0 ? "none" : $"{rank}",
-                $"{adapter.Parameters.Where(t => layers.Any(l => t.Name!.StartsWith(l.Path + ".", StringComparison.Ordinal))).Sum(t => t.Length)}", string.Join(' ', outcome.LossLayers.Where(n => leaf.Any(l => l.Path == n)).Select(n => $"block {LossLayers.BlockOf(n)}")));
+            table.Row(leaf.Key, string.Join(' ', layers.Select(l => LayerSelection.BlockOf(adapter.Model, l.Path))), $"{layers[0].Outputs} × {layers[0].Inputs}", rank == 0 ? "none" : $"{rank}",
+                $"{adapter.Parameters.Where(t => layers.Any(l => t.Name!.StartsWith(l.Path + ".", StringComparison.Ordinal))).Sum(t => t.Length)}", string.Join(' ', outcome.LossLayers.Where(n => leaf.Any(l => l.Path == n)).Select(n => $"block {LayerSelection.BlockOf(adapter.Model, n)}")));
         }
         return table;
     }

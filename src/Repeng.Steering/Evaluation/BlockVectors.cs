@@ -8,6 +8,8 @@ namespace Repeng.Steering.Evaluation;
 /// <summary>Plain control vectors on the output of blocks, to compare a trained thing with.</summary>
 public static class BlockVectors
 {
+    private const int PairsABatch = 8;
+
     /// <summary>
     /// Per block, the mean over pairs of positive − negative outputs at the last token, divided by the number of blocks:
     /// at c = 1 all blocks together add about one distance of the personas.
@@ -15,9 +17,10 @@ public static class BlockVectors
     public static ControlVector MeanDifference(DecoderModel model, IReadOnlyCollection<int> blocks, IReadOnlyList<TokenPair> pairs, int padId)
     {
         string[] modules = [.. blocks.Select(b => model.Blocks[b].Path)];
-        IReadOnlyDictionary<string, LayerRows> rows = Representations.Collect(model, modules, pairs, padId, VectorNeeds.Hidden, new RepresentationSettings()).Layers;
+        var data = new PairData(pairs, padId);
+        Dictionary<string, float[]> mean = MeanDifferences.Collect(model, modules, Enumerable.Range(0, pairs.Count).Chunk(PairsABatch).Select(batch => data.Batch(batch)));
         return new ControlVector(model.Config.ModelType, blocks.Select(b =>
-            Layer($"{b}", [.. PcaDirections.MeanDifference(rows[model.Blocks[b].Path]).Select(x => (float)(x / blocks.Count))])));
+            Layer($"{b}", [.. mean[model.Blocks[b].Path].Select(x => x / blocks.Count)])));
     }
 
     /// <summary>Per block, the first principal component of the pairs' differences (pca_diff), in each layer as long as the given vector.</summary>

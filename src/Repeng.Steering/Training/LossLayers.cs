@@ -1,16 +1,15 @@
-using System.Text.RegularExpressions;
-using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Kernels.LinearAlgebra;
 using Repeng.Runtime;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Training;
 
 /// <summary>Chooses the layers whose outputs the loss reads and the direction that it reads them along.</summary>
-public static partial class LossLayers
+public static class LossLayers
 {
     /// <summary>
     /// Upstream's rule: adapted modules grouped by leaf name, per group the deepest one in a block at most N − 3 (the
@@ -23,41 +22,12 @@ public static partial class LossLayers
         {
             string best = g.First();
             foreach (string path in g)
-                if (BlockOf(path) <= limit && BlockOf(path) > BlockOf(best) || BlockOf(best) > limit && BlockOf(path) <= limit)
+                if (Block(path) <= limit && Block(path) > Block(best) || Block(best) > limit && Block(path) <= limit)
                     best = path;
             return best;
         })];
-    }
 
-    /// <summary>Number of the block in a dotted path.</summary>
-    public static int BlockOf(string path) => int.Parse(BlockNumber().Match(path).Groups[1].Value);
-
-    /// <summary>
-    /// Mean over pairs of positive − negative outputs [out] of each module at the last token (or the one before it, as
-    /// the reference state really does), adapter off.
-    /// </summary>
-    public static Dictionary<string, float[]> MeanDifference(DecoderModel model, IReadOnlyList<string> modules, IEnumerable<TokenBatch> batches, int tokensFromEnd = 1, Action<int>? progress = null)
-    {
-        var sums = modules.ToDictionary(m => m, m => new double[model.Linears[m].Outputs]);
-        int pairs = 0;
-        foreach (TokenBatch batch in batches)
-        {
-            using var tape = new Tape(model.Device, record: false);
-            var context = new ForwardContext(tape, batch) { Capture = sums.ContainsKey, LastBlock = modules.Max(BlockOf) };
-            model.Forward(context);
-            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - tokensFromEnd)];
-            foreach ((string module, double[] sum) in sums)
-            {
-                Tensor rows = tape.GatherRows(context.Outputs[module], tape.New(last, last.Length));
-                float[] h = rows.ToArray();
-                for (int b = 0; b < batch.Batch; b++)
-                    for (int d = 0; d < sum.Length; d++)
-                        sum[d] += (b % 2 == 0 ? 1 : -1) * (double)h[b * sum.Length + d];
-            }
-            pairs += batch.Batch / 2;
-            progress?.Invoke(pairs);
-        }
-        return sums.ToDictionary(s => s.Key, s => s.Value.Select(x => (float)(x / pairs)).ToArray());
+        int Block(string path) => LayerSelection.BlockOf(model, path)!.Value;
     }
 
     /// <summary>
@@ -111,7 +81,4 @@ public static partial class LossLayers
     }
 
     private static float Norm(double[] d) => (float)Math.Sqrt(d.Sum(x => x * x));
-
-    [GeneratedRegex(@"\.(\d+)\.")]
-    private static partial Regex BlockNumber();
 }

@@ -6,6 +6,7 @@ using Repeng.Steering.Adapters;
 using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Training;
 
@@ -145,7 +146,7 @@ public static class TrainRun
         string[] names = LossLayers.Select(model, adapter.Modules);
         int perBatch = Math.Max(1, config.BatchSize / 2), count = train.Pairs.Count;
         IEnumerable<TokenBatch> batches = train.ByLength(count, perBatch).Select(pairs => train.Batch(pairs));
-        Dictionary<string, float[]> mean = LossLayers.MeanDifference(model, names, batches, config.TokenFromEnd, done => listener.Preparing("steering direction", done, count));
+        Dictionary<string, float[]> mean = MeanDifferences.Collect(model, names, batches, config.TokenFromEnd, done => listener.Preparing("steering direction", done, count));
         return [.. names.Select(n => !config.FullLossU && adapter is SvdAdapter svd
             ? LossLayers.OnAdapterBasis(model, svd.Layers[n], mean[n])
             : LossLayers.OnFullBasis(model, n, mean[n]))];

@@ -6,6 +6,7 @@ using Repeng.Runtime.Formats;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
+using Repeng.Steering.Vectors;
 using Repeng.Testing;
 
 namespace Repeng.Steering.Tests.Adapters;
@@ -158,7 +159,7 @@ public sealed class AdapterGoldenTests
         using var golden = new GoldenCase(folder, name);
         string[] layers = [.. golden.Json["loss_layers"]!.AsArray().Select(x => (string)x!)];
         Assert.Equal(layers.Order(StringComparer.Ordinal), LossLayers.Select(golden.Model, golden.Modules).Order(StringComparer.Ordinal));
-        Dictionary<string, float[]> mean = LossLayers.MeanDifference(golden.Model, layers, GoldenCase.Batches(folder));
+        Dictionary<string, float[]> mean = MeanDifferences.Collect(golden.Model, layers, GoldenCase.Batches(folder));
         foreach (string module in layers)
         {
             using LossLayer given = golden.LossLayer(module);

@@ -7,6 +7,7 @@ using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 using Repeng.Steering.Tests.Adapters;
 using Repeng.Steering.Training;
+using Repeng.Steering.Vectors;
 using Repeng.Testing;
 
 namespace Repeng.Steering.Tests.RealModel;
@@ -26,7 +27,7 @@ public sealed class SmolAdapterGoldenTests(RealModel real) : IClassFixture<RealM
         JsonObject json = Json();
         string[] layers = LossLayerNames(json);
         Assert.Equal(layers.Order(StringComparer.Ordinal), LossLayers.Select(model, Modules(tensors)).Order(StringComparer.Ordinal));
-        Dictionary<string, float[]> mean = LossLayers.MeanDifference(model, layers, Batches(json));
+        Dictionary<string, float[]> mean = MeanDifferences.Collect(model, layers, Batches(json));
         foreach (string module in layers)
         {
             using LossLayer own = LossLayers.OnFullBasis(model, module, mean[module]);
