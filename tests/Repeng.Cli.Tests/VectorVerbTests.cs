@@ -85,6 +85,9 @@ public sealed class VectorVerbTests : IDisposable
         Refused("--vector", "generate", "--normalize", "--prompt", "x");
         Refused("is the first to leave the range of fp32", "vector", "apply", "--vector", file, "--coefficient", "1", "1e37", "--max_new_tokens", "2", "--prompt", "x");
         Refused("at coefficient 1E+37: the output of block 0 (model.layers.0)", "generate", "--vector", file, "--coefficient", "1e37", "--max_new_tokens", "2", "--prompt", "x");
+        Refused("at coefficient 1E+37: the output of block 0 (model.layers.0)", "eval", "--vector", file, "--coefficients", "1e37", "--no-baselines", "--max_questions", "4");
+        Refused("--max_pairs", "vector", "train", "--max_pairs", "-1", "--output", _shop.At("none.gguf"));
+        Refused("condition number", "vector", "train", "--method", "fisher_steer_reg0", "--max_pairs", "4", "--output", _shop.At("none.gguf"));
         File.WriteAllText(_shop.At("text.gguf"), "not a vector");
         Refused("text.gguf", "vector", "show", _shop.At("text.gguf"));
 

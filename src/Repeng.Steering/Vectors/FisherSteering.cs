@@ -1,3 +1,4 @@
+using System.Globalization;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
 using Repeng.Kernels.LinearAlgebra;
@@ -118,10 +119,16 @@ public static class FisherSteering
                 x[i * d + j] = root * (g[i * d + j] - (settings.Matrix == FisherMatrix.Covariance ? mean[j] : 0));
         }
         double trace = LayerRows.Dot(x, x);
+        // Deviations from a mean sum to zero: one row less than there are.
+        int rank = Math.Min(d, settings.Matrix == FisherMatrix.Covariance ? m - 1 : m);
         double lambda = settings.Lambda ?? Math.Max(1e-6, 0.01 * trace / d);
         // The smallest eigenvalue of so few rows is zero, so upstream's look at the spectrum always decides this way.
         if (settings.GuardFewRows && m < d / 10)
             lambda = Math.Max(lambda, 1e-4 * trace / d);
+
+        // No need to look for the eigenvalues of a width × width matrix, of which some are zero.
+        if (lambda <= 0 && rank < d)
+            throw Singular(m, d, double.PositiveInfinity);
 
         double[] v = lambda > 0 && m < d ? Woodbury(workers, x, mean, m, d, lambda) : Dense(workers, x, mean, m, d, lambda);
         if (settings.Rescale)
@@ -141,6 +148,9 @@ public static class FisherSteering
             score += (i % 2 == 0 ? -1 : 1) * LayerRows.Dot(g.AsSpan(i * rows.Width, rows.Width), v);
         return score >= 0 ? v : [.. v.Select(x => -x)];
     }
+
+    private static UserErrorException Singular(int rows, int width, double condition) =>
+        new($"the Fisher matrix of {rows} rows and width {width} has the condition number {condition.ToString("g3", CultureInfo.InvariantCulture)} and cannot be solved with lambda 0; take a _reg1 … _reg5 method (lambda 0.1 … 1e-5), or give more than {width} rows that differ");
 
     // (λI + xᵀx)⁻¹ b = (b − xᵀ(λI + xxᵀ)⁻¹xb) / λ.
     private static double[] Woodbury(CpuWorkers workers, double[] x, double[] b, int m, int d, double lambda)
@@ -169,7 +179,7 @@ public static class FisherSteering
             SymmetricEigen.Decompose(workers, f, d, values, [], 0);
             double condition = values[^1] > 0 ? values[0] / values[^1] : double.PositiveInfinity;
             if (!(condition < WorstCondition))
-                throw new UserErrorException($"the Fisher matrix of {m} rows and width {d} has the condition number {condition:g3} and cannot be solved with lambda 0; take a _reg1 … _reg5 method (lambda 0.1 … 1e-5), or give at least {d} rows");
+                throw Singular(m, d, condition);
         }
         using Cholesky factor = Cholesky.Factor(workers, f, d, lambda);
         double[] v = [.. b];

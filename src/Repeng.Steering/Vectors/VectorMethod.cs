@@ -96,7 +96,9 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
                 "pos" when dual => settings with { Sides = FisherSides.Positive },
                 "neg" when dual => settings with { Sides = FisherSides.Negative },
                 "diff" when dual => settings with { Sides = FisherSides.Difference },
-                ['r', 'e', 'g', >= '0' and <= '5'] => settings with { Lambda = s_lambdas[part[3] - '0'] },
+                // Who asks for no regularisation gets none: with few rows upstream's guard would raise λ unasked.
+                "reg0" => settings with { Lambda = 0, GuardFewRows = false },
+                ['r', 'e', 'g', >= '1' and <= '5'] => settings with { Lambda = s_lambdas[part[3] - '0'] },
                 _ => throw Unknown(name, part),
             };
             dual |= part == "dual";
