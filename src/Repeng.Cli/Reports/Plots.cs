@@ -14,7 +14,7 @@ public static class Plots
 {
     private const string Marks = "●▲■◆○△□◇";
 
-    private const int Width = 900, Height = 560;
+    private const int Width = 900, Height = 560, LabelSize = 13;
 
     // More ticks than this would write over each other.
     private const int MostTicks = 12;
@@ -103,11 +103,14 @@ public static class Plots
         plot.Title(title, size: 16);
         plot.XLabel(xTitle);
         plot.YLabel(yTitle);
-        foreach (Curve curve in curves)
+        plot.Axes.Left.Label.FontSize = plot.Axes.Bottom.Label.FontSize = LabelSize;
+        var colours = new ScottPlot.Palettes.Category10();
+        foreach ((int k, Curve curve) in curves.Index())
         {
             double[] xs = [.. curve.Points.Select(p => p.X)], ys = [.. curve.Points.Select(p => p.Y)];
             ScottPlot.Plottables.Scatter line = plot.Add.Scatter(xs, ys);
-            (line.LegendText, line.LineWidth, line.MarkerSize) = (curve.Name, 2, 8);
+            // Error bars would take every other colour of the plot's own palette.
+            (line.LegendText, line.LineWidth, line.MarkerSize, line.Color) = (curve.Name, 2, 8, colours.GetColor(k));
             plot.Add.ErrorBar(xs, ys, [.. curve.Points.Select(p => double.IsFinite(p.Error) ? p.Error : 0)]).Color = line.Color;
         }
         plot.Add.HorizontalLine(0, width: 1, color: ScottPlot.Colors.Gray);
