@@ -70,6 +70,7 @@ public sealed class EvalVectorTests : IDisposable
         Assert.Equal(7, compared.Length);
         Assert.Equal("seeds", (string)json["compared"]![5]!["n_of"]!);
         Assert.Contains("prompt: trained truthful personas", eval.Out);
+        Assert.Contains("at the coefficients of 0.3 nat of p95 KL", eval.Out);
 
         Assert.Contains("p95 KL on neutral texts is 0.3 nat at c = -", CliRun.Run("vector", "show", file).Out);
         Assert.Contains("calibrated on demo", CliRun.Run("generate", "--vector", file, "--prompt", "the ball is", "--max_new_tokens", "1").Error);
@@ -97,6 +98,25 @@ public sealed class EvalVectorTests : IDisposable
         Assert.Contains("Methods compared", eval.Out);
         Assert.True(File.Exists(Path.Combine(adapter, Calibration.FileName)));
         Assert.Contains("calibrated on", CliRun.Run("inspect", adapter).Out);
+    }
+
+    [Fact]
+    public void A_budget_that_is_out_of_reach_is_said_so_and_the_usual_coefficients_are_measured()
+    {
+        string file = Vector("PCA.gguf", "pca_diff"), neutral = _shop.At("neutral.json"), output = _shop.At("out");
+        File.WriteAllText(neutral, "[\"the apple is made of wood.\"]");
+        CliResult eval = CliRun.Run("eval", "--vector", file, "--baselines", "--calibrate", "--kl_budget", "1000", "--neutral", neutral, "--max_questions", "2", "--output_dir", output);
+        Assert.True(eval.Code == ExitCodes.Ok, eval.Error);
+        Assert.Contains("PCA, c > 0: p95 KL is only", eval.Error);
+        Assert.Contains("never reached", eval.Out);
+        Assert.DoesNotContain("at the coefficients of 1000", eval.Out);
+        JsonObject json = Json(output), side = json["calibrations"]!["PCA"]!["plus"]!.AsObject();
+        Assert.Equal("never reached", (string)side["outcome"]!);
+        Assert.Null(side["coefficient"]);
+        // The file has a baseline's name.
+        Assert.Equal([-2.0, -1, 0, 1, 2], json["rows"]!.AsArray().Where(r => (string)r!["method"]! == "PCA").Select(r => (double)r!["coefficient"]!));
+        Assert.Contains(json["rows"]!.AsArray(), r => (string)r!["method"]! == "PCA (baseline)");
+        Assert.Contains("at c = none and none", CliRun.Run("vector", "show", file).Out);
     }
 
     [Fact]

@@ -91,7 +91,7 @@ internal sealed class EvalReport
             foreach (ComparedRow r in compared)
                 table.Row(r.Method, r.Doses is { } c ? $"{Dose(c.Minus)} / {Dose(c.Plus)}" : "", $"{Format.Signed(r.Effect)} ± {Format.Number(r.Error, 2)}", r.From is null ? "" : Format.Signed(r.From.Change), r.To is null ? "" : Format.Signed(r.To.Change),
                     r.Doses is null ? "" : $"{Kl(r.From!)} / {Kl(r.To!)}", r.Doses is null ? "" : $"{Format.Signed(r.From!.InputNllRise)} / {Format.Signed(r.To!.InputNllRise)}", r.Coherent is { } fine ? fine ? "yes" : "no" : "", $"{r.Count}{(r.From is null ? " seeds" : "")}");
-            _session.Print($"Methods compared: effect = half the change of the log-odds toward {toward} from − to +, nats, ± standard error paired by question; {(_limits.Calibrations.Count > 0 ? $"at the coefficients of {_limits.Budget:0.###} nat of p95 KL" : "at the largest ±c that is coherent on both sides, else the smallest")}", table);
+            _session.Print($"Methods compared: effect = half the change of the log-odds toward {toward} from − to +, nats, ± standard error paired by question; {Where()}", table);
         }
         Curve[] doses = Doses(run), effects = Effects(run);
         if (effects.Length > 0 && _limits.Calibrations.Count > 0)
@@ -142,6 +142,13 @@ internal sealed class EvalReport
         float[] measured = [.. run.Rows.Where(r => r.Method == method).Select(r => r.Coefficient)];
         // As far as was measured is not as far as it goes.
         return $"{(usable.From == measured.Min() ? "≤ " : "")}{Dose(usable.From)} … {(usable.To == measured.Max() ? "≥ " : "")}{Dose(usable.To)}";
+    }
+
+    private string Where()
+    {
+        const string Measured = "the largest ±c that is coherent on both sides, else the smallest";
+        int calibrated = _limits.Calibrations.Keys.Count(m => _limits.Calibrated(m) is not null);
+        return calibrated == 0 ? $"at {Measured}" : $"at the coefficients of {_limits.Budget:0.###} nat of p95 KL{(calibrated < _limits.Calibrations.Count ? $"; of methods that have none, at {Measured}" : "")}";
     }
 
     private List<ComparedRow> Compared(EvalRun run)

@@ -94,6 +94,9 @@ internal sealed class EvalMethods : IDisposable
 
     private void Add(string name, ControlVector vector, string? file, bool normalize)
     {
+        // A file may be called like a baseline.
+        if (file is null && _subjects.Any(s => s.Name == name))
+            name += " (baseline)";
         _controls.Add(new VectorControl(_bundle.Model, vector, normalize));
         _subjects.Add(new EvalSubject(name, new Steering.Generation.Steering(null, _controls[^1]), file, true));
     }
