@@ -101,10 +101,7 @@ public static class CliApp
         {
             string token = parsed.UnmatchedTokens[0];
             if (token.StartsWith('-'))
-            {
-                IEnumerable<string> known = command.Options.SelectMany(o => o.ValueType == typeof(bool?) ? o.Aliases.Concat([o.Name, "--no_" + o.Name[2..]]) : o.Aliases.Append(o.Name));
-                return $"unknown option {token}{Meant(Nearest.To(token.Split('=')[0].Replace('-', '_'), known.Select(k => k.Replace('-', '_'))))} ({Name}{(command == root ? "" : " " + command.Name)} --help lists what there is)";
-            }
+                return ArgumentNormaliser.UnknownOption(command, token);
             return command == root
                 ? $"unknown verb '{token}'{Meant(Nearest.To(token, root.Subcommands.Select(c => c.Name)))} (there are {string.Join(", ", root.Subcommands.Select(c => c.Name))})"
                 : $"unexpected '{token}' after {command.Name}; texts with blanks need quotes";
@@ -113,7 +110,7 @@ public static class CliApp
             return $"no verb is given; known: {string.Join(", ", root.Subcommands.Select(c => c.Name))}";
         return parsed.Errors.Count > 0 ? OneLine(parsed.Errors[0].Message) : null;
 
-        static string Meant(string? near) => near is null ? "" : $", did you mean {(near.StartsWith("__", StringComparison.Ordinal) ? "--" + near[2..] : near)}?";
+        static string Meant(string? near) => near is null ? "" : $", did you mean {near}?";
     }
 
     private static string OneLine(string message) => string.Join(' ', message.Split(['\r', '\n'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries));

@@ -6,9 +6,12 @@ public static class Nearest
     /// <summary>The candidate with the fewest edits, or null when none is near.</summary>
     public static string? To(string word, IEnumerable<string> candidates)
     {
-        string? best = candidates.MinBy(c => Distance(word, c));
+        string? best = Of(word, candidates);
         return best is not null && Distance(word, best) <= Math.Max(2, word.Length / 3) ? best : null;
     }
+
+    /// <summary>The candidate with the fewest edits, however many those are; null when there are no candidates.</summary>
+    public static string? Of(string word, IEnumerable<string> candidates) => candidates.MinBy(c => Distance(word, c));
 
     private static int Distance(string a, string b)
     {

@@ -85,6 +85,13 @@ public sealed class ParsingTests
     [InlineData("train --no-quik", "--no-quik", "--no_quick")]
     [InlineData("generate --coeficient 1", "--coeficient", "--coefficient")]
     [InlineData("trian --quick", "trian", "train")]
+    [InlineData("train --n_epoch 3", "--n_epoch", "--n_epochs?")]
+    [InlineData("train --n-epoch=3 --quick", "--n-epoch=3", "--n_epochs?")]
+    [InlineData("train --personas honest:dishonest --n_epoch 3", "--n_epoch", "--n_epochs?")]
+    [InlineData("train --lr --n_epoch 3", "--n_epoch", "--n_epochs?")]
+    [InlineData("train --bogus_option", "--bogus_option", "the nearest is --")]
+    [InlineData("vector train --outputt x", "--outputt", "--output? (repeng-native vector train --help")]
+    [InlineData("vector train -p x", "unknown option -p", "did you mean -o?")]
     public void Unknown_words_name_the_nearest(string line, string wrong, string near)
     {
         CliResult result = CliRun.Run(line.Split(' '));
@@ -93,6 +100,27 @@ public sealed class ParsingTests
         Assert.StartsWith("error:", error);
         Assert.Contains(wrong, error);
         Assert.Contains(near, error);
+    }
+
+    [Theory]
+    [InlineData("train --bogus_option --help")]
+    [InlineData("train --lr --n_epoch -h")]
+    [InlineData("vector train --help")]
+    public void Help_is_given_whatever_else_the_line_says(string line)
+    {
+        CliResult result = CliRun.Run(line.Split(' '));
+        Assert.Equal(ExitCodes.Ok, result.Code);
+        Assert.Empty(result.Error);
+        Assert.Contains("--model", result.Out);
+    }
+
+    [Fact]
+    public void A_text_may_look_like_an_option_that_is_far_from_all()
+    {
+        (_, ParseResult parsed, _) = Parse(["generate", "--prompt", "--zzzzzzzzzzzzzzzzzzzzzz", "--system=--prompts"]);
+        Assert.Empty(parsed.Errors);
+        Assert.Equal("--zzzzzzzzzzzzzzzzzzzzzz", parsed.GetValue<string?>("--prompt"));
+        Assert.Equal("--prompts", parsed.GetValue<string?>("--system"));
     }
 
     [Theory]
