@@ -36,34 +36,29 @@ public static class CliApp
                 Error = session.StatusOutput,
             });
         }
-        catch (UsageException e)
-        {
-            session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
-            return ExitCodes.Usage;
-        }
-        catch (UserErrorException e)
-        {
-            session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
-            return ExitCodes.UserError;
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            // No space left, a pipe that was closed, a folder without permission: the system's own words say which.
-            session.StatusOutput.WriteLine($"error: {OneLine(e.Message)}");
-            return ExitCodes.UserError;
-        }
-        catch (OperationCanceledException) when (session.Stop.IsCancellationRequested)
-        {
-            session.StatusOutput.WriteLine("stopped; nothing was written");
-            return session.StopCode;
-        }
         catch (Exception e)
         {
-            session.StatusOutput.WriteLine($"defect: {OneLine(e.Message)}; please report it with the lines below");
-            session.StatusOutput.WriteLine(e);
-            return ExitCodes.Defect;
+            int code = CodeOf(e, session);
+            if (code == ExitCodes.Defect)
+            {
+                session.StatusOutput.WriteLine($"defect: {OneLine(e.Message)}; please report it with the lines below");
+                session.StatusOutput.WriteLine(e);
+            }
+            else
+                session.StatusOutput.WriteLine(e is OperationCanceledException ? "stopped; nothing was written" : $"error: {OneLine(e.Message)}");
+            return code;
         }
     }
+
+    /// <summary>The exit code that an exception ends the program with.</summary>
+    public static int CodeOf(Exception error, Session session) => error switch
+    {
+        UsageException => ExitCodes.Usage,
+        // No space left, a pipe that was closed, a folder without permission: the system's own words say which.
+        UserErrorException or IOException or UnauthorizedAccessException => ExitCodes.UserError,
+        OperationCanceledException when session.Stop.IsCancellationRequested => session.StopCode,
+        _ => ExitCodes.Defect,
+    };
 
     /// <summary>All verbs.</summary>
     public static RootCommand Build(Session session)

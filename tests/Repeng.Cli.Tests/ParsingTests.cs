@@ -139,7 +139,6 @@ public sealed class ParsingTests
     }
 
     [Theory]
-    [InlineData("train --batch_size 14 --n_epochs 30 --use_wandb", "--use_wandb")]
     [InlineData("train --quantization_type 4bit", "4bit")]
     [InlineData("train --quantization-type 8bit", "8bit")]
     [InlineData("train --device cuda", "cuda")]

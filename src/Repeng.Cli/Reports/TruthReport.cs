@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using System.Text.Json.Nodes;
 using Repeng.Steering.Demo;
 using Repeng.Steering.Evaluation;
 using Spectre.Console;
@@ -106,6 +107,35 @@ public sealed class TruthReport
         foreach (TruthRow r in Rows)
             csv.Append(CultureInfo.InvariantCulture, $"{r.Audience},{r.Coefficient:R},{r.Count},{r.LogOdds.Mean:G9},{r.LogOdds.StandardError:G9},{r.Change.Mean:G9},{r.Change.StandardError:G9},{r.TrueProbability:G9},{r.Mass:G9}\n");
         return csv.ToString();
+    }
+
+    /// <summary>
+    /// For the logs, on questions without a persona: the correlation (Pearson) of c with the log-odds of the true value over
+    /// questions and coefficients, by method as the research branch has it; and the means by coefficient.
+    /// </summary>
+    public IReadOnlyDictionary<string, JsonNode> LogValues(string method)
+    {
+        (double C, double LogOdds)[] points = [.. Cells.Where(c => c.Audience == DemoAudience.None).SelectMany(c => c.Results.Select(r => ((double)c.Coefficient, r.LogOdds)))];
+        TruthRow[] rows = [.. Rows.Where(r => r.Audience == DemoAudience.None)];
+        var values = new Dictionary<string, JsonNode>
+        {
+            ["eval/log_odds"] = ByCoefficient(r => r.LogOdds.Mean),
+            ["eval/change"] = ByCoefficient(r => r.Change.Mean),
+            ["eval/choice_mass"] = ByCoefficient(r => r.Mass),
+            ["eval/n"] = rows[0].Count,
+        };
+        // Undefined where steering changed nothing at all.
+        if (Correlation(points) is var r && double.IsFinite(r))
+            values["eval/truthfulness_corr"] = new JsonObject { [method] = r };
+        return values;
+
+        JsonObject ByCoefficient(Func<TruthRow, double> value) => new(rows.Select(r => KeyValuePair.Create(r.Coefficient.ToString("R", CultureInfo.InvariantCulture), (JsonNode?)value(r))));
+    }
+
+    private static double Correlation((double X, double Y)[] points)
+    {
+        double x = points.Average(p => p.X), y = points.Average(p => p.Y);
+        return points.Sum(p => (p.X - x) * (p.Y - y)) / Math.Sqrt(points.Sum(p => (p.X - x) * (p.X - x)) * points.Sum(p => (p.Y - y) * (p.Y - y)));
     }
 
     /// <summary>Log-odds against c, one curve an audience.</summary>

@@ -39,6 +39,9 @@ public sealed class TrainExamples(Session session, ModelBundle bundle, TrainOutc
     private static readonly SamplingSettings s_sampled = new() { Sample = true, Seed = 42 };
     private readonly Steering.Generation.Steering _steering = new(outcome.Adapter);
 
+    /// <summary>What the evaluation found, once it is shown; null where there was none.</summary>
+    public TruthReport? Report { get; private set; }
+
     /// <summary>Prints tables, plot and texts; writes eval_results.csv, eval_summary.csv and dose_response.png into the run's folder.</summary>
     public void Show()
     {
@@ -90,6 +93,7 @@ public sealed class TrainExamples(Session session, ModelBundle bundle, TrainOutc
         string png = Path.Combine(outcome.Folder, "dose_response.png");
         Plots.Png(png, report.Curves(), "How true the steered model speaks", "log-odds of the true value, nats", "steering coefficient c");
         session.Print($"Plot: {png}");
+        Report = report;
     }
 
     private List<TruthCell> Evaluate()

@@ -3,6 +3,7 @@ using Repeng.Kernels;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Data;
 using Repeng.Steering.Demo;
+using Repeng.Steering.Logging;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
@@ -90,8 +91,10 @@ public sealed class TrainOptions
     private readonly Option<int?> _checkpointEvery = Opt.Int("--checkpoint_every", "optimiser steps between checkpoints (default 25)");
     private readonly Option<bool?> _checkpointActivations = Opt.Flag("--checkpoint_activations", "run blocks again in the backward pass: less memory, more time");
     private readonly Option<string?> _quantization = Opt.Choice("--quantization_type", "how weights are held: none (4bit and 8bit come later)", "none", "4bit", "8bit");
-    private readonly Option<bool?> _wandb = Opt.Flag("--use_wandb", "log to Weights & Biases (comes later; metrics are in metrics.jsonl and training_history.csv)");
-    private readonly Option<string?> _wandbProject = Opt.Text("--wandb_project", "NAME", "project of --use_wandb");
+    private readonly Option<bool?> _wandb = Opt.Flag("--use_wandb", "write an offline run of Weights & Biases, for wandb sync (default: no)");
+    private readonly Option<string?> _wandbProject = Opt.Text("--wandb_project", "NAME", $"project of --use_wandb (default {RunLogSettings.DefaultProject})");
+    private readonly Option<string?> _wandbDir = Opt.Text("--wandb_dir", "DIR", $"where --use_wandb makes the folder offline-run-{{time}}-{{id}} (default {RunLogSettings.DefaultWandbFolder})");
+    private readonly Option<string?> _logDir = Opt.Text("--logdir", "DIR", "write TensorBoard's events into DIR/{name of the run} (default: none)");
 
     /// <summary>What says on which texts: model, personas, template, suffixes, how many, seed, and where it runs.</summary>
     public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _maxPairs, _maxTokens, _seed, Device, Threads];
@@ -109,14 +112,12 @@ public sealed class TrainOptions
         .. _antiPasto.All,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
         OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _checkpointActivations,
-        LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, _quantization, _wandb, _wandbProject,
+        LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, _quantization, _wandb, _wandbProject, _wandbDir, _logDir,
     ];
 
     /// <summary>Stops for what the program cannot do yet, before anything is read.</summary>
     public void RefuseMissing(ParseResult p)
     {
-        if (p.GetValue(_wandb) == true)
-            throw new UserErrorException("--use_wandb: logging to Weights & Biases comes later; leave it out, the same rows are written to metrics.jsonl and training_history.csv in the run's folder");
         if (p.GetValue(_quantization) is { } q and not "none")
             throw new UserErrorException($"--quantization_type {q}: weights of 4 and 8 bits come later; take none (GGUF files with quantised blocks are read as they are)");
         if (p.GetValue(_profile) == "antipasto" && LossOption(p) is { } option)
@@ -157,8 +158,28 @@ public sealed class TrainOptions
             Suffixes = [.. sets.SelectMany(Suffixes)],
             MaxPairs = maxPairs,
             MaxTokens = maxTokens,
+            EvalQuestions = NotNegative(p.GetValue(EvalQuestions), "--eval_dilemmas"),
+            EvalMaxTokens = p.GetValue(EvalTokens),
             Train = train,
         };
+    }
+
+    /// <summary>Logs that are asked for beyond the run's own files; null for none.</summary>
+    public RunLogs? Logs(ParseResult p)
+    {
+        bool wandb = p.GetValue(_wandb) == true;
+        string? project = p.GetValue(_wandbProject), folder = p.GetValue(_wandbDir), board = p.GetValue(_logDir);
+        if (!wandb && (project is not null ? _wandbProject : folder is not null ? _wandbDir : null) is { } idle)
+            throw new UserErrorException($"{idle.Name} without --use_wandb: nothing would be logged there; add --use_wandb, or leave {idle.Name} out");
+        foreach ((Option option, string? value) in new (Option, string?)[] { (_wandbProject, project), (_wandbDir, folder), (_logDir, board) })
+            if (value is { Length: 0 })
+                throw new UserErrorException($"{option.Name} is empty; give a name, or leave it out");
+        return !wandb && board is null ? null : new RunLogs(new RunLogSettings
+        {
+            WandbFolder = wandb ? folder ?? RunLogSettings.DefaultWandbFolder : null,
+            WandbProject = project ?? RunLogSettings.DefaultProject,
+            TensorBoardFolder = board,
+        });
     }
 
     /// <summary>Where the run's folder will be.</summary>

@@ -6,6 +6,7 @@ using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Adapters.Peft;
+using Repeng.Steering.Logging;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
 using Repeng.Steering.Vectors;
@@ -15,6 +16,7 @@ namespace Repeng.Cli.Verbs;
 /// <summary>train: makes an adapter, writes its folder and shows what it does.</summary>
 public sealed class TrainVerb
 {
+    private const int DefaultEvalTokens = 128;
     private readonly TrainOptions _options = new();
     private readonly Session _session;
 
@@ -37,10 +39,12 @@ public sealed class TrainVerb
         string? resume = p.GetValue(_options.Resume);
         RunSettings settings;
         string folder;
+        RunLogs? logs;
         if (resume is not null)
         {
             folder = Path.TrimEndingDirectorySeparator(resume);
             settings = LoadStopped(p, folder);
+            logs = RunLogs.Resume(folder);
         }
         else
         {
@@ -48,14 +52,56 @@ public sealed class TrainVerb
             settings = _options.Settings(p, model, ReadConfig(model));
             folder = _options.Folder(p, settings, DateTime.Now);
             RunFolder.RequireFree(folder);
+            logs = _options.Logs(p);
+            logs?.RequireWritable(Path.GetFileName(folder));
         }
+        using (logs)
+        {
+            try
+            {
+                int code = Train(p, settings, folder, resume is not null, logs);
+                logs?.End(code);
+                Name(logs);
+                return code;
+            }
+            catch (Exception e)
+            {
+                EndAfter(e, logs);
+                throw;
+            }
+        }
+    }
 
+    private void EndAfter(Exception error, RunLogs? logs)
+    {
+        try
+        {
+            logs?.End(CliApp.CodeOf(error, _session));
+        }
+        catch (UserErrorException)
+        {
+            // The error that led here matters more than a log without its end, and may well be that log's own.
+        }
+    }
+
+    private void Name(RunLogs? logs)
+    {
+        if (logs?.WandbRunFolder is { } wandb)
+            _session.Print($"W&B:     wandb sync {Quote(Path.GetRelativePath(".", wandb))}");
+        if (logs?.TensorBoardRunFolder is { } board)
+            _session.Print($"Events:  tensorboard --logdir {Quote(Path.GetRelativePath(".", Path.GetDirectoryName(board)!))}");
+    }
+
+    private int Train(ParseResult p, RunSettings settings, string folder, bool resume, RunLogs? logs)
+    {
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Weights, (_, _) => _session.Stop.ThrowIfCancellationRequested());
         _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");
         var progress = new TrainProgress(_session, p.GetValue(_options.LogN) ?? 10);
         var watch = Stopwatch.StartNew();
-        using TrainOutcome outcome = Execute(bundle, settings, folder, resume is not null, progress);
+        using TrainOutcome outcome = Execute(bundle, settings, folder, resume, progress, logs);
+        if (logs?.MissingFrom is { } gap)
+            _session.Say($"the W&B log broke off before the checkpoint: its steps {gap} … are missing, metrics.jsonl in the run's folder has them");
         if (outcome.End == TrainingEnd.Stopped)
         {
             _session.Say($"stopped after batch {outcome.State.Step} of {progress.TotalBatches}; the checkpoint is in {outcome.Folder}");
@@ -67,7 +113,10 @@ public sealed class TrainVerb
         _session.Print();
         try
         {
-            new TrainExamples(_session, bundle, outcome, new ExampleSettings(p.GetValue(_options.EvalQuestions), p.GetValue(_options.EvalBatchSize) ?? 64, p.GetValue(_options.EvalTokens) ?? 128)).Show();
+            var examples = new TrainExamples(_session, bundle, outcome, new ExampleSettings(settings.EvalQuestions, p.GetValue(_options.EvalBatchSize) ?? 64, settings.EvalMaxTokens ?? DefaultEvalTokens));
+            examples.Show();
+            if (examples.Report is { } report)
+                logs?.Summary(report.LogValues(outcome.Adapter.Kind));
         }
         catch (OperationCanceledException) when (_session.Stop.IsCancellationRequested)
         {
@@ -79,11 +128,11 @@ public sealed class TrainVerb
         return ExitCodes.Ok;
     }
 
-    private TrainOutcome Execute(ModelBundle bundle, RunSettings settings, string folder, bool resume, TrainProgress progress)
+    private TrainOutcome Execute(ModelBundle bundle, RunSettings settings, string folder, bool resume, TrainProgress progress, RunLogs? logs)
     {
         try
         {
-            return progress.Show(() => TrainRun.Execute(bundle, settings, folder, resume, progress, _session.Stop));
+            return progress.Show(() => TrainRun.Execute(bundle, settings, folder, resume, logs is null ? progress : new TrainRunListeners(progress, logs), _session.Stop));
         }
         catch (UserErrorException e)
         {
@@ -103,7 +152,12 @@ public sealed class TrainVerb
         if (!File.Exists(Path.Combine(folder, Checkpoint.Name)))
             throw new UserErrorException($"--resume {folder}: no {Checkpoint.Name} in it; give the folder of a stopped run (it ends in {RunFolder.PartialSuffix}), or start anew");
         RunSettings settings = RunSettings.Load(Path.Combine(folder, TrainRun.SettingsName));
-        return p.GetValue(_options.Model) is { } model ? settings with { Model = model } : settings;
+        return settings with
+        {
+            Model = p.GetValue(_options.Model) ?? settings.Model,
+            EvalQuestions = p.GetValue(_options.EvalQuestions) ?? settings.EvalQuestions,
+            EvalMaxTokens = p.GetValue(_options.EvalTokens) ?? settings.EvalMaxTokens,
+        };
     }
 
     internal static ModelConfig ReadConfig(string model)

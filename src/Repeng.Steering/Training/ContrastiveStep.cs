@@ -18,6 +18,20 @@ public readonly record struct LossRow(
 {
     /// <summary>Further metrics of an objective that has its own (<see cref="ITrainingObjective.Metrics"/>), by name.</summary>
     public IReadOnlyDictionary<string, double>? Metrics { get; init; }
+
+    /// <summary>Weighted means of batches whose rows have the same coefficients and layers in the same order.</summary>
+    public static LossRow[] Mean(IReadOnlyList<(IReadOnlyList<LossRow> Rows, double Weight)> batches)
+    {
+        double sum = batches.Sum(b => b.Weight);
+        return [.. batches[0].Rows.Select((row, i) =>
+        {
+            double Of(Func<LossRow, double> value) => batches.Sum(b => value(b.Rows[i]) * b.Weight) / sum;
+            return new LossRow(row.C, row.Layer, Of(r => r.LossProj), Of(r => r.LossCoherence), Of(r => r.LossTotal), Of(r => r.LogpDegradation), Of(r => r.ProbRatio), Of(r => r.ProjPi), Of(r => r.ProjRef), Of(r => r.SeparationNorm))
+            {
+                Metrics = row.Metrics?.Keys.ToDictionary(m => m, m => Of(r => r.Metrics![m])),
+            };
+        })];
+    }
 }
 
 /// <summary>Outcome of one training step.</summary>

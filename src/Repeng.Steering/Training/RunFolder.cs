@@ -106,6 +106,13 @@ public sealed class RunFolder : IDisposable
         Path = FinalPath;
     }
 
+    /// <summary>Takes the folder of a new run away again, before anything was trained.</summary>
+    public void Abandon()
+    {
+        Dispose();
+        Directory.Delete(Path, recursive: true);
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

@@ -38,6 +38,12 @@ public sealed record RunSettings
     /// <summary>Tokens of a text at most.</summary>
     public int MaxTokens { get; init; } = 512;
 
+    /// <summary>Questions of the evaluation after training, 0 for none; null for all of them, also where an older file does not say.</summary>
+    public int? EvalQuestions { get; init; }
+
+    /// <summary>Longest prompt of that evaluation in tokens; null for the default.</summary>
+    public int? EvalMaxTokens { get; init; }
+
     /// <summary>Adapter, loss and schedule.</summary>
     public required TrainConfig Train { get; init; }
 

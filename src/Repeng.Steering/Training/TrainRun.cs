@@ -10,11 +10,26 @@ using Repeng.Steering.Vectors;
 
 namespace Repeng.Steering.Training;
 
-/// <summary>Hears what a run is doing; every method may be left as it is.</summary>
+/// <summary>A run at the moment before its first batch.</summary>
+/// <param name="Folder">Where it writes now; the folder is there.</param>
+/// <param name="Name">Name of the folder that it will have in the end.</param>
+/// <param name="Resumed">Whether it goes on with an earlier one.</param>
+/// <param name="Step">Number of the first batch, from 0.</param>
+/// <param name="Settings">What it is made from.</param>
+/// <param name="Adapter">The adapter.</param>
+/// <param name="LossLayers">Modules that the loss reads.</param>
+public sealed record TrainRunStart(string Folder, string Name, bool Resumed, int Step, RunSettings Settings, IAdapter Adapter, IReadOnlyList<string> LossLayers);
+
+/// <summary>Hears what a run is doing; every method may be left as it is. What it throws ends the run.</summary>
 public class TrainRunListener
 {
     /// <summary>A part of the preparation: its name, how much is done, of how much.</summary>
     public virtual void Preparing(string what, int done, int of)
+    {
+    }
+
+    /// <summary>Everything is there, no batch is done: the moment to open what the run is written to. When it throws, a new run leaves no folder.</summary>
+    public virtual void Open(TrainRunStart start)
     {
     }
 
@@ -26,6 +41,38 @@ public class TrainRunListener
     /// <summary>A batch is done.</summary>
     public virtual void Batch(TrainingProgress progress)
     {
+    }
+}
+
+/// <summary>Several listeners, asked in their order.</summary>
+public sealed class TrainRunListeners(params IReadOnlyList<TrainRunListener> listeners) : TrainRunListener
+{
+    /// <inheritdoc/>
+    public override void Preparing(string what, int done, int of)
+    {
+        foreach (TrainRunListener l in listeners)
+            l.Preparing(what, done, of);
+    }
+
+    /// <inheritdoc/>
+    public override void Open(TrainRunStart start)
+    {
+        foreach (TrainRunListener l in listeners)
+            l.Open(start);
+    }
+
+    /// <inheritdoc/>
+    public override void Begin(IAdapter adapter, IReadOnlyList<string> lossLayers, int trainPairs, int validationPairs, int batches)
+    {
+        foreach (TrainRunListener l in listeners)
+            l.Begin(adapter, lossLayers, trainPairs, validationPairs, batches);
+    }
+
+    /// <inheritdoc/>
+    public override void Batch(TrainingProgress progress)
+    {
+        foreach (TrainRunListener l in listeners)
+            l.Batch(progress);
     }
 }
 
@@ -77,6 +124,7 @@ public static class TrainRun
             if (!resume)
                 AtomicFile.Write(Path.Combine(run.Path, SettingsName), s => s.Write(Encoding.UTF8.GetBytes(json)));
             IReadOnlyList<string> names = objective.LossLayers;
+            Open(new TrainRunStart(run.Path, Path.GetFileName(run.FinalPath), resume, loop.State.Step, settings, adapter, names), run, listener);
             listener.Begin(adapter, names, train.Pairs.Count, validation?.Pairs.Count ?? 0, loop.TotalBatches);
             RunFolder open = run;
             TrainingEnd end = loop.Run(
@@ -101,6 +149,19 @@ public static class TrainRun
         {
             run?.Dispose();
             objective?.Dispose();
+        }
+    }
+
+    private static void Open(TrainRunStart start, RunFolder run, TrainRunListener listener)
+    {
+        try
+        {
+            listener.Open(start);
+        }
+        catch when (!start.Resumed)
+        {
+            run.Abandon();
+            throw;
         }
     }
 

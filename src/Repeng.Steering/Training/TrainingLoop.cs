@@ -8,7 +8,11 @@ using Repeng.Steering.Models;
 namespace Repeng.Steering.Training;
 
 /// <summary>What the loop says after every batch.</summary>
-public sealed record TrainingProgress(int Step, int TotalSteps, int Epoch, double Loss, double Separation, double Degradation, double LearningRate, double RowsPerSecond, double SecondsLeft, IReadOnlyList<LossRow> Rows, double? ValidationLoss);
+public sealed record TrainingProgress(int Step, int TotalSteps, int Epoch, double Loss, double Separation, double Degradation, double LearningRate, double RowsPerSecond, double SecondsLeft, IReadOnlyList<LossRow> Rows, double? ValidationLoss)
+{
+    /// <summary>Rows of the validation that came after this batch, one a coefficient and loss layer, as means over the held-out pairs; null where none came.</summary>
+    public IReadOnlyList<LossRow>? ValidationRows { get; init; }
+}
 
 /// <summary>How a loop ended.</summary>
 public enum TrainingEnd
@@ -134,14 +138,14 @@ public sealed class TrainingLoop : IDisposable
             }
             State = State with { Step = step + 1, OptimiserSteps = Optimiser.Steps };
 
-            double? validation = null;
+            (double Loss, IReadOnlyList<LossRow> Rows)? validation = null;
             bool endOfEpoch = within == BatchesPerEpoch - 1;
             if (endOfEpoch && _validation is not null)
                 validation = Validate();
             double perSecond = rowsDone / Math.Max(1e-9, watch.Elapsed.TotalSeconds);
             double left = watch.Elapsed.TotalSeconds / (State.Step - firstStep) * (TotalBatches - State.Step);
             progress?.Invoke(new TrainingProgress(State.Step, TotalBatches, epoch, result.Total,
-                result.Rows.Average(r => r.C * (r.ProjPi - r.ProjRef)), result.Rows.Average(r => r.LogpDegradation), rate, perSecond, left, result.Rows, validation));
+                result.Rows.Average(r => r.C * (r.ProjPi - r.ProjRef)), result.Rows.Average(r => r.LogpDegradation), rate, perSecond, left, result.Rows, validation?.Loss) { ValidationRows = validation?.Rows });
             if (_config.Patience > 0 && State.ChecksSinceBest >= _config.Patience)
             {
                 RestoreBest();
@@ -201,22 +205,25 @@ public sealed class TrainingLoop : IDisposable
         Optimiser.ZeroGrad();
     }
 
-    private double Validate()
+    private (double, IReadOnlyList<LossRow>) Validate()
     {
         double total = 0;
+        var parts = new List<(IReadOnlyList<LossRow>, double)>();
         int perBatch = _config.BatchSize / 2;
         for (int first = 0; first < _validation!.Pairs.Count; first += perBatch)
         {
             int[] pairs = [.. Enumerable.Range(first, Math.Min(perBatch, _validation.Pairs.Count - first))];
             TokenBatch batch = _validation.Batch(pairs);
-            total += _objective.Run(_validation, batch, pairs, Optimiser.Steps, Schedule.TotalSteps, backward: false).Total * pairs.Length;
+            StepResult result = _objective.Run(_validation, batch, pairs, Optimiser.Steps, Schedule.TotalSteps, backward: false);
+            total += result.Total * pairs.Length;
+            parts.Add((result.Rows, pairs.Length));
         }
         double loss = total / _validation.Pairs.Count;
         bool better = loss < State.BestValidation - 1e-5 * Math.Abs(State.BestValidation) || double.IsPositiveInfinity(State.BestValidation);
         State = better ? State with { BestValidation = loss, ChecksSinceBest = 0 } : State with { ChecksSinceBest = State.ChecksSinceBest + 1 };
         if (better && _config.Patience > 0)
             BestParameters = [.. _adapter.Parameters.Select(p => p.ToArray())];
-        return loss;
+        return (loss, LossRow.Mean(parts));
     }
 
     private void RestoreBest()
