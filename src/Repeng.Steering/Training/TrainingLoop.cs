@@ -145,7 +145,10 @@ public sealed class TrainingLoop : IDisposable
             double perSecond = rowsDone / Math.Max(1e-9, watch.Elapsed.TotalSeconds);
             double left = watch.Elapsed.TotalSeconds / (State.Step - firstStep) * (TotalBatches - State.Step);
             progress?.Invoke(new TrainingProgress(State.Step, TotalBatches, epoch, result.Total,
-                result.Rows.Average(r => r.C * (r.ProjPi - r.ProjRef)), result.Rows.Average(r => r.LogpDegradation), rate, perSecond, left, result.Rows, validation?.Loss) { ValidationRows = validation?.Rows });
+                result.Rows.Average(r => r.C * (r.ProjPi - r.ProjRef)), result.Rows.Average(r => r.LogpDegradation), rate, perSecond, left, result.Rows, validation?.Loss)
+            {
+                ValidationRows = validation?.Rows,
+            });
             if (_config.Patience > 0 && State.ChecksSinceBest >= _config.Patience)
             {
                 RestoreBest();

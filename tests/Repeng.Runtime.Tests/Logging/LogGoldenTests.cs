@@ -70,6 +70,41 @@ public sealed class LogGoldenTests
     }
 
     [Theory]
+    [MemberData(nameof(WandbFiles))]
+    public void A_run_of_ours_has_the_records_that_wandb_wrote(string name)
+    {
+        var theirs = new LoggedRun(Golden.Require("logging", name));
+        using var temp = new TempFolder();
+        DateTimeOffset At(double seconds) => DateTimeOffset.UnixEpoch.AddTicks((long)Math.Round(seconds * TimeSpan.TicksPerSecond));
+        // Their clock began before the first row by what that row says.
+        Dictionary<string, double> first = theirs.History[0].Values;
+        string file;
+        using (WandbRun run = WandbRun.Create(temp.Root, theirs.Run!.Project, "ours", theirs.Config, At(first["_timestamp"] - first["_runtime"])))
+        {
+            file = run.FilePath;
+            Assert.Equal(run.Folder, Path.GetDirectoryName(file));
+            foreach ((long step, Dictionary<string, double> values) in theirs.History)
+                run.History(step, values.Where(v => v.Key[0] != '_'), At(values["_timestamp"]));
+            run.Summary(theirs.Summary.Where(v => !theirs.History[^1].Values.ContainsKey(v.Key) && v.Key != "_wandb.runtime"));
+            run.Exit(theirs.Exit!.ExitCode, At(theirs.History[^1].Values["_timestamp"]));
+        }
+        var ours = new LoggedRun(file);
+        Assert.Equal($"run-{ours.Run!.RunId}.wandb", Path.GetFileName(file));
+        Assert.Equal((theirs.Run.Project, theirs.Exit.ExitCode), (ours.Run.Project, ours.Exit!.ExitCode));
+        Assert.Equal(theirs.Config, ours.Config);
+        Assert.Equal(theirs.Summary.Keys.Append("_wandb.runtime").Distinct().Order(), ours.Summary.Keys.Order());
+        Assert.Equal(theirs.History.Select(h => h.Step), ours.History.Select(h => h.Step));
+        foreach ((var want, var got) in theirs.History.Zip(ours.History))
+        {
+            Assert.Equal(want.Values.Keys.Order(), got.Values.Keys.Order());
+            // wandb reads another clock for the time that passed than for the time of day.
+            foreach ((string key, double value) in want.Values.Where(v => v.Key != "_runtime"))
+                Assert.True(Math.Abs(value - got.Values[key]) <= (key == "_timestamp" ? 1e-3 : 0), $"{name}, step {want.Step}, {key}: {value} is wanted, {got.Values[key]} found");
+            Assert.Equal(first["_runtime"] + got.Values["_timestamp"] - first["_timestamp"], got.Values["_runtime"], 1e-3);
+        }
+    }
+
+    [Theory]
     [MemberData(nameof(EventFiles))]
     public void Events_framed_again_are_the_same_bytes(string name)
     {
