@@ -136,6 +136,19 @@ public sealed partial class EndToEndTests : IDisposable
         Same("whole", "cut");
     }
 
+    [Fact]
+    public void A_kill_between_two_checkpoints_leaves_one_to_resume_from()
+    {
+        // The proven checkpoint was put aside, the next one not yet written.
+        string model = _shop.Model();
+        Assert.Equal(ExitCodes.Ok, CliRun.Run(_shop.Train(model, "whole")).Code);
+        Assert.Equal(ExitCodes.Terminated, CliRun.RunUntilBatch(10, _shop.Train(model, "cut"), ExitCodes.Terminated).Code);
+        File.Move(_shop.At("runs/cut.partial/checkpoint.safetensors"), _shop.At("runs/cut.partial/checkpoint.proven.safetensors"));
+        CliResult resumed = CliRun.Run("train", "--resume", _shop.At("runs/cut.partial"));
+        Assert.True(resumed.Code == ExitCodes.Ok, resumed.Error);
+        Same("whole", "cut");
+    }
+
     [Theory]
     [InlineData(15)]
     [InlineData(9)]

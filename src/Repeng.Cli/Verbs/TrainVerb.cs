@@ -138,7 +138,7 @@ public sealed class TrainVerb
         {
             string partial = resume ? folder : folder + RunFolder.PartialSuffix;
             // Before training begins, what is wrong may be the checkpoint itself.
-            if (progress.TotalBatches > 0 && File.Exists(Path.Combine(partial, Checkpoint.Name)))
+            if (progress.TotalBatches > 0 && Checkpoint.IsIn(partial))
                 throw new UserErrorException($"{e.Message} (the last good checkpoint is in {partial})", e);
             throw;
         }
@@ -149,7 +149,7 @@ public sealed class TrainVerb
         _options.RefuseBesideResume(p);
         if (!Directory.Exists(folder))
             throw new UserErrorException($"--resume {folder}: no such folder; give the folder of a stopped run (it ends in {RunFolder.PartialSuffix})");
-        if (!File.Exists(Path.Combine(folder, Checkpoint.Name)))
+        if (!Checkpoint.IsIn(folder))
             throw new UserErrorException($"--resume {folder}: no {Checkpoint.Name} in it; give the folder of a stopped run (it ends in {RunFolder.PartialSuffix}), or start anew");
         RunSettings settings = RunSettings.Load(Path.Combine(folder, TrainRun.SettingsName));
         return settings with

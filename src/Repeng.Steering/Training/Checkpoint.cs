@@ -69,6 +69,9 @@ public static class Checkpoint
             File.Delete(newest);
     }
 
+    /// <summary>Whether a folder has a state to go on from: the newest one or, when a kill came between putting the proven one aside and writing the next, that.</summary>
+    public static bool IsIn(string folder) => File.Exists(Path.Combine(folder, Name)) || File.Exists(Path.Combine(folder, ProvenName));
+
     /// <summary>The settings that a checkpoint was written with, as JSON.</summary>
     public static string ReadSettings(string folder)
     {
@@ -109,13 +112,10 @@ public static class Checkpoint
 
     private static SafetensorsFile OpenFile(string folder)
     {
-        string path = Path.Combine(folder, Name);
-        // A kill between putting the proven one aside and writing the next leaves only that.
-        if (!File.Exists(path) && File.Exists(Path.Combine(folder, ProvenName)))
-            path = Path.Combine(folder, ProvenName);
-        if (!File.Exists(path))
+        if (!IsIn(folder))
             throw new UserErrorException($"{folder}: no {Name} to resume from; give the folder of a run that was stopped (it ends in {RunFolder.PartialSuffix})");
-        return SafetensorsFile.Open(path);
+        string newest = Path.Combine(folder, Name);
+        return SafetensorsFile.Open(File.Exists(newest) ? newest : Path.Combine(folder, ProvenName));
     }
 
     private static string Metadata(SafetensorsFile file, string key) => file.Metadata.TryGetValue(key, out string? value) ? value : throw new UserErrorException($"{file.Description}: metadata {key} is missing; this is no checkpoint of a training run");
