@@ -13,7 +13,11 @@ public static class PairTexts
     public const string Placeholder = "{persona}";
 
     /// <summary>Texts of all pairs, in order.</summary>
-    public static List<TextPair> Make(ModelBundle bundle, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes)
+    public static List<TextPair> Make(ModelBundle bundle, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes) =>
+        Make(bundle.RenderPersona, template, personas, suffixes);
+
+    /// <summary>The same with any rendering of (the user's text, the begun answer).</summary>
+    public static List<TextPair> Make(Func<string, string, string> render, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes)
     {
         if (!template.Contains(Placeholder, StringComparison.Ordinal))
             throw new UserErrorException($"persona template '{template}' has no {Placeholder} to put the persona in");
@@ -25,13 +29,13 @@ public static class PairTexts
         string nobody = WithoutPersona(template);
         foreach (string suffix in suffixes)
         {
-            string neutral = bundle.RenderPersona(nobody, suffix);
+            string neutral = render(nobody, suffix);
             foreach ((string positive, string negative) in personas)
                 pairs.Add(new TextPair(Text(positive, suffix), Text(negative, suffix), neutral));
         }
         return pairs;
 
-        string Text(string persona, string suffix) => bundle.RenderPersona(template.Replace(Placeholder, persona, StringComparison.Ordinal), suffix);
+        string Text(string persona, string suffix) => render(template.Replace(Placeholder, persona, StringComparison.Ordinal), suffix);
     }
 
     /// <summary>The template without the persona, its article mended: "an {persona} person" becomes "a person".</summary>
