@@ -10,11 +10,13 @@ internal sealed class DilemmaReport(DilemmaRun run, EvalReport shared, Session s
     /// <summary>Prints the tables, and writes the files where an output folder is given.</summary>
     public void Write(string dilemmas, string? output)
     {
-        Table table = Format.Table("method", ">c", $">p({run.Target})", ">log-odds", ">change", ">p(yes), control", ">p(yes), all", ">choice mass", ">valid", ">input NLL", ">p95 KL", ">coherent");
+        bool thinks = run.OnTarget.Rows.Any(r => r.Thoughts is not null);
+        Table table = Format.Table(["method", ">c", $">p({run.Target})", ">log-odds", ">change", ">p(yes), control", ">p(yes), all", ">choice mass", ">valid", .. EvalReport.ThoughtColumns(thinks), ">input NLL", ">p95 KL", ">coherent"]);
         foreach ((EvalRow r, YesRow y) in run.OnTarget.Rows.Zip(run.Yes))
-            table.Row(r.Method, EvalReport.Dose(r.Coefficient), Estimated(y.Target, y.TargetError), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}",
-                Estimated(y.Control, y.ControlError), Format.Number(y.Yes), Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", EvalReport.Kl(r), r.Coherent ? "yes" : "no");
-        session.Print($"{run.TargetCount} dilemmas with {run.Target}, log-odds toward it in nats and their change against c = 0, and {run.ControlCount} without; mean ± standard error over dilemmas; mass, valid and NLL of those with it{shared.NeutralNote()}", table);
+            table.Row([r.Method, EvalReport.Dose(r.Coefficient), Estimated(y.Target, y.TargetError), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}",
+                Estimated(y.Control, y.ControlError), Format.Number(y.Yes), Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), .. EvalReport.Thoughts(r, thinks), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", EvalReport.Kl(r), r.Coherent ? "yes" : "no"]);
+        session.Print($"{run.TargetCount} dilemmas with {run.Target}, log-odds toward it in nats and their change against c = 0, and {run.ControlCount} without; mean ± standard error over dilemmas; mass, valid and NLL of those with it{shared.NeutralNote()}{EvalReport.ThoughtNote(thinks)}", table);
+        shared.SayCut(run.OnTarget);
         if (run.Yes.All(y => y.Count == 0))
             session.Say("no answer of any method has a final choice, so there is nothing to compare; give --max_new_tokens more room, a lower --temperature, --repetition_penalty 1, or leave --generate_answers out");
         if (run.OnTarget.Regressions.Count > 0)

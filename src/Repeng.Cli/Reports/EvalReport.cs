@@ -55,13 +55,33 @@ internal sealed class EvalReport
     /// <summary>p95 KL of a row for a table.</summary>
     public static string Kl(EvalRow row) => row.Kl is { } kl ? Format.Number(kl.P95) : "–";
 
+    /// <summary>Heads of the columns about thoughts; none where no answer has any.</summary>
+    public static string[] ThoughtColumns(bool thinks) => thinks ? [">cut", ">thought tokens"] : [];
+
+    /// <summary>The same of a row: answers whose thoughts were cut of all, those that were forced, and the mean length of thoughts.</summary>
+    public static string[] Thoughts(EvalRow row, bool thinks) => !thinks ? []
+        : row.Thoughts is { } t ? [$"{t.Cut} of {t.Answers}{(t.Forced > 0 ? $", {t.Forced} forced" : "")}", Format.Number(t.MeanTokens, 0)] : ["–", "–"];
+
+    /// <summary>Says how many answers are missing because their thoughts were cut, and what helps.</summary>
+    public void SayCut(EvalRun run)
+    {
+        ThoughtCounts[] counts = [.. run.Rows.Select(r => r.Thoughts).OfType<ThoughtCounts>()];
+        if (counts.Sum(t => t.Answers - t.Judged) is > 0 and var missing)
+            _session.Say($"{missing} of {counts.Sum(t => t.Answers)} answers were still in their thoughts at the end and are not scored; give --max_think_tokens more room, or add --force_close");
+    }
+
+    /// <summary>What those columns are, for the title.</summary>
+    public static string ThoughtNote(bool thinks) => thinks ? "; cut: answers whose thoughts had not ended, which valid leaves out unless they were forced" : "";
+
     /// <summary>Prints everything about a set, and writes the files where an output folder is given.</summary>
     public void Write(string set, string? output)
     {
-        Spectre.Console.Table table = Format.Table("method", ">c", ">log-odds", ">change against c = 0", ">choice mass", ">valid", ">input NLL", ">p95 KL", ">coherent");
+        bool thinks = _run.Rows.Any(r => r.Thoughts is not null);
+        Spectre.Console.Table table = Format.Table(["method", ">c", ">log-odds", ">change against c = 0", ">choice mass", ">valid", .. ThoughtColumns(thinks), ">input NLL", ">p95 KL", ">coherent"]);
         foreach (EvalRow r in _run.Rows)
-            table.Row(r.Method, Dose(r.Coefficient), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}", Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", Kl(r), r.Coherent ? "yes" : "no");
-        _session.Print($"Log-odds of the true answer in nats, set {set}, mean ± standard error over {_run.Cells[0].Results.Select(r => r.Key).Distinct().Count()} questions{(_run.Rows[0].Draws > 1 ? $", {_run.Rows[0].Draws} answers each" : "")}; input NLL in nats a token{NeutralNote()}", table);
+            table.Row([r.Method, Dose(r.Coefficient), $"{Format.Signed(r.LogOdds)} ± {Format.Number(r.LogOddsError, 2)}", $"{Format.Signed(r.Change)} ± {Format.Number(r.ChangeError, 2)}", Format.Number(r.Mass), Format.Number(r.ValidFraction, 2), .. Thoughts(r, thinks), $"{Format.Number(r.InputNll, 2)} ({Format.Signed(r.InputNllRise)})", Kl(r), r.Coherent ? "yes" : "no"]);
+        _session.Print($"Log-odds of the true answer in nats, set {set}, mean ± standard error over {_run.Cells[0].Results.Select(r => r.Key).Distinct().Count()} questions{(_run.Rows[0].Draws > 1 ? $", {_run.Rows[0].Draws} answers each" : "")}; input NLL in nats a token{NeutralNote()}{ThoughtNote(thinks)}", table);
+        SayCut(_run);
         if (_run.Rows.All(r => r.Count == 0))
             _session.Say("no answer of any method has a final choice, so there is nothing to compare; give --max_new_tokens more room, a lower --temperature, --repetition_penalty 1, or leave --generate_answers out");
         if (_run.Regressions.Count > 0)

@@ -42,6 +42,8 @@ public sealed class EvalVerb
     private readonly Option<int?> _seeds = Opt.Int("--seeds", "seeds from --seed on: as many random directions, and with --generate_answers as many answers to each question (default 1)", "--repeats");
     private readonly Option<bool?> _generate = Opt.Flag("--generate_answers", "binary set and dilemmas: the model writes its answer, and the token that completes \"Final choice: Yes|No\" decides; else the answer is begun for it");
     private readonly Option<int?> _maxNew = Opt.Int("--max_new_tokens", "with --generate_answers: tokens of an answer at most (default 32)");
+    private readonly Option<int?> _maxThink = Opt.Int("--max_think_tokens", "with --generate_answers, of thinking models: tokens of a block of thoughts at most (default 512); a block that is cut is counted and not scored");
+    private readonly Option<bool?> _force = Opt.Flag("--force_close", "with --generate_answers: put the closing tag and \"Final choice:\" behind a block that was cut, and score the token after it");
     private readonly Option<double?> _temperature = Opt.Number("--temperature", "with --generate_answers (default 1.3)");
     private readonly Option<double?> _minP = Opt.Number("--min_p", "with --generate_answers (default 0.05)");
     private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "with --generate_answers (default 1.2)");
@@ -57,7 +59,7 @@ public sealed class EvalVerb
     {
         var verb = new EvalVerb(session);
         var command = new Command("eval", "Measure on questions what adapters and control vectors do, beside plain vectors and prompts");
-        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._texts.EnableThinking, verb._texts.ThinkTag, verb._maxThink, verb._force, verb._temperature, verb._minP, verb._penalty, verb._output, verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -68,6 +70,8 @@ public sealed class EvalVerb
         Request r = Read(p);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, r.Model);
+        bundle.EnableThinking = p.GetValue(_texts.EnableThinking);
+        ThinkingAnswers? thinking = ReadThinking(p, bundle, r);
         using var methods = new EvalMethods(bundle, _session);
         bool steers = r.Adapters.Length + r.Vectors.Length > 0;
         if (r.Baselines is not null || !steers || r.Adapters.Length + r.Vectors.Length > 1)
@@ -77,15 +81,15 @@ public sealed class EvalVerb
         foreach (string file in r.Vectors)
             methods.AddVector(file, r.Normalize);
         if (r.Baselines is { } texts)
-            methods.AddBaselines(texts, r.Seed, r.Seeds, (persona, audience) => Items(p, bundle, r, persona, audience));
-        ChoiceItem[] items = Items(p, bundle, r, null, null);
+            methods.AddBaselines(texts, r.Seed, r.Seeds, (persona, audience) => Items(p, bundle, r, thinking is not null, persona, audience));
+        ChoiceItem[] items = Items(p, bundle, r, thinking is not null, null, null);
         NeutralKl? neutral = r.Kl ? new NeutralKl(bundle.Model, NeutralTexts.Load(bundle, p.GetValue(_neutral))) : null;
         var limits = new EvalLimits(r.Budget, neutral?.Texts);
         if (r.Calibrate)
             Calibrate(r, bundle, methods, items, neutral!, limits);
         List<EvalMethod> measured = [.. methods.Subjects.Select(s => new EvalMethod(s.Name, s.Steering, s.Steered ? r.Coefficients ?? limits.Doses(s.Name) ?? [.. s_doses.Select(c => (float)c)] : [0], s.Persona?.Invoke() ?? items))];
         EvalRun run = EvalRun.Run(bundle.Model, measured, r.Batch, (method, c) => _session.Say($"{method}, c = {Format.Coefficient(c)}: {items.Length} questions done"), _session.Stop,
-            r.Generates ? new GeneratedAnswers(bundle, r.Sampling, r.MaxNew, r.Seeds, r.Batch) : null, neutral);
+            r.Generates ? new GeneratedAnswers(bundle, r.Sampling, r.MaxNew, r.Seeds, r.Batch, thinking) : null, neutral);
         var report = new EvalReport(run, limits, methods.Subjects, _session) { Model = r.Model, Adapters = r.Adapters, Vectors = r.Vectors };
         if (r.Dilemmas is null)
             report.Write(r.Set, p.GetValue(_output));
@@ -122,8 +126,12 @@ public sealed class EvalVerb
             throw new UserErrorException($"--max_new_tokens {maxNew} must be at least 1");
         if (generates && set is not ("binary" or DilemmaSet))
             throw new UserErrorException("--generate_answers belongs to the binary set and to dilemmas; add --set binary or --dilemmas FILE");
-        if (!generates && new Option[] { _maxNew, _temperature, _minP, _penalty }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false }) is { } idle)
+        if (p.GetValue(_maxThink) is < 1)
+            throw new UserErrorException($"--max_think_tokens {p.GetValue(_maxThink)} must be at least 1");
+        if (!generates && new Option[] { _maxNew, _maxThink, _force, _temperature, _minP, _penalty }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false }) is { } idle)
             throw new UserErrorException($"{idle.Name} says how answers are written, and none is: add --generate_answers or leave it out");
+        if (!generates)
+            _texts.RefuseIdleTag(p);
         if (p.GetValue(_normalize) is not null && vectors.Length == 0)
             throw new UserErrorException("--normalize without --vector has nothing to act on; give --vector FILE");
         ulong seed = p.GetValue(_seed) ?? 42;
@@ -142,6 +150,18 @@ public sealed class EvalVerb
         if (dilemmas is not null)
             DilemmaRun.RequireTarget(dilemmas, target);
         return new Request(model, adapters, vectors, p.GetValue(_normalize) == true, given is null ? null : [.. given.Select(c => (float)c)], calibrate, budget, kl, set, dilemmas, target, Trained(p, adapters, model), batch, seed, seeds, generates, maxNew, sampling);
+    }
+
+    // Null where answers have no thoughts: they are not written, the model is no thinking one, or thinking is switched off.
+    private ThinkingAnswers? ReadThinking(ParseResult p, ModelBundle bundle, Request r)
+    {
+        string? tag = Thinking.ReadTag(p, _texts.ThinkTag);
+        Option? need = new Option[] { _maxThink, _force }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false });
+        if (bundle.EnableThinking == false && (need ?? (tag is null ? null : _texts.ThinkTag)) is { } idle)
+            throw new UserErrorException($"{idle.Name} beside --no-enable_thinking: there are no thoughts; leave one out");
+        if (!r.Generates || bundle.EnableThinking == false || tag is null && need is null && bundle.Thinking?.Tags is null)
+            return null;
+        return new ThinkingAnswers(bundle.ThinkTags(tag, need?.Name ?? _texts.ThinkTag.Name), p.GetValue(_maxThink) ?? 512, p.GetValue(_force) == true);
     }
 
     private (bool Calibrate, double Budget, bool Kl) ReadLimits(ParseResult p, bool steers)
@@ -203,13 +223,13 @@ public sealed class EvalVerb
         new LimitsReport(limits, _session).Print();
     }
 
-    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, Request r, string? persona, DemoAudience? audience)
+    private ChoiceItem[] Items(ParseResult p, ModelBundle bundle, Request r, bool thinking, string? persona, DemoAudience? audience)
     {
         if (r.Dilemmas is not null)
-            return DilemmaRun.Items(bundle, r.Dilemmas, r.Target, persona, r.Generates);
+            return DilemmaRun.Items(bundle, r.Dilemmas, r.Target, persona, r.Generates, thinking);
         BinaryQuestion[] questions = r.Set == "binary" ? [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []] : [];
         ChoiceItem[] items = r.Set == "binary"
-            ? r.Generates ? EvalItems.BinaryToGenerate(bundle, questions, persona) : EvalItems.Binary(bundle, questions, persona)
+            ? r.Generates ? EvalItems.BinaryToGenerate(bundle, questions, persona, thinking) : EvalItems.Binary(bundle, questions, persona)
             : bundle.IsDemo ? DemoItems.Load(new DemoWorld(), audience ?? DemoAudience.None) : EvalItems.Truth(bundle, TruthEvaluation.Items, persona);
         return [.. items.Take(p.GetValue(_max) ?? items.Length)];
     }

@@ -27,6 +27,7 @@ public sealed class GenerateVerb
     private readonly Option<string?> _prompt = Opt.Text("--prompt", "TEXT", "what the user says (default: standard input)");
     private readonly Option<string?> _system = Opt.Text("--system", "TEXT", "system message of the chat");
     private readonly Option<bool?> _raw = Opt.Flag("--raw", "continue the prompt as plain text, without chat template");
+    private readonly Option<bool?> _enableThinking = Thinking.Enable();
     private readonly Option<int?> _maxNew = Opt.Int("--max_new_tokens", "new tokens at most (default 128)");
     private readonly Option<bool?> _sample = Opt.Flag("--do_sample", "draw at random (default: greedy, unless a sampling value is given)");
     private readonly Option<double?> _temperature = Opt.Number("--temperature", "scores are divided by it (default 1)");
@@ -47,7 +48,7 @@ public sealed class GenerateVerb
     {
         var verb = new GenerateVerb(session);
         var command = new Command(name, description);
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json, verb._device, verb._threads })
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -67,6 +68,8 @@ public sealed class GenerateVerb
         bool raw = p.GetValue(_raw) == true;
         if (raw && p.GetValue(_system) is not null)
             throw new UserErrorException("--system beside --raw: plain text has no system message; leave one out");
+        if (raw && p.GetValue(_enableThinking) is not null)
+            throw new UserErrorException("--enable_thinking beside --raw: plain text has no chat template to switch; leave one out");
         string model = p.GetValue(_model) ?? (adapterFolder is null ? null : AdapterFile.ReadBaseModel(adapterFolder)) ?? ModelBundle.Demo;
         string prompt = p.GetValue(_prompt) ?? ReadPrompt();
         if (prompt.Length == 0)
@@ -74,6 +77,7 @@ public sealed class GenerateVerb
 
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model);
+        bundle.EnableThinking = p.GetValue(_enableThinking);
         using IAdapter? adapter = adapterFolder is null ? null : AdapterFile.LoadAny(bundle.Model, adapterFolder);
         int[] ids = raw ? bundle.EncodeRaw(prompt) : bundle.EncodeChat([.. p.GetValue(_system) is { } system ? new[] { new ChatMessage("system", system) } : [], new ChatMessage("user", prompt)]);
         int room = bundle.Model.Config.MaxPositions - ids.Length;

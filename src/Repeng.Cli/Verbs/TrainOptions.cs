@@ -48,11 +48,18 @@ public sealed class TrainOptions
     /// <summary>--dataset_max_size.</summary>
     public Option<int?> EvalTokens { get; } = Opt.Int("--dataset_max_size", "longest prompt of the evaluation in tokens; longer ones are left out (default 128)");
 
+    /// <summary>--think_tag.</summary>
+    public Option<string?> ThinkTag { get; } = Thinking.Tag();
+
+    /// <summary>--enable_thinking.</summary>
+    public Option<bool?> EnableThinking { get; } = Thinking.Enable();
+
     private readonly Option<string?> _profile = Opt.Choice("--profile", "set of settings that the other options change (default recommended)", [.. TrainConfig.Profiles]);
     private readonly Option<bool?> _quick = Opt.Flag("--quick", "a short run: 32 rows and few epochs (on the demo: its quick preset)");
     private readonly Option<string[]?> _personas = Opt.Texts("--personas", "A:B", $"pairs positive:negative, or the name of a set: {string.Join(", ", PersonaSets.All.Select(s => s.Name))} (default {PersonaSets.All[0].Name}; on the demo: its own)");
     private readonly Option<string?> _template = Opt.Text("--template", "TEXT", "what the user says, with {persona} in it (default: the persona set's)");
     private readonly Option<string[]?> _suffixes = Opt.Texts("--suffixes", "SET|FILE", $"begun answers: sets ({string.Join(", ", SuffixSets.Names)}) or .json/.txt files (default: the persona set's)");
+    private readonly Option<bool?> _thinking = Opt.Flag("--thinking", "for thinking models: suffixes stand inside of an open block of thoughts, and the persona set's suffixes are thoughts");
     private readonly Option<string?> _datasetName = Opt.Text("--dataset_name", "NAME", "first part of the run's folder name (default: the first positive persona)");
     private readonly Option<int?> _maxPairs = Opt.Int("--max_pairs", "pairs at most, drawn by the seed; 0 for all (default: all; on the demo its preset)");
     private readonly Option<int?> _maxTokens = Opt.Int("--max_tokens", "tokens of a training text; the end is kept (default 512)");
@@ -97,15 +104,15 @@ public sealed class TrainOptions
     private readonly Option<string?> _logDir = Opt.Text("--logdir", "DIR", "write TensorBoard's events into DIR/{name of the run} (default: none)");
 
     /// <summary>What says on which texts: model, personas, template, suffixes, how many, seed, and where it runs.</summary>
-    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _maxPairs, _maxTokens, _seed, Device, Threads];
+    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _thinking, ThinkTag, EnableThinking, _maxPairs, _maxTokens, _seed, Device, Threads];
 
     /// <summary>What says what a pair of texts is made of.</summary>
-    public IReadOnlyList<Option> Pairs => [_personas, _template, _suffixes];
+    public IReadOnlyList<Option> Pairs => [_personas, _template, _suffixes, _thinking];
 
     /// <summary>All options, in the order of the help.</summary>
     public IReadOnlyList<Option> All =>
     [
-        Model, _quick, _profile, _personas, _template, _suffixes, _datasetName, _maxPairs, _maxTokens,
+        Model, _quick, _profile, _personas, _template, _suffixes, _thinking, ThinkTag, EnableThinking, _datasetName, _maxPairs, _maxTokens,
         _targets, _rank, _scale, _rotateU, _rotateV, _rotation, _blockSize, _maxAngle,
         _fullLossU, _logSigmoid, _separation, _beta, _relative, _coherence, _lambda, _threshold, _order, _lastTokens, _tokenPosition,
         .. _peft.All,
@@ -118,10 +125,18 @@ public sealed class TrainOptions
     /// <summary>Stops for what the program cannot do yet, before anything is read.</summary>
     public void RefuseMissing(ParseResult p)
     {
+        RefuseIdleTag(p);
         if (p.GetValue(_quantization) is { } q and not "none")
             throw new UserErrorException($"--quantization_type {q}: weights of 4 and 8 bits come later; take none (GGUF files with quantised blocks are read as they are)");
         if (p.GetValue(_profile) == "antipasto" && LossOption(p) is { } option)
             throw new UserErrorException($"{option.Name} belongs to the reference state's loss; --profile antipasto has its own. Leave one of them out");
+    }
+
+    /// <summary>Stops where tags are named that no text is made with.</summary>
+    public void RefuseIdleTag(ParseResult p)
+    {
+        if (p.GetValue(ThinkTag) is not null && p.GetValue(_thinking) != true)
+            throw new UserErrorException("--think_tag without --thinking: no suffix stands inside of thoughts; add --thinking, or leave --think_tag out");
     }
 
     /// <summary>With --resume, every setting comes from the folder; another one beside it would be lost silently.</summary>
@@ -141,7 +156,8 @@ public sealed class TrainOptions
         (List<PersonaPair> personas, PersonaSet? set) = Personas(p, demo);
         string template = p.GetValue(_template) ?? set?.Template ?? (demo ? DemoSteering.Templates[0] : PersonaSets.All[0].Template);
         string[]? named = p.Given(_suffixes);
-        string[] sets = named ?? (set is not null ? [.. set.SuffixSets] : demo ? [SuffixSets.DemoName] : [.. PersonaSets.All[0].SuffixSets]);
+        ThinkingTexts? thinking = ReadThinking(p);
+        string[] sets = named ?? (set is null && demo ? [SuffixSets.DemoName] : [.. thinking is { Inside: true } ? (set ?? PersonaSets.All[0]).ThinkingSuffixSets : (set ?? PersonaSets.All[0]).SuffixSets]);
         int maxPairs = p.GetValue(_maxPairs) ?? preset.MaxPairs, maxTokens = p.GetValue(_maxTokens) ?? 512;
         if (maxPairs < 0)
             throw new UserErrorException($"--max_pairs {maxPairs} must be 0 (all) or more");
@@ -156,6 +172,7 @@ public sealed class TrainOptions
             Template = template,
             Personas = personas,
             Suffixes = [.. sets.SelectMany(Suffixes)],
+            Thinking = thinking,
             MaxPairs = maxPairs,
             MaxTokens = maxTokens,
             EvalQuestions = NotNegative(p.GetValue(EvalQuestions), "--eval_dilemmas"),
@@ -187,6 +204,15 @@ public sealed class TrainOptions
     {
         string name = Name(p.GetValue(RunName), "--run_name") ?? $"{settings.DatasetName}_contrastive_{_peft.Kind(p) ?? "svft"}_{now:yyyyMMdd_HHmmss}";
         return Path.Combine(p.GetValue(OutputDir) ?? DefaultOutput, name);
+    }
+
+    private ThinkingTexts? ReadThinking(ParseResult p)
+    {
+        bool inside = p.GetValue(_thinking) == true;
+        (string? tag, bool? enable) = (Thinking.ReadTag(p, ThinkTag), p.GetValue(EnableThinking));
+        if (inside && enable == false)
+            throw new UserErrorException("--thinking beside --no-enable_thinking: suffixes cannot stand inside of thoughts that are switched off; leave one out");
+        return inside || enable is not null ? new ThinkingTexts(inside, tag, enable) : null;
     }
 
     private Option? LossOption(ParseResult p) =>

@@ -97,6 +97,7 @@ public sealed class TrainVerb
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Weights, (_, _) => _session.Stop.ThrowIfCancellationRequested());
         _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");
+        bundle.EnableThinking = settings.Thinking?.Enable;
         var progress = new TrainProgress(_session, p.GetValue(_options.LogN) ?? 10);
         var watch = Stopwatch.StartNew();
         using TrainOutcome outcome = Execute(bundle, settings, folder, resume, progress, logs);

@@ -44,6 +44,7 @@ public sealed class VectorTrain
 
     private int Run(ParseResult p)
     {
+        _texts.RefuseIdleTag(p);
         string methodName = p.GetValue(_method) ?? "pca_diff";
         int? rank = WeightSvdSteering.RankOf(methodName);
         VectorMethod? method = rank is null ? VectorMethod.Parse(methodName) : null;

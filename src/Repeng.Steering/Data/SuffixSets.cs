@@ -15,7 +15,7 @@ public static class SuffixSets
     public const string DemoName = "demo";
 
     private const string ResourcePrefix = "Repeng.Steering.Data.";
-    private static readonly string[] s_embedded = ["code", "facts", "feelings", "reasoning", "statements"];
+    private static readonly string[] s_embedded = ["code", "facts", "feelings", "reasoning", "statements", "thoughts", "thoughts_of_mood"];
 
     /// <summary>Names of the sets, in ordinal order.</summary>
     public static IReadOnlyList<string> Names { get; } = [.. s_embedded.Append(DemoName).Order(StringComparer.Ordinal)];
@@ -29,6 +29,8 @@ public static class SuffixSets
         "feelings" => "begun sentences of everyday life, for personas of mood",
         "reasoning" => "first words of a step of reasoning",
         "statements" => "begun statements about the world, for personas of honesty",
+        "thoughts" => "begun thoughts about what to say, for personas of honesty inside of a block of thoughts",
+        "thoughts_of_mood" => "begun thoughts about a day, for personas of mood inside of a block of thoughts",
         DemoName => "begun statements about the demo world, for the demo model",
         _ => throw Unknown(name),
     };

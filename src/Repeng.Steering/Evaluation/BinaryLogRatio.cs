@@ -32,13 +32,13 @@ public static class BinaryLogRatio
 
     /// <summary>
     /// Number of the new token whose logits decide: the one with which the decoded text first reaches the end of the
-    /// last match; null where nothing matches.
+    /// last match; null where nothing matches. Matches count from the character <paramref name="from"/> of the decoded text on.
     /// </summary>
-    public static int? DecisionToken(Tokenizer tokenizer, ReadOnlySpan<int> newTokens, Regex decision)
+    public static int? DecisionToken(Tokenizer tokenizer, ReadOnlySpan<int> newTokens, Regex decision, int from = 0)
     {
         string text = tokenizer.Decode(newTokens, skipSpecialTokens: false);
         Match? last = null;
-        foreach (Match match in decision.Matches(text))
+        foreach (Match match in decision.Matches(text, from))
             last = match;
         if (last is null)
             return null;

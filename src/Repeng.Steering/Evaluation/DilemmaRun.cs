@@ -105,11 +105,11 @@ public sealed class DilemmaRun
     /// Dilemmas as questions for <see cref="EvalRun"/>, with a begun answer or, to be generated, without; the key is the id.
     /// Throws where no dilemma has the target value.
     /// </summary>
-    public static ChoiceItem[] Items(ModelBundle bundle, IReadOnlyList<Dilemma> dilemmas, string target, string? persona = null, bool generate = false)
+    public static ChoiceItem[] Items(ModelBundle bundle, IReadOnlyList<Dilemma> dilemmas, string target, string? persona = null, bool generate = false, bool thinking = false)
     {
         RequireTarget(dilemmas, target);
         BinaryQuestion[] questions = [.. dilemmas.Select(d => new BinaryQuestion($"Situation: {d.Situation}\nAction: {d.Action}\nWould you do this?", d.Label(target) >= 0))];
-        ChoiceItem[] items = generate ? EvalItems.BinaryToGenerate(bundle, questions, persona) : EvalItems.Binary(bundle, questions, persona);
+        ChoiceItem[] items = generate ? EvalItems.BinaryToGenerate(bundle, questions, persona, thinking) : EvalItems.Binary(bundle, questions, persona);
         return [.. items.Zip(dilemmas, (item, d) => item with { Key = d.Id })];
     }
 

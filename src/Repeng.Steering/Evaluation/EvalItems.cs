@@ -46,14 +46,14 @@ public static class EvalItems
 
     /// <summary>
     /// The same questions without a begun answer: the model writes it, and what decides is the word after "Final choice:"
-    /// (<see cref="GeneratedAnswers"/>).
+    /// (<see cref="GeneratedAnswers"/>). A thinking model is not told to answer at once.
     /// </summary>
-    public static ChoiceItem[] BinaryToGenerate(ModelBundle bundle, IReadOnlyList<BinaryQuestion> questions, string? persona = null)
+    public static ChoiceItem[] BinaryToGenerate(ModelBundle bundle, IReadOnlyList<BinaryQuestion> questions, string? persona = null, bool thinking = false)
     {
         ChoiceItem[] prefilled = Binary(bundle, questions, persona);
         return [.. prefilled.Zip(questions, (item, q) =>
         {
-            string user = $"{(persona is null ? "" : persona + " ")}{q.Question} {GeneratedAnswers.Instruction}";
+            string user = $"{(persona is null ? "" : persona + " ")}{q.Question} {(thinking ? GeneratedAnswers.ThinkingInstruction : GeneratedAnswers.Instruction)}";
             return item with { Prompt = Encode(bundle, Prompt(bundle, user, "")) };
         })];
     }

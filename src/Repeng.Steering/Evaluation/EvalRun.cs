@@ -32,7 +32,7 @@ public sealed record EvalCell(string Method, float Coefficient, IReadOnlyList<Ch
 /// <param name="Change">Mean difference to c = 0 of the first method, paired by question.</param>
 /// <param name="ChangeError">Its standard error.</param>
 /// <param name="Mass">Mean probability of all answers together: how much of the model's answer is an answer at all.</param>
-/// <param name="ValidFraction">Part of all answers that have log-odds at all.</param>
+/// <param name="ValidFraction">Part of all answers that have log-odds at all; thoughts that were cut have no answer and are left out here, <see cref="Thoughts"/> counts them.</param>
 /// <param name="Draws">Answers to each question.</param>
 /// <param name="InputNll">Mean negative log-probability of the questions' own tokens, nats a token.</param>
 /// <param name="InputNllRise">The same less that of this method at c = 0.</param>
@@ -49,6 +49,9 @@ public sealed record EvalRow(string Method, float Coefficient, int Count, double
 
     /// <summary>KL of the plain model from the steered one on neutral texts; null where it was not measured.</summary>
     public KlStatistics? Kl { get; init; }
+
+    /// <summary>Thoughts before the answers; null where none were looked for.</summary>
+    public ThoughtCounts? Thoughts { get; init; }
 
     /// <summary>Whether the model is still coherent at this coefficient.</summary>
     public bool Coherent => InputNllRise < MostRise && MassKept >= LeastMass && ValidFraction >= LeastMass;
@@ -68,13 +71,13 @@ public sealed class EvalRun
             double[] change = [.. known.Where(k => zero.ContainsKey(k.Key)).Select(k => k.Value - zero[k.Key])];
             double input = Mean(cell.Results.Select(r => r.InputNll)), mass = Mean(cell.Results.Select(r => r.Mass));
             return new EvalRow(cell.Method, cell.Coefficient, known.Count, Mean(known.Values), Error([.. known.Values]), Mean(change), Error(change), mass,
-                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)), mass / Mean(own.Results.Select(r => r.Mass))) { Kl = cell.Kl };
+                Valid(cell), cell.Results.Max(r => r.Draw) + 1, input, input - Mean(own.Results.Select(r => r.InputNll)), mass / Mean(own.Results.Select(r => r.Mass))) { Kl = cell.Kl, Thoughts = ThoughtCounts.Of(cell.Results) };
         })];
         Regressions = cells.GroupBy(c => c.Method).Where(g => g.Select(c => c.Coefficient).Distinct().Count() > 1).ToDictionary(g => g.Key, g =>
         {
             LogRatioRegression line = LogRatioRegression.Of([.. g.Select(c => (double)c.Coefficient)], [.. g.Select(c => Mean(ByQuestion(c).Values))]);
-            // What counts as valid is an answer, not a coefficient.
-            double valid = g.Average(Valid), score = Math.Abs(line.Slope) * valid * valid * line.R2;
+            // What counts as valid is an answer, not a coefficient. As in the original, thoughts that were cut are none here.
+            double valid = g.Average(c => c.Results.Count(r => !double.IsNaN(r.LogOdds)) / (double)c.Results.Count), score = Math.Abs(line.Slope) * valid * valid * line.R2;
             return line with { ValidFraction = valid, Score = score, ScoreWithRange = score * (line.Max - line.Min) };
         });
         UsableRange = Rows.GroupBy(r => r.Method).Where(g => g.Count() > 1).ToDictionary(g => g.Key, g => Usable([.. g.OrderBy(r => r.Coefficient)]));
@@ -156,19 +159,19 @@ public sealed class EvalRun
     /// <summary>One line a method, coefficient and question.</summary>
     public string ResultsCsv()
     {
-        var csv = new StringBuilder("method,coefficient,key,log_odds,choice_mass,draw,input_nll\n");
+        var csv = new StringBuilder("method,coefficient,key,log_odds,choice_mass,draw,input_nll,think_tokens,cut,forced\n");
         foreach (EvalCell cell in Cells)
             foreach (ChoiceResult r in cell.Results)
-                csv.Append(CultureInfo.InvariantCulture, $"{Quoted(cell.Method)},{cell.Coefficient:R},{Quoted(r.Key)},{r.LogOdds:G9},{r.Mass:G9},{r.Draw},{r.InputNll:G9}\n");
+                csv.Append(CultureInfo.InvariantCulture, $"{Quoted(cell.Method)},{cell.Coefficient:R},{Quoted(r.Key)},{r.LogOdds:G9},{r.Mass:G9},{r.Draw},{r.InputNll:G9},{r.Thought?.Tokens},{Flag(r.Thought?.Cut)},{Flag(r.Thought?.Forced)}\n");
         return csv.ToString();
     }
 
     /// <summary>One line a method and coefficient.</summary>
     public string SummaryCsv()
     {
-        var csv = new StringBuilder("method,coefficient,n,log_odds,log_odds_se,change,change_se,choice_mass,valid_frac,seeds,input_nll,input_nll_rise,kl_p95,kl_mean,coherent\n");
+        var csv = new StringBuilder("method,coefficient,n,log_odds,log_odds_se,change,change_se,choice_mass,valid_frac,seeds,input_nll,input_nll_rise,kl_p95,kl_mean,coherent,answers,cut,forced,think_tokens\n");
         foreach (EvalRow r in Rows)
-            csv.Append(CultureInfo.InvariantCulture, $"{Quoted(r.Method)},{r.Coefficient:R},{r.Count},{r.LogOdds:G9},{r.LogOddsError:G9},{r.Change:G9},{r.ChangeError:G9},{r.Mass:G9},{r.ValidFraction:G9},{r.Draws},{r.InputNll:G9},{r.InputNllRise:G9},{r.Kl?.P95:G9},{r.Kl?.Mean:G9},{(r.Coherent ? "true" : "false")}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{Quoted(r.Method)},{r.Coefficient:R},{r.Count},{r.LogOdds:G9},{r.LogOddsError:G9},{r.Change:G9},{r.ChangeError:G9},{r.Mass:G9},{r.ValidFraction:G9},{r.Draws},{r.InputNll:G9},{r.InputNllRise:G9},{r.Kl?.P95:G9},{r.Kl?.Mean:G9},{Flag(r.Coherent)},{r.Thoughts?.Answers},{r.Thoughts?.Cut},{r.Thoughts?.Forced},{r.Thoughts?.MeanTokens:G9}\n");
         return csv.ToString();
     }
 
@@ -179,8 +182,9 @@ public sealed class EvalRun
         {
             ["method"] = r.Method, ["coefficient"] = r.Coefficient, ["n"] = r.Count, ["log_odds"] = Number(r.LogOdds), ["log_odds_se"] = Number(r.LogOddsError),
             ["change"] = Number(r.Change), ["change_se"] = Number(r.ChangeError), ["choice_mass"] = Number(r.Mass),
-            ["valid_frac"] = r.ValidFraction, ["seeds"] = r.Draws, ["input_nll"] = Number(r.InputNll), ["input_nll_rise"] = Number(r.InputNllRise),
+            ["valid_frac"] = Number(r.ValidFraction), ["seeds"] = r.Draws, ["input_nll"] = Number(r.InputNll), ["input_nll_rise"] = Number(r.InputNllRise),
             ["kl_p95"] = Number(r.Kl?.P95 ?? double.NaN), ["kl_mean"] = Number(r.Kl?.Mean ?? double.NaN), ["kl_positions"] = r.Kl?.Positions, ["coherent"] = r.Coherent,
+            ["thinking"] = r.Thoughts is not { } t ? null : new JsonObject { ["answers"] = t.Answers, ["cut"] = t.Cut, ["forced"] = t.Forced, ["mean_tokens"] = t.MeanTokens },
         })]),
         ["regressions"] = new JsonObject(Regressions.Select(p => KeyValuePair.Create(p.Key, (JsonNode?)new JsonObject
         {
@@ -202,7 +206,10 @@ public sealed class EvalRun
     // The mean over draws of each question that has a known answer.
     private static Dictionary<string, double> ByQuestion(EvalCell cell) => cell.Results.Where(r => !double.IsNaN(r.LogOdds)).GroupBy(r => r.Key).ToDictionary(g => g.Key, g => g.Average(r => r.LogOdds));
 
-    private static double Valid(EvalCell cell) => cell.Results.Count(r => !double.IsNaN(r.LogOdds)) / (double)cell.Results.Count;
+    // NaN where every answer was cut.
+    private static double Valid(EvalCell cell) => cell.Results.Count(r => !double.IsNaN(r.LogOdds)) / (double)(ThoughtCounts.Of(cell.Results)?.Judged ?? cell.Results.Count);
+
+    private static string Flag(bool? x) => x is { } known ? known ? "true" : "false" : "";
 
     private static double Mean(IEnumerable<double> values) => values.Where(v => !double.IsNaN(v)).DefaultIfEmpty(double.NaN).Average();
 

@@ -18,6 +18,9 @@ public readonly record struct ChoiceResult(string Key, double LogOdds, double Ma
 
     /// <summary>Which of several draws of an answer this is, from 0.</summary>
     public int Draw { get; init; }
+
+    /// <summary>What became of the thoughts before the answer; null where none were looked for.</summary>
+    public Thought? Thought { get; init; }
 }
 
 /// <summary>Log-odds of true against false completions, each question at each coefficient.</summary>

@@ -41,8 +41,9 @@ public sealed class Generator(DecoderModel model)
     /// <param name="padId">Fills the shorter rows of the batch on the left.</param>
     /// <param name="onToken">Called with row and token as they come.</param>
     /// <param name="stop">Ends early.</param>
+    /// <param name="endRow">Called with row and token as they come, after onToken; true ends the row there.</param>
     public int[][] Generate(IReadOnlyList<int[]> prompts, float[] coefficients, Steering steering, SamplingSettings settings, int maxNewTokens,
-        IReadOnlyCollection<int> stops, int padId = 0, Action<int, int>? onToken = null, CancellationToken stop = default)
+        IReadOnlyCollection<int> stops, int padId = 0, Action<int, int>? onToken = null, CancellationToken stop = default, Func<int, int, bool>? endRow = null)
     {
         settings.Validate();
         if (prompts.Count != coefficients.Length)
@@ -87,7 +88,8 @@ public sealed class Generator(DecoderModel model)
                 ids[b] = samplers[b].Next(row, settings.RepetitionPenalty == 1 ? [] : prompts[b].Concat(made[b]), (ulong)b, (ulong)step);
                 made[b].Add(ids[b]);
                 onToken?.Invoke(b, ids[b]);
-                done[b] = stops.Contains(ids[b]);
+                bool ended = endRow?.Invoke(b, ids[b]) == true;
+                done[b] = ended || stops.Contains(ids[b]);
             }
             if (Array.TrueForAll(done, d => d))
                 break;

@@ -18,6 +18,7 @@ public sealed class ModelBundle : IDisposable
     private ModelBundle(DecoderModel model, Tokenizer tokenizer, ChatTemplate? template, IReadOnlyDictionary<string, object?> specialTokens, string name)
     {
         (Model, Tokenizer, ChatTemplate, _specialTokens, Name) = (model, tokenizer, template, specialTokens, name);
+        Thinking = template is null ? null : new ChatThinking(template, specialTokens);
     }
 
     /// <summary>The model.</summary>
@@ -28,6 +29,12 @@ public sealed class ModelBundle : IDisposable
 
     /// <summary>The chat template, or null.</summary>
     public ChatTemplate? ChatTemplate { get; }
+
+    /// <summary>What the chat template knows of thinking; null without a template.</summary>
+    public ChatThinking? Thinking { get; }
+
+    /// <summary>Switches thinking in every chat that is rendered for an answer; null leaves it as the template has it.</summary>
+    public bool? EnableThinking { get; set; }
 
     /// <summary>What the person called the model.</summary>
     public string Name { get; }
@@ -92,17 +99,40 @@ public sealed class ModelBundle : IDisposable
     public string RenderChat(IReadOnlyList<ChatMessage> messages, string assistantPrefix = "")
     {
         ChatTemplate template = ChatTemplate ?? throw new UserErrorException($"{Name}: the tokenizer has no chat template; use --raw for plain text");
-        var options = new ChatRenderOptions { SpecialTokens = _specialTokens };
+        (messages, IReadOnlyDictionary<string, object?> variables) = Thinking!.Apply(messages, EnableThinking);
+        var options = new ChatRenderOptions { SpecialTokens = _specialTokens, Variables = variables };
         return assistantPrefix.Length == 0
             ? template.Render(messages, options with { AddGenerationPrompt = true })
             : template.RenderWithPrefix(messages, assistantPrefix, options);
     }
 
-    /// <summary>The text of a persona's training row: the template's user turn, then the suffix as the begun answer. Empty suffix: no assistant text.</summary>
-    public string RenderPersona(string userText, string suffix)
+    /// <summary>
+    /// The text of a persona's training row: the template's user turn, then the suffix as the begun answer, or with
+    /// <see cref="ThinkingTexts.Inside"/> as the begun thoughts. Empty suffix: no assistant text.
+    /// </summary>
+    public string RenderPersona(string userText, string suffix, ThinkingTexts? thinking = null)
     {
         ChatTemplate template = ChatTemplate ?? throw new UserErrorException($"{Name}: the tokenizer has no chat template, and training texts are chats; take an instruct model");
-        return template.RenderWithPrefix([new ChatMessage("user", userText)], suffix, new ChatRenderOptions { SpecialTokens = _specialTokens });
+        ChatMessage[] said = [new ChatMessage("user", userText)];
+        if (thinking is { Inside: true })
+            return Thinking!.RenderInside(said, suffix, ThinkTags(thinking.Tag, "--thinking"));
+        (IReadOnlyList<ChatMessage> messages, IReadOnlyDictionary<string, object?> variables) = Thinking!.Apply(said, thinking?.Enable);
+        return template.RenderWithPrefix(messages, suffix, new ChatRenderOptions { SpecialTokens = _specialTokens, Variables = variables });
+    }
+
+    /// <summary>The tags that were named, else those of the chat template; where it has none, an error in the name of what needs them.</summary>
+    /// <param name="named">As <see cref="Runtime.Chat.ThinkTags.Parse"/> reads them, or null.</param>
+    /// <param name="need">The option that needs them.</param>
+    public ThinkTags ThinkTags(string? named, string need)
+    {
+        if (named is not null)
+            return Runtime.Chat.ThinkTags.Parse(named);
+        if (Thinking?.Tags is { } tags)
+            return tags;
+        // Some models have the tokens in their vocabulary and were never taught to think.
+        string hint = Runtime.Chat.ThinkTags.Known.FirstOrDefault(t => Tokenizer.TokenToId(t.Open) is not null && Tokenizer.TokenToId(t.Close) is not null) is { } known
+            ? $" (its vocabulary has {known.Open} and {known.Close}, but the template does not use them)" : "";
+        throw new UserErrorException($"{need}: {Name} is no thinking model: its chat template names no tag such as <think>{hint}; leave {need} out, or name the tag with --think_tag '<think>' if you know that it thinks");
     }
 
     /// <inheritdoc/>

@@ -5,7 +5,7 @@ namespace Repeng.Steering.Training;
 
 /// <summary>
 /// Contrast pairs from personas and suffixes: for each suffix, for each persona pair, the model's chat template with
-/// the persona in the user's turn and the suffix as the begun answer (upstream's make_dataset, suffix-major).
+/// the persona in the user's turn and the suffix as the begun answer (upstream's make_dataset, suffix-major), or as the begun thoughts of a thinking model.
 /// </summary>
 public static class PairTexts
 {
@@ -13,8 +13,8 @@ public static class PairTexts
     public const string Placeholder = "{persona}";
 
     /// <summary>Texts of all pairs, in order.</summary>
-    public static List<TextPair> Make(ModelBundle bundle, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes) =>
-        Make(bundle.RenderPersona, template, personas, suffixes);
+    public static List<TextPair> Make(ModelBundle bundle, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes, ThinkingTexts? thinking = null) =>
+        Make((user, suffix) => bundle.RenderPersona(user, suffix, thinking), template, personas, suffixes);
 
     /// <summary>The same with any rendering of (the user's text, the begun answer).</summary>
     public static List<TextPair> Make(Func<string, string, string> render, string template, IReadOnlyList<(string Positive, string Negative)> personas, IReadOnlyList<string> suffixes)

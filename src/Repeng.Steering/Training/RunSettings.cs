@@ -32,6 +32,9 @@ public sealed record RunSettings
     /// <summary>Begun answers.</summary>
     public required IReadOnlyList<string> Suffixes { get; init; }
 
+    /// <summary>Where a thinking model's suffixes stand; null for the answer's begin, as the template has it.</summary>
+    public ThinkingTexts? Thinking { get; init; }
+
     /// <summary>Pairs at most, chosen by the seed; 0 takes all.</summary>
     public int MaxPairs { get; init; }
 

@@ -92,7 +92,7 @@ public static class TrainRun
     /// <summary>Texts of the settings as token pairs, at most MaxPairs of them.</summary>
     public static List<TokenPair> Pairs(ModelBundle bundle, RunSettings settings)
     {
-        List<TextPair> texts = PairTexts.Make(bundle, settings.Template, [.. settings.Personas.Select(p => (p.Positive, p.Negative))], settings.Suffixes);
+        List<TextPair> texts = PairTexts.Make(bundle, settings.Template, [.. settings.Personas.Select(p => (p.Positive, p.Negative))], settings.Suffixes, settings.Thinking);
         if (settings.MaxPairs > 0 && settings.MaxPairs < texts.Count)
             texts = PairTexts.Sample(texts, settings.MaxPairs, settings.Train.Seed, 0);
         return PairTexts.Encode(bundle, texts, Math.Min(settings.MaxTokens, bundle.Model.Config.MaxPositions));

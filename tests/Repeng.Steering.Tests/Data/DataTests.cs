@@ -37,7 +37,7 @@ public sealed class DataTests
     public void BegunSentencesHaveNoEndAndFactsHaveOne()
     {
         Assert.All(SuffixSets.Load("facts"), s => Assert.EndsWith(".", s));
-        foreach (string name in (string[])["statements", "feelings", "code", "demo"])
+        foreach (string name in (string[])["statements", "feelings", "code", "demo", "thoughts", "thoughts_of_mood"])
             Assert.All(SuffixSets.Load(name), s => Assert.DoesNotContain(s[^1], ".!?"));
     }
 
@@ -50,7 +50,8 @@ public sealed class DataTests
             Assert.Contains("{persona}", set.Template);
             Assert.Equal(set.Positive.Count, set.Negative.Count);
             Assert.Empty(set.Positive.Intersect(set.Negative));
-            Assert.All(set.SuffixSets, name => Assert.NotEmpty(SuffixSets.Load(name)));
+            Assert.All(set.SuffixSets.Concat(set.ThinkingSuffixSets), name => Assert.NotEmpty(SuffixSets.Load(name)));
+            Assert.NotEmpty(set.ThinkingSuffixSets);
         }
 
         Assert.Contains("honesty", Assert.Throws<UserErrorException>(() => PersonaSets.Load("nobody")).Message);

@@ -104,6 +104,30 @@ public sealed class EvalSumsTests
     }
 
     [Fact]
+    public void Thoughts_that_were_cut_are_counted_and_are_no_invalid_answers()
+    {
+        Thought said = new(5, false, false), cut = new(9, true, false), forced = new(9, true, true);
+        EvalRun run = EvalRun.Of([new("m", 0,
+        [
+            new ChoiceResult("a", 1, 1) { InputNll = 1, Thought = said }, new ChoiceResult("b", double.NaN, double.NaN) { InputNll = 1, Thought = cut },
+            new ChoiceResult("c", 3, 1) { InputNll = 1, Thought = forced }, new ChoiceResult("d", double.NaN, double.NaN) { InputNll = 1, Thought = said },
+        ])]);
+        EvalRow row = run.Rows[0];
+        Assert.Equal(new ThoughtCounts(4, 2, 1, 7), row.Thoughts);
+        Assert.Equal((2, 2.0), (row.Count, row.LogOdds));
+        // Of four answers one was cut and left; of the three others one has no final choice.
+        Assert.Equal(2 / 3.0, row.ValidFraction, 1e-12);
+        Assert.Contains("\"cut\":2", run.ToJson().ToJsonString());
+        Assert.Equal(run.SummaryCsv().Split('\n')[0].Split(',').Length, run.SummaryCsv().Split('\n')[1].Split(',').Length);
+        Assert.EndsWith(",4,2,1,7", run.SummaryCsv().Split('\n')[1]);
+
+        EvalRun none = EvalRun.Of([new("m", 0, [new ChoiceResult("b", double.NaN, double.NaN) { InputNll = 1, Thought = cut }])]);
+        Assert.True(double.IsNaN(none.Rows[0].ValidFraction));
+        Assert.False(none.Rows[0].Coherent);
+        Assert.Null(none.ToJson()["rows"]![0]!["valid_frac"]);
+    }
+
+    [Fact]
     public void Draws_are_averaged_by_question_and_unknown_answers_lower_the_score()
     {
         EvalRun run = EvalRun.Of([Cell(-1, -3, -1, double.NaN), Cell(0, 0, 2, 4), Cell(1, 3, 5, 7)]);
