@@ -54,7 +54,7 @@ public sealed class TrainOptions
     /// <summary>--enable_thinking.</summary>
     public Option<bool?> EnableThinking { get; } = Thinking.Enable();
 
-    private readonly Option<string?> _profile = Opt.Choice("--profile", "set of settings that the other options change (default recommended)", [.. TrainConfig.Profiles]);
+    private readonly Option<string?> _profile = Opt.Choice("--profile", $"set of settings that the other options change (default {TrainConfig.DefaultProfile}; the demo has its own)", [.. TrainConfig.Profiles]);
     private readonly Option<bool?> _quick = Opt.Flag("--quick", "a short run: 32 rows and few epochs (on the demo: its quick preset)");
     private readonly Option<string[]?> _personas = Opt.Texts("--personas", "A:B", $"pairs positive:negative, or the name of a set: {string.Join(", ", PersonaSets.All.Select(s => s.Name))} (default {PersonaSets.All[0].Name}; on the demo: its own)");
     private readonly Option<string?> _template = Opt.Text("--template", "TEXT", "what the user says, with {persona} in it (default: the persona set's)");
@@ -88,7 +88,7 @@ public sealed class TrainOptions
     private readonly Option<int?> _epochs = Opt.Int("--n_epochs", "passes over the pairs (default 30)");
     private readonly Option<double?> _rate = Opt.Number("--lr", "largest learning rate of the one-cycle schedule (default 1e-3)");
     private readonly Option<double?> _decay = Opt.Number("--weight_decay", "decoupled weight decay (default 0.01)");
-    private readonly Option<int?> _accumulate = Opt.Int("--grad_accum_steps", "batches an optimiser step (recommended 1, upstream 6)");
+    private readonly Option<int?> _accumulate = Opt.Int("--grad_accum_steps", "batches an optimiser step (readme and upstream 6, recommended 1)");
     private readonly Option<double?> _clip = Opt.Number("--clip_norm", "largest norm of a step's gradient; 0 for no clipping");
     private readonly Option<double?> _valSplit = Opt.Number("--val_split", "part of the pairs kept for validation");
     private readonly Option<int?> _patience = Opt.Int("--patience", "validations without improvement after which training ends; 0 for never (default 0)");
@@ -224,7 +224,7 @@ public sealed class TrainOptions
         string? asked = p.GetValue(_profile);
         // An option of the reference state's loss asks for that loss.
         bool mine = asked is null && (preset.Profile != "antipasto" || LossOption(p) is null);
-        TrainConfig c = TrainConfig.FromProfile(asked ?? (mine ? preset.Profile : "recommended"));
+        TrainConfig c = TrainConfig.FromProfile(asked ?? (mine ? preset.Profile : TrainConfig.DefaultProfile));
         ulong seed = p.GetValue(_seed) ?? (mine ? preset.Seed : null) ?? c.Seed;
         SvdAdapterConfig a = c.Adapter;
         ContrastiveLossConfig l = c.Loss;

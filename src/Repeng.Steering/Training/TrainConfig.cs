@@ -101,6 +101,9 @@ public sealed record TrainConfig
     /// <summary>Names of the profiles.</summary>
     public static IReadOnlyList<string> Profiles { get; } = ["recommended", "upstream", "readme", "antipasto"];
 
+    /// <summary>The profile when none is named: the one that measured best on a real model (docs/decisions.md, "Profiles: which is the default").</summary>
+    public const string DefaultProfile = "readme";
+
     /// <summary>A profile of system.md 12.1 by name.</summary>
     public static TrainConfig FromProfile(string name) => name switch
     {

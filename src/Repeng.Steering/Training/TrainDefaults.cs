@@ -6,7 +6,7 @@ namespace Repeng.Steering.Training;
 public sealed record TrainPreset
 {
     /// <summary>Profile to begin with when none is named.</summary>
-    public string Profile { get; init; } = "recommended";
+    public string Profile { get; init; } = TrainConfig.DefaultProfile;
 
     /// <summary>Target expression.</summary>
     public required string TargetModules { get; init; }
