@@ -76,6 +76,7 @@ public static class CliApp
             PlanVerb.Create(session),
             DoctorVerb.Create(session),
             MakeDemoVerb.Create(session),
+            PlotLossesVerb.Create(session),
         };
         foreach (Option option in root.Options.Where(o => o is HelpOption))
             option.Action = new Help(Name);

@@ -19,6 +19,9 @@ public static class Plots
     // More ticks than this would write over each other.
     private const int MostTicks = 12;
 
+    // A curve with more points than this is computed, not measured, and has a line alone.
+    private const int MostMarks = 40;
+
     /// <summary>Lines of text; markers at the points, dots between them.</summary>
     public static string Text(IReadOnlyList<Curve> curves, string yTitle, string xTitle, int width = 61, int height = 13)
     {
@@ -110,7 +113,9 @@ public static class Plots
             double[] xs = [.. curve.Points.Select(p => p.X)], ys = [.. curve.Points.Select(p => p.Y)];
             ScottPlot.Plottables.Scatter line = plot.Add.Scatter(xs, ys);
             // Error bars would take every other colour of the plot's own palette.
-            (line.LegendText, line.LineWidth, line.MarkerSize, line.Color) = (curve.Name, 2, 8, colours.GetColor(k));
+            (line.LegendText, line.LineWidth, line.MarkerSize, line.Color) = (curve.Name, 2, xs.Length > MostMarks ? 0 : 8, colours.GetColor(k));
+            if (xs.Length > MostMarks)
+                continue;
             plot.Add.ErrorBar(xs, ys, [.. curve.Points.Select(p => double.IsFinite(p.Error) ? p.Error : 0)]).Color = line.Color;
         }
         plot.Add.HorizontalLine(0, width: 1, color: ScottPlot.Colors.Gray);
