@@ -17,7 +17,7 @@ public sealed record DemoModelRecipe
     public int Hidden { get; init; } = 160;
 
     /// <summary>Width of the MLP.</summary>
-    public int Intermediate { get; init; } = 448;
+    public int Intermediate { get; init; } = 576;
 
     /// <summary>Query heads of 32.</summary>
     public int Heads { get; init; } = 5;
@@ -29,7 +29,7 @@ public sealed record DemoModelRecipe
     public int Batch { get; init; } = 24;
 
     /// <summary>Steps.</summary>
-    public int Steps { get; init; } = 2000;
+    public int Steps { get; init; } = 1000;
 
     /// <summary>Largest learning rate.</summary>
     public double LearningRate { get; init; } = 3e-3;

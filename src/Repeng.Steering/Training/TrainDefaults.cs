@@ -55,13 +55,13 @@ public static class TrainDefaults
         Profile = "antipasto",
         TargetModules = @".*\.(0|1|2|3)\..*(o_proj|down_proj)",
         Rank = 64,
-        LearningRate = 8e-3,
-        Epochs = 4,
+        LearningRate = 7e-3,
+        Epochs = 6,
         BatchSize = 24,
         GradAccumSteps = 1,
         LossSubspace = LossSubspaces.Uncentred,
         EntropyFloor = 0.04f,
-        Seed = 43,
+        Seed = 45,
         MaxPairs = 240,
     };
 
