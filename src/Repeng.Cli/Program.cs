@@ -18,6 +18,8 @@ void Ask(PosixSignalContext context, int code)
 using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, c => Ask(c, ExitCodes.Interrupted));
 using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, c => Ask(c, ExitCodes.Terminated));
 bool colours = string.IsNullOrEmpty(Environment.GetEnvironmentVariable("NO_COLOR"));
-var session = new Session(Console.In, Console.Out, Console.Error,
+// The console's own reader would put a mark for every byte that is no UTF-8, and nobody would know.
+TextReader input = Console.IsInputRedirected ? new StreamReader(Console.OpenStandardInput(), new UTF8Encoding(false, throwOnInvalidBytes: true)) : Console.In;
+var session = new Session(input, Console.Out, Console.Error,
     outputIsTerminal: !Console.IsOutputRedirected && colours, statusIsTerminal: !Console.IsErrorRedirected && colours, stop.Token, () => stopCode);
 return CliApp.Run(args, session);

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
+using Repeng.Steering.Demo;
 
 namespace Repeng.Cli.Tests;
 
@@ -149,6 +150,25 @@ public sealed partial class EndToEndTests : IDisposable
         Same("whole", "cut");
     }
 
+    [Fact]
+    public void Bytes_on_standard_input_that_are_no_text_are_refused()
+    {
+        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), "generate", "--raw", "--max_new_tokens", "1"])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardError = true,
+            RedirectStandardOutput = true,
+        };
+        using Process process = Process.Start(start)!;
+        process.StandardInput.BaseStream.Write([.. "the ball "u8, 0xff, 0xfe]);
+        process.StandardInput.Close();
+        string error = process.StandardError.ReadToEnd();
+        process.WaitForExit();
+        Assert.Equal(ExitCodes.UserError, process.ExitCode);
+        Assert.Contains("standard input is not UTF-8", error);
+        Assert.Contains("FF", error);
+    }
+
     [Theory]
     [InlineData(15)]
     [InlineData(9)]
@@ -176,6 +196,33 @@ public sealed partial class EndToEndTests : IDisposable
         CliResult resumed = CliRun.Run("train", "--resume", _shop.At("runs/cut.partial"));
         Assert.True(resumed.Code == ExitCodes.Ok, resumed.Error);
         Same("whole", "cut");
+    }
+
+    [Fact]
+    public void Plot_losses_writes_a_picture_of_each_kind_or_says_what_is_missing()
+    {
+        string folder = _shop.At("plots");
+        CliResult drawn = CliRun.Run("plot-losses", "--output_dir", folder);
+        Assert.True(drawn.Code == ExitCodes.Ok, drawn.Error);
+        string[] names = [.. from name in new[] { "loss-coherence", "loss-projection", "loss-separation" } from kind in new[] { ".png", ".svg" } select name + kind];
+        Assert.Equal(names, Directory.GetFiles(folder).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
+        Assert.All(Directory.GetFiles(folder), f => Assert.True(new FileInfo(f).Length > 1000, f));
+
+        Assert.Contains("--output_dir", CliRun.Run("plot-losses").ErrorLines[^1]);
+        string file = _shop.At("a-file");
+        File.WriteAllText(file, "");
+        CliResult onFile = CliRun.Run("plot-losses", "--output_dir", file);
+        Assert.Equal(ExitCodes.UserError, onFile.Code);
+        Assert.Contains(file, onFile.ErrorLines[^1]);
+    }
+
+    [Fact]
+    public void Help_of_make_demo_shows_the_recipe_as_it_is()
+    {
+        string help = CliRun.Run("make-demo", "--help").Out;
+        var recipe = new DemoModelRecipe();
+        foreach ((string option, double value) in new (string, double)[] { ("--corpus_truthful_share", recipe.Corpus.TruthfulShare), ("--corpus_value_weight", recipe.Corpus.ValueWeight), ("--intermediate", recipe.Intermediate) })
+            Assert.Contains(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"(default {value})"), help.Split('\n').Single(l => l.TrimStart().StartsWith(option + " ", StringComparison.Ordinal)));
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -133,7 +134,14 @@ public sealed class GenerateVerb
     {
         if (_session.Input == Console.In && !Console.IsInputRedirected)
             throw new UserErrorException("no --prompt is given and standard input is a terminal; give --prompt TEXT or pipe a text in");
-        return _session.Input.ReadToEnd().TrimEnd('\n', '\r');
+        try
+        {
+            return _session.Input.ReadToEnd().TrimEnd('\n', '\r');
+        }
+        catch (DecoderFallbackException e)
+        {
+            throw new UserErrorException($"standard input is not UTF-8 (bytes {Convert.ToHexString(e.BytesUnknown ?? [])}); convert it, for example with iconv -t UTF-8, or give --prompt TEXT", e);
+        }
     }
 
     private void Stream(ModelBundle bundle, Steering.Generation.Steering steering, int[] ids, float[] coefficients, SamplingSettings sampling, int maxNew)

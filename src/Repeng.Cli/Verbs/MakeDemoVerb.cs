@@ -32,7 +32,7 @@ public sealed class MakeDemoVerb
     {
         _session = session;
         AddFields(new DemoModelRecipe(), corpus: false);
-        AddFields(new DemoCorpusOptions(), corpus: true);
+        AddFields(new DemoModelRecipe().Corpus, corpus: true);
     }
 
     /// <summary>The verb.</summary>
