@@ -1,3 +1,5 @@
+using Repeng.Kernels.Quantised;
+
 namespace Repeng.Runtime.Formats;
 
 /// <summary>
@@ -19,9 +21,8 @@ public sealed unsafe partial class StorageType
 
     static StorageType()
     {
-        Add("F32", 1, 4, &Decode.F32);
-        Add("F16", 1, 2, &Decode.F16);
-        Add("BF16", 1, 2, &Decode.BF16);
+        foreach (BlockType type in BlockType.All)
+            s_byName.Add(type.Name, new StorageType(type));
         Add("F64", 1, 8, &Decode.F64);
         Add("BOOL", 1, 1, &Decode.Bool);
         Add("U8", 1, 1, &Decode.U8);
@@ -41,7 +42,7 @@ public sealed unsafe partial class StorageType
         Add("F6_E2M3", 4, 3, null);
         Add("F6_E3M2", 4, 3, null);
         Add("F4", 2, 1, null);
-        AddGgmlTypes();
+        NumberGgmlTypes();
         ReadableNames = string.Join(", ", s_byName.Values.Where(t => t.CanReadF32).Select(t => t.Name));
     }
 
@@ -53,6 +54,8 @@ public sealed unsafe partial class StorageType
         _decode = decode;
     }
 
+    private StorageType(BlockType block) : this(block.Name, block.Elements, block.Bytes, null) => Block = block;
+
     /// <summary>Name in capitals, such as BF16 or Q4_1.</summary>
     public string Name { get; }
 
@@ -62,8 +65,11 @@ public sealed unsafe partial class StorageType
     /// <summary>Bytes of a block.</summary>
     public int BlockBytes { get; }
 
+    /// <summary>The description of ggml's floating-point types; null for integers and types that only safetensors knows.</summary>
+    public BlockType? Block { get; }
+
     /// <summary>Whether values can be converted to fp32.</summary>
-    public bool CanReadF32 => _decode != null;
+    public bool CanReadF32 => Block?.CanDecode ?? _decode != null;
 
     /// <summary>Names of all types that can be converted to fp32, for messages.</summary>
     internal static string ReadableNames { get; }
@@ -94,11 +100,17 @@ public sealed unsafe partial class StorageType
     }
 
     /// <summary>Converts a whole number of blocks on this thread.</summary>
-    internal void ToF32(byte* source, float* destination, long elements) => _decode(source, destination, elements);
+    internal void ToF32(byte* source, float* destination, long elements)
+    {
+        if (Block is not null)
+            Block.Decode(source, destination, elements);
+        else
+            _decode(source, destination, elements);
+    }
 
     /// <inheritdoc/>
     public override string ToString() => Name;
 
-    private static StorageType Add(string name, int blockElements, int blockBytes, delegate*<byte*, float*, long, void> decode) =>
-        s_byName[name] = new StorageType(name, blockElements, blockBytes, decode);
+    private static void Add(string name, int blockElements, int blockBytes, delegate*<byte*, float*, long, void> decode) =>
+        s_byName.Add(name, new StorageType(name, blockElements, blockBytes, decode));
 }

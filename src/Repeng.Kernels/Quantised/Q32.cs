@@ -1,56 +1,56 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 
-namespace Repeng.Runtime.Formats;
+namespace Repeng.Kernels.Quantised;
 
 /// <summary>
 /// ggml's blocks of 32: an fp16 scale d, in the _1 types an fp16 minimum m, then codes. Value = d·q or d·q + m with
 /// product and sum each rounded to fp32 (no fused multiply-add), which is what ggml's plain C gives. In the 4- and
 /// 5-bit types byte j holds value j in its low and value j + 16 in its high nibble.
 /// </summary>
-internal static unsafe partial class Decode
+internal static unsafe partial class Q32
 {
     private const int Block = 32;
 
-    public static void Q8_0(byte* source, float* destination, long n)
+    public static void DecodeQ8_0(byte* source, float* destination, long n)
     {
         for (long i = 0; i < n; i += Block, source += 34)
         {
-            Vector256<float> scale = Vector256.Create(Half(source));
+            Vector256<float> scale = Vector256.Create(Plain.Half(source));
             StoreScaled(Vector128.Load((sbyte*)source + 2), scale, destination + i);
             StoreScaled(Vector128.Load((sbyte*)source + 18), scale, destination + i + 16);
         }
     }
 
-    public static void Q4_0(byte* source, float* destination, long n)
+    public static void DecodeQ4_0(byte* source, float* destination, long n)
     {
         Vector128<byte> offset = Vector128.Create((byte)8);
         for (long i = 0; i < n; i += Block, source += 18)
         {
-            Vector256<float> scale = Vector256.Create(Half(source));
+            Vector256<float> scale = Vector256.Create(Plain.Half(source));
             (Vector128<byte> low, Vector128<byte> high) = Nibbles(source + 2);
             StoreScaled((low - offset).AsSByte(), scale, destination + i);
             StoreScaled((high - offset).AsSByte(), scale, destination + i + 16);
         }
     }
 
-    public static void Q4_1(byte* source, float* destination, long n)
+    public static void DecodeQ4_1(byte* source, float* destination, long n)
     {
         for (long i = 0; i < n; i += Block, source += 20)
         {
-            Vector256<float> scale = Vector256.Create(Half(source)), minimum = Vector256.Create(Half(source + 2));
+            Vector256<float> scale = Vector256.Create(Plain.Half(source)), minimum = Vector256.Create(Plain.Half(source + 2));
             (Vector128<byte> low, Vector128<byte> high) = Nibbles(source + 4);
             StoreScaled(low.AsSByte(), scale, minimum, destination + i);
             StoreScaled(high.AsSByte(), scale, minimum, destination + i + 16);
         }
     }
 
-    public static void Q5_0(byte* source, float* destination, long n)
+    public static void DecodeQ5_0(byte* source, float* destination, long n)
     {
         Vector128<byte> offset = Vector128.Create((byte)16);
         for (long i = 0; i < n; i += Block, source += 22)
         {
-            Vector256<float> scale = Vector256.Create(Half(source));
+            Vector256<float> scale = Vector256.Create(Plain.Half(source));
             (Vector128<byte> low, Vector128<byte> high) = Nibbles(source + 6);
             uint fifth = Unsafe.ReadUnaligned<uint>(source + 2);
             StoreScaled(((low | FifthBits(fifth)) - offset).AsSByte(), scale, destination + i);
@@ -58,20 +58,17 @@ internal static unsafe partial class Decode
         }
     }
 
-    public static void Q5_1(byte* source, float* destination, long n)
+    public static void DecodeQ5_1(byte* source, float* destination, long n)
     {
         for (long i = 0; i < n; i += Block, source += 24)
         {
-            Vector256<float> scale = Vector256.Create(Half(source)), minimum = Vector256.Create(Half(source + 2));
+            Vector256<float> scale = Vector256.Create(Plain.Half(source)), minimum = Vector256.Create(Plain.Half(source + 2));
             (Vector128<byte> low, Vector128<byte> high) = Nibbles(source + 8);
             uint fifth = Unsafe.ReadUnaligned<uint>(source + 4);
             StoreScaled((low | FifthBits(fifth)).AsSByte(), scale, minimum, destination + i);
             StoreScaled((high | FifthBits(fifth >> 16)).AsSByte(), scale, minimum, destination + i + 16);
         }
     }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static float Half(byte* p) => HalfToSingle(Unsafe.ReadUnaligned<ushort>(p));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static (Vector128<byte> Low, Vector128<byte> High) Nibbles(byte* p)

@@ -1,0 +1,39 @@
+namespace Repeng.Kernels.Quantised;
+
+/// <summary>The table of types: number, name, values and bytes of a block, how it is read and written.</summary>
+public sealed unsafe partial class BlockType
+{
+    static BlockType()
+    {
+        Add(0, "F32", 1, 4, &Plain.DecodeF32);
+        Add(1, "F16", 1, 2, &Plain.DecodeF16);
+        Add(2, "Q4_0", 32, 18, &Q32.DecodeQ4_0);
+        Add(3, "Q4_1", 32, 20, &Q32.DecodeQ4_1);
+        Add(6, "Q5_0", 32, 22, &Q32.DecodeQ5_0);
+        Add(7, "Q5_1", 32, 24, &Q32.DecodeQ5_1);
+        Add(8, "Q8_0", 32, 34, &Q32.DecodeQ8_0);
+        Add(9, "Q8_1", 32, 36, null);
+        Add(10, "Q2_K", 256, 84, null);
+        Add(11, "Q3_K", 256, 110, null);
+        Add(12, "Q4_K", 256, 144, null);
+        Add(13, "Q5_K", 256, 176, null);
+        Add(14, "Q6_K", 256, 210, null);
+        Add(15, "Q8_K", 256, 292, null);
+        Add(16, "IQ2_XXS", 256, 66, null);
+        Add(17, "IQ2_XS", 256, 74, null);
+        Add(18, "IQ3_XXS", 256, 98, null);
+        Add(19, "IQ1_S", 256, 50, null);
+        Add(20, "IQ4_NL", 32, 18, null);
+        Add(21, "IQ3_S", 256, 110, null);
+        Add(22, "IQ2_S", 256, 82, null);
+        Add(23, "IQ4_XS", 256, 136, null);
+        Add(29, "IQ1_M", 256, 56, null);
+        Add(30, "BF16", 1, 2, &Plain.DecodeBF16);
+        Add(34, "TQ1_0", 256, 54, null);
+        Add(35, "TQ2_0", 256, 66, null);
+        Add(39, "MXFP4", 32, 17, null);
+        Add(40, "NVFP4", 64, 36, null);
+        Add(41, "Q1_0", 128, 18, null);
+        Add(42, "Q2_0", 64, 18, null);
+    }
+}
