@@ -14,12 +14,15 @@ public enum DType : byte
 
     /// <summary>Signed 32-bit integers: token ids, positions, indices.</summary>
     I32,
+
+    /// <summary>Elements of a quantised matrix, which have no size of their own: blocks or codes with scales; weights only. See <see cref="Quantised.Packing"/>.</summary>
+    Packed,
 }
 
 /// <summary>Sizes of <see cref="DType"/> elements.</summary>
 public static class DTypes
 {
-    /// <summary>Bytes of one element.</summary>
+    /// <summary>Bytes of one element; throws for <see cref="DType.Packed"/>, whose elements share bytes.</summary>
     public static int Size(this DType type) => type switch
     {
         DType.F32 or DType.I32 => 4,

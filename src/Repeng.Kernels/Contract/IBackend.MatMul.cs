@@ -53,7 +53,7 @@ public readonly record struct TermSegment(int Start, int Count, View M);
 
 public partial interface IBackend
 {
-    /// <summary>C = op(A)·op(B), or C += op(A)·op(B). A and C are fp32; B is fp32, fp16 or bf16.</summary>
+    /// <summary>C = op(A)·op(B), or C += op(A)·op(B). A and C are fp32; B is fp32, fp16, bf16 or packed (the bits are those of its decoded elements as fp32).</summary>
     void MatMul(View c, View a, View b, in MatMulArgs args);
 
     /// <summary>
@@ -63,7 +63,7 @@ public partial interface IBackend
     /// </summary>
     /// <param name="y">[Rows, Outputs].</param>
     /// <param name="x">[Rows, Inputs].</param>
-    /// <param name="w">[Outputs, Inputs], fp32, fp16 or bf16.</param>
+    /// <param name="w">[Outputs, Inputs], fp32, fp16, bf16 or packed.</param>
     /// <param name="down">[Rank, Inputs].</param>
     /// <param name="u">[Outputs, Rank].</param>
     /// <param name="segments">Row ranges, ascending and disjoint.</param>

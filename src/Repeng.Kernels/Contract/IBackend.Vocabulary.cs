@@ -7,7 +7,7 @@ namespace Repeng.Kernels;
 /// </summary>
 public partial interface IBackend
 {
-    /// <summary>y[i, :] = scale·table[ids[i], :]. table [vocabulary, dim] is fp32, fp16 or bf16; ids I32 [rows].</summary>
+    /// <summary>y[i, :] = scale·table[ids[i], :]. table [vocabulary, dim] is fp32, fp16, bf16 or packed; ids I32 [rows].</summary>
     void EmbeddingForward(View y, View table, View ids, int rows, int dim, float scale);
 
     /// <summary>dTable[ids[i], :] += scale·dy[i, :], in the order of i.</summary>

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using Repeng.Kernels.Quantised;
 using V = System.Runtime.Intrinsics.Vector256<float>;
 
 namespace Repeng.Kernels.Cpu;
@@ -16,7 +17,13 @@ public sealed unsafe partial class CpuBackend
             case DType.F32: Ranges.Rows(_workers, rows, dim, Ranges.Light, &EmbeddingJob.Forward<SingleTable>, &job); break;
             case DType.F16: Ranges.Rows(_workers, rows, dim, Ranges.Light, &EmbeddingJob.Forward<HalfTable>, &job); break;
             case DType.BF16: Ranges.Rows(_workers, rows, dim, Ranges.Light, &EmbeddingJob.Forward<BFloat16Table>, &job); break;
-            default: throw new ArgumentException($"EmbeddingForward: operand table is {table.Type}, needs F32, F16 or BF16");
+            case DType.Packed:
+                job.Packed = table.Packing!.Source;
+                job.Start = table.Start;
+                Ranges.Rows(_workers, rows, dim, Ranges.Heavy, &EmbeddingJob.Decode, &job);
+                GC.KeepAlive(table.Packing);
+                break;
+            default: throw new ArgumentException($"EmbeddingForward: operand table is {table.Type}, needs F32, F16, BF16 or Packed");
         }
     }
 
@@ -80,6 +87,20 @@ public sealed unsafe partial class CpuBackend
         public int* Ids;
         public int Dim;
         public float Scale;
+        public PackedSource* Packed;
+        public long Start;
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public static void Decode(void* context, int row, int block, int begin, int end)
+        {
+            EmbeddingJob* job = (EmbeddingJob*)context;
+            float* y = job->Y + ((long)row * job->Dim);
+            job->Packed->Read(job->Packed, job->Start + ((long)job->Ids[row] * job->Dim) + begin, end - begin, y + begin);
+            if (job->Scale == 1)
+                return;
+            for (int i = begin; i < end; i++)
+                y[i] *= job->Scale;
+        }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         public static void Forward<TTable>(void* context, int row, int block, int begin, int end) where TTable : struct, ITableType

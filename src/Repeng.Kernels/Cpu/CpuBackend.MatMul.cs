@@ -20,6 +20,7 @@ public sealed unsafe partial class CpuBackend
     {
         if (Prepare(c, a, b, args, out GemmCall call))
             Gemm.Run(call, _workers);
+        GC.KeepAlive(b.Packing);
     }
 
     /// <inheritdoc/>
@@ -46,6 +47,7 @@ public sealed unsafe partial class CpuBackend
                 if (!s.M.IsEmpty && Prepare(room.Slice((long)(rows + s.Start) * r, (long)s.Count * r), room.Slice((long)s.Start * r, (long)s.Count * r), s.M, new MatMulArgs(s.Count, r, r), out mixes[mixed]))
                     mixed++;
             GemmThin.RunTerm(whole, first, mixes[..mixed], last, segments, room.Floats, _workers);
+            GC.KeepAlive(w.Packing);
             return;
         }
         TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
@@ -62,7 +64,7 @@ public sealed unsafe partial class CpuBackend
         if (args.Batch > 1 && args.StrideC == 0 && !args.Accumulate)
             throw new ArgumentException($"MatMul: {args.Batch} products into one C (stride 0) would overwrite each other; set StrideC, or Accumulate to sum them");
         int rowA = args.RowStrideA, rowB = args.RowStrideB, rowC = args.RowStrideC;
-        DType typeB = b.Type is DType.F16 or DType.BF16 ? b.Type : DType.F32;
+        DType typeB = b.Type is DType.F16 or DType.BF16 or DType.Packed ? b.Type : DType.F32;
         RequireMatrix(a, DType.F32, "A", args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, rowA, args.Batch, args.StrideA);
         RequireMatrix(b, typeB, "B", args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, rowB, args.Batch, args.StrideB);
         RequireMatrix(c, DType.F32, "C", args.M, args.N, rowC, args.Batch, args.StrideC);
@@ -80,8 +82,9 @@ public sealed unsafe partial class CpuBackend
             },
             Right = new GemmOperand
             {
-                Data = (byte*)b.Address,
+                Data = b.Packing is null ? (byte*)b.Address : (byte*)b.Start,
                 Type = typeB,
+                Packed = b.Packing is null ? null : b.Packing.Source,
                 Lines = args.N,
                 Line = args.TransB ? rowB : 1,
                 Depth = args.TransB ? 1 : rowB,

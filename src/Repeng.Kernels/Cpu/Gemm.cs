@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using Repeng.Kernels.Quantised;
 
 namespace Repeng.Kernels.Cpu;
 
@@ -12,22 +13,28 @@ internal enum GemmWidth
     Bits512 = 512,
 }
 
-/// <summary>An operand of the product: element (line, k) is Data[line·Line + k·Depth]. A line is a row of op(A) or a column of op(B).</summary>
+/// <summary>
+/// An operand of the product: element (line, k) is Data[line·Line + k·Depth]. A line is a row of op(A) or a column of op(B).
+/// Of a packed matrix Data counts elements, and <see cref="Packed"/> decodes them.
+/// </summary>
 internal unsafe struct GemmOperand
 {
     public byte* Data;
     public DType Type;
+    public PackedSource* Packed;
     public int Lines;
     public nint Line, Depth;
 
     /// <summary>Elements from one product of the batch to the next.</summary>
     public nint Stride;
 
-    /// <summary>Address of element (line, k).</summary>
-    public readonly byte* At(nint line, nint k) => Data + (line * Line + k * Depth) * Type.Size();
+    private readonly int Size => Packed != null ? 1 : Type.Size();
+
+    /// <summary>Address of element (line, k); its number where the matrix is packed.</summary>
+    public readonly byte* At(nint line, nint k) => Data + (line * Line + k * Depth) * Size;
 
     /// <summary>Moves to another product of the batch.</summary>
-    public void Advance(nint products) => Data += products * Stride * Type.Size();
+    public void Advance(nint products) => Data += products * Stride * Size;
 }
 
 /// <summary>One matrix product: C[left, right] = (C +) Σ_k Left[left, k]·Right[right, k], element (left, right) at C[left·LeftC + right·RightC].</summary>
@@ -214,6 +221,8 @@ internal static unsafe class Gemm
     {
         DType.F32 => rows ? &GemmPack.Rows<F32Element> : operand.Depth == 1 ? &GemmPack.Across<F32Element> : &GemmPack.Along<F32Element>,
         DType.F16 => rows ? &GemmPack.Rows<F16Element> : operand.Depth == 1 ? &GemmPack.Across<F16Element> : &GemmPack.Along<F16Element>,
+        // See Pack.
+        DType.Packed => null,
         _ => rows ? &GemmPack.Rows<BF16Element> : operand.Depth == 1 ? &GemmPack.Across<BF16Element> : &GemmPack.Along<BF16Element>,
     };
 
@@ -226,6 +235,9 @@ internal static unsafe class Gemm
         if (blocks.InPlace && blocks.Call.Batch == 1 && threads > 1 && count < 4 * threads)
             count = Math.Max(count, Math.Min(4 * threads, rights / (2 * blocks.TileRight)));
         blocks.RightBlock = RoundUp((rights + count - 1) / count, blocks.TileRight);
+        // A block of codes that two items share would be decoded twice.
+        if (blocks.Call.Right is { Packed: not null, Depth: not 1 })
+            blocks.RightBlock = RoundUp(blocks.RightBlock, Math.Max(blocks.TileRight, blocks.Call.Right.Packed->BlockElements));
         blocks.RightBlocks = (rights + blocks.RightBlock - 1) / blocks.RightBlock;
         blocks.LeftBlock = RoundUp(Math.Min(blocks.Call.Left.Lines, LeftBlock), blocks.TileLeft);
     }
@@ -277,7 +289,7 @@ internal static unsafe class Gemm
             {
                 int lefts = Math.Min(blocks->LeftBlock, left.Lines - l);
                 if (!blocks->InPlace)
-                    Pack(blocks->PackLeft, left, l, lefts, blocks->TileLeft, k, depth, ownLeft);
+                    Pack(blocks->PackLeft, left, l, lefts, blocks->Rows ? 0 : blocks->TileLeft, k, depth, ownLeft);
                 Multiply(blocks, blocks->InPlace ? (float*)left.At(l, k) : ownLeft, panels, lefts, rights, depth, c + l * call.LeftC, add);
             }
         }
@@ -359,15 +371,20 @@ internal static unsafe class Gemm
         {
             left = (float*)blocks->WorkerScratch[worker];
             if (blocks->WorkerLeftBlock[worker] != leftBlock)
-                Pack(blocks->PackLeft, call.Left, l, lefts, blocks->TileLeft, blocks->DepthStart, blocks->Depth, left);
+                Pack(blocks->PackLeft, call.Left, l, lefts, blocks->Rows ? 0 : blocks->TileLeft, blocks->DepthStart, blocks->Depth, left);
             blocks->WorkerLeftBlock[worker] = leftBlock;
         }
         Multiply(blocks, left, blocks->Panels + (long)r * blocks->Depth, lefts, rights, blocks->Depth,
             call.C + l * call.LeftC + (blocks->RightStart + r) * call.RightC, blocks->DepthStart > 0 || call.Accumulate);
     }
 
-    private static void Pack(delegate*<byte*, nint, int, int, int, float*, void> pack, in GemmOperand operand, int line, int lines, int width, int k, int depth, float* to) =>
-        pack(operand.At(line, k), operand.Depth == 1 ? operand.Line : operand.Depth, lines, width, depth, to);
+    private static void Pack(delegate*<byte*, nint, int, int, int, float*, void> pack, in GemmOperand operand, int line, int lines, int width, int k, int depth, float* to)
+    {
+        if (pack != null)
+            pack(operand.At(line, k), operand.Depth == 1 ? operand.Line : operand.Depth, lines, width, depth, to);
+        else
+            GemmPackedPack.Run(operand, line, lines, width, k, depth, to);
+    }
 
     /// <summary>
     /// Runs the register tile over a left block and packed panels. A tile that hangs over C's edge goes through a full-size

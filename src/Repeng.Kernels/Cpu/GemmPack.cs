@@ -95,6 +95,18 @@ internal static unsafe class GemmPack
         }
     }
 
+    /// <summary>Lays eight rows of fp32 out as eight lines of a panel: element (k, line) from rows[line·stride + k] to to[k·width + line].</summary>
+    public static void Lines8(float* rows, int stride, int width, int depth, float* to)
+    {
+        if (Avx.IsSupported)
+        {
+            Across8<F32Element>((byte*)rows, (nint)stride * sizeof(float), width, depth, to);
+            return;
+        }
+        Across4<F32Element>((byte*)rows, (nint)stride * sizeof(float), width, depth, to);
+        Across4<F32Element>((byte*)(rows + 4 * stride), (nint)stride * sizeof(float), width, depth, to + 4);
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Across8<TElement>(byte* source, nint step, int width, int depth, float* to) where TElement : struct, IGemmElement
     {

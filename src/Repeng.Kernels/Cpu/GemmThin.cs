@@ -95,9 +95,9 @@ internal static unsafe partial class GemmThin
         int lines = call.Left.Lines, columns = call.Right.Lines;
         bool dots = call.Right.Depth == 1;
         // Items of up to 256 KiB of the large operand, at least four per thread; the sums read long runs instead.
-        long most = dots ? Math.Max(24, 65536 / call.K) : SumFloats / lines;
+        long most = dots ? Math.Max(24, 65536 / call.K) : call.Right.Packed != null ? PackedSumColumns : SumFloats / lines;
         long balanced = IsSerial(call, threads) ? columns : (columns - 1L) / (dots ? 4L * threads : threads) + 1;
-        int step = lines == 1 ? 8 : 24;
+        int step = call.Right.Packed != null ? dots ? PackedColumns : PackedSumColumns : lines == 1 ? 8 : 24;
         if (dots && balanced < columns)
         {
             // As many items as a multiple of the threads, so that none waits for another's last one.
@@ -129,6 +129,10 @@ internal static unsafe partial class GemmThin
     {
         switch (work.Call.Right.Type)
         {
+            case DType.Packed:
+                work.Dots = &PackedDots<TWidth, TVector>;
+                work.Sums = &Sums<TWidth, TVector, F32Element>;
+                break;
             case DType.F32:
                 work.Dots = &Dots<TWidth, TVector, F32Element>;
                 work.Sums = &Sums<TWidth, TVector, F32Element>;
@@ -174,6 +178,9 @@ internal static unsafe partial class GemmThin
     {
         switch (small.Type)
         {
+            case DType.Packed:
+                GemmPackedPack.Gather(small, depth, rows);
+                break;
             case DType.F32:
                 GemmPack.Gather<F32Element>(small.Data, small.Line, small.Depth, small.Lines, depth, rows);
                 break;
@@ -196,7 +203,10 @@ internal static unsafe partial class GemmThin
         {
             int depth = Math.Min(depthBlock, call.K - k);
             new Span<float>(sums, lines * columns).Clear();
-            work->Sums(small + k, smallLine, large + k * call.Right.Depth * call.Right.Type.Size(), call.Right.Depth, lines, columns, depth, sums);
+            if (call.Right.Packed != null)
+                PackedSums(work, small + k, smallLine, (nint)large + k * call.Right.Depth, columns, depth, sums);
+            else
+                work->Sums(small + k, smallLine, large + k * call.Right.Depth * call.Right.Type.Size(), call.Right.Depth, lines, columns, depth, sums);
             bool add = k > 0 || call.Accumulate;
             for (int line = 0; line < lines; line++)
             {

@@ -80,7 +80,7 @@ public sealed unsafe partial class DryBackend
     public void EmbeddingForward(View y, View table, View ids, int rows, int dim, float scale)
     {
         double n = (double)rows * dim;
-        Count(OpFamily.Rows, 0, n, (long)(n * (sizeof(float) + table.Type.Size())));
+        Count(OpFamily.Rows, 0, n, (long)(n * (sizeof(float) + table.ElementBytes)));
     }
 
     /// <inheritdoc/>

@@ -8,7 +8,7 @@ public sealed unsafe partial class DryBackend
         double left = (double)args.M * args.K * (args.StrideA == 0 ? 1 : args.Batch);
         double right = (double)args.K * args.N * (args.StrideB == 0 ? 1 : args.Batch);
         double product = (double)args.M * args.N * args.Batch;
-        double bytes = (left * a.Type.Size()) + (right * b.Type.Size()) + (product * sizeof(float) * (args.Accumulate ? 2 : 1));
+        double bytes = (left * sizeof(float)) + (right * b.ElementBytes) + (product * sizeof(float) * (args.Accumulate ? 2 : 1));
         Count(OpFamily.MatMul, args.Flops, product, (long)bytes);
     }
 

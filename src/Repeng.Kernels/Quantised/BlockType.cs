@@ -43,6 +43,8 @@ public sealed unsafe partial class BlockType
     /// <summary>Whether fp32 can be converted to blocks.</summary>
     public bool CanEncode => _encode != null;
 
+    internal delegate*<byte*, float*, long, void> Decoder => _decode;
+
     /// <summary>Every type, in the order of ggml's numbers.</summary>
     public static IReadOnlyList<BlockType> All => s_all;
 

@@ -1,0 +1,106 @@
+using System.Runtime.InteropServices;
+using Repeng.Kernels;
+using Repeng.Kernels.Quantised;
+
+namespace Repeng.Testing;
+
+/// <summary>A matrix in one of the quantised forms, its codes of random bits or by quantising random values, and what it decodes to.</summary>
+public sealed unsafe class PackedMatrix : IDisposable
+{
+    private readonly List<nint> _owned = [];
+
+    /// <summary>A matrix of at least this many columns: as many as make whole blocks.</summary>
+    public PackedMatrix(string form, int rows, int columns, ulong seed)
+    {
+        if (BlockType.Find(form) is { } type)
+        {
+            columns = (columns + type.Elements - 1) / type.Elements * type.Elements;
+            long count = (long)rows * columns;
+            var data = (byte*)New(type.SizeOf(count));
+            Randomise(type, data, count / type.Elements, seed);
+            Packing = Packing.OfBlocks(type, (nint)data, count);
+        }
+        else
+        {
+            Packing = Quantise(form, rows, columns, seed);
+        }
+        (Rows, Columns) = (rows, columns);
+        Decoded = new float[Packing.Elements];
+        Packing.Decode(0, Decoded);
+    }
+
+    /// <summary>Every form that products take.</summary>
+    public static IEnumerable<string> Forms => [.. BlockType.All.Where(t => t.IsPacked && t.CanDecode).Select(t => t.Name), "NF4", "NF4+DQ", "FP4", "FP4+DQ", "INT8"];
+
+    /// <summary>Rows.</summary>
+    public int Rows { get; }
+
+    /// <summary>Columns.</summary>
+    public int Columns { get; }
+
+    /// <summary>How it is stored.</summary>
+    public Packing Packing { get; }
+
+    /// <summary>The whole as an operand.</summary>
+    public View View => Packing.View;
+
+    /// <summary>The elements as fp32.</summary>
+    public float[] Decoded { get; }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (nint p in _owned)
+            NativeMemory.Free((void*)p);
+        _owned.Clear();
+    }
+
+    private Packing Quantise(string form, int rows, int columns, ulong seed)
+    {
+        long count = (long)rows * columns;
+        var values = (float*)New(count * sizeof(float));
+        for (long i = 0; i < count; i++)
+            values[i] = (float)Philox.Normal(seed, 1, (ulong)i);
+        if (form == "INT8")
+        {
+            nint codes = New(count), rowScales = New(rows * sizeof(float));
+            RowCode.Quantise(values, rows, columns, (sbyte*)codes, (float*)rowScales);
+            return Packing.OfRows(codes, rowScales, rows, columns);
+        }
+        FourBitCode code = FourBitCode.Find(form.Split('+')[0]) ?? throw new ArgumentException(form);
+        const int size = FourBitCode.DefaultBlockSize, nestedSize = FourBitCode.NestedBlockSize;
+        int blocks = (int)((count + size - 1) / size), nested = (blocks + nestedSize - 1) / nestedSize;
+        nint packed = New((count + 1) / 2), scales = New(blocks * sizeof(float));
+        code.Quantise(values, count, size, (byte*)packed, (float*)scales);
+        if (!form.EndsWith("+DQ", StringComparison.Ordinal))
+            return Packing.OfCodes(code, packed, scales, size, count);
+        nint scaleCodes = New(blocks), nestedScales = New(nested * sizeof(float)), map = New(256 * sizeof(float));
+        float offset = FourBitCode.QuantiseScales(new ReadOnlySpan<float>((float*)scales, blocks), new Span<byte>((byte*)scaleCodes, blocks), new Span<float>((float*)nestedScales, nested));
+        FourBitCode.DynamicCode.CopyTo(new Span<float>((float*)map, 256));
+        return Packing.OfNestedCodes(code, packed, scaleCodes, nestedScales, map, offset, size, nestedSize, count);
+    }
+
+    // Any bits that decode to finite values of moderate size are a valid block.
+    private static void Randomise(BlockType type, byte* data, long blocks, ulong seed)
+    {
+        var random = new Random((int)seed);
+        float* values = stackalloc float[type.Elements];
+        var decoded = new Span<float>(values, type.Elements);
+        for (long b = 0; b < blocks; b++, data += type.Bytes)
+        {
+            do
+            {
+                random.NextBytes(new Span<byte>(data, type.Bytes));
+                type.Decode(data, values, type.Elements);
+            }
+            while (decoded.ContainsAnyExceptInRange(-1e6f, 1e6f));
+        }
+    }
+
+    private nint New(long bytes)
+    {
+        nint p = (nint)NativeMemory.Alloc((nuint)Math.Max(1, bytes));
+        _owned.Add(p);
+        return p;
+    }
+}
