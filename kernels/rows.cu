@@ -1,0 +1,101 @@
+// Ops that move rows: gathers, scatters in a fixed order, columns between matrices, embeddings.
+// Floor: the bytes in each docstring over the device's bandwidth.
+//! rows | gather_rows, embedding_forward_* | block 256 | grid (rows, ceil(cols / 1024)) | shared 0
+//! rows | scatter_rows | block 256 | grid rows | shared 0
+//! rows | copy_columns | block 256 | grid (rows, ceil(cols / 1024)) | shared 0
+#include "common.cuh"
+
+/// y[i, :] = scale·x[index[i], :] of one row and 1024 columns.
+template <typename T> __device__ __forceinline__ void gather(float *y, const T *x, const int *index, i64 cols, float scale)
+{
+    i64 row = blockIdx.x, begin = (i64)blockIdx.y * 1024, end = smaller(cols, begin + 1024);
+    const T *source = x + (i64)index[row] * cols;
+    y += row * cols;
+    i64 i = begin + threadIdx.x * 4;
+    if ((cols & 3) == 0 && aligned16(y) && ((u64)source & (4 * sizeof(T) - 1)) == 0)
+    {
+        if (i >= end)
+            return;
+        float4 v;
+        if (sizeof(T) == 4)
+            v = *(const float4 *)(source + i);
+        else
+        {
+            uint2 pairs = *(const uint2 *)(source + i);
+            T four[4];
+            ((uint2 *)four)[0] = pairs;
+            v = make_float4(widen(four[0]), widen(four[1]), widen(four[2]), widen(four[3]));
+        }
+        *(float4 *)(y + i) = make_float4(v.x * scale, v.y * scale, v.z * scale, v.w * scale);
+    }
+    else
+    {
+        for (i = begin + threadIdx.x; i < end; i += 256)
+            y[i] = widen(source[i]) * scale;
+    }
+}
+
+/// y[i, :] = x[index[i], :], i < rows; index I32. Reads 4·rows·(cols + 1) bytes, writes 4·rows·cols.
+KERNEL(256) gather_rows(float *y, const float *PLAIN x, const int *PLAIN index, i64 cols) { gather(y, x, index, cols, 1.0f); }
+/// y[i, :] = scale·table[ids[i], :]. Reads rows·(dim·size + 4) bytes, writes 4·rows·dim.
+KERNEL(256) embedding_forward_f32(float *y, const float *PLAIN table, const int *PLAIN ids, i64 dim, float scale) { gather(y, table, ids, dim, scale); }
+KERNEL(256) embedding_forward_f16(float *y, const F16 *PLAIN table, const int *PLAIN ids, i64 dim, float scale) { gather(y, table, ids, dim, scale); }
+KERNEL(256) embedding_forward_bf16(float *y, const BF16 *PLAIN table, const int *PLAIN ids, i64 dim, float scale) { gather(y, table, ids, dim, scale); }
+
+/// dx[index[i], :] += scale·dy[i, :] in the order of i, repeated indices allowed: backward of gather_rows and of the
+/// embedding. The block of the first row with an index adds all rows with that index in their order, the others leave:
+/// one owner an element, no atomics, the same bits as on the CPU. The search compares rows²/2 indices in all.
+/// Reads 4·rows·cols bytes and the touched rows of dx, writes those rows.
+KERNEL(256) scatter_rows(float *dx, const float *PLAIN dy, const int *PLAIN index, int rows, i64 cols, float scale)
+{
+    __shared__ int seen[8];
+    int row = blockIdx.x, mine = index[row], before = 0;
+    for (int i = threadIdx.x; i < row; i += 256)
+        before |= index[i] == mine;
+    before = warp_sum(before);
+    if ((threadIdx.x & 31) == 0)
+        seen[threadIdx.x >> 5] = before;
+    __syncthreads();
+    int any = 0;
+    for (int w = 0; w < 8; w++)
+        any |= seen[w];
+    if (any)
+        return;
+    float *target = dx + (i64)mine * cols;
+    for (i64 col = threadIdx.x; col < cols; col += 256)
+    {
+        float sum = target[col];
+        for (int i = row; i < rows; i++)
+            if (index[i] == mine)
+                sum = fma(dy[(i64)i * cols + col], scale, sum);
+        target[col] = sum;
+    }
+}
+
+/// dst[r, dstOffset + j] (=|+=) src[r, srcOffset + j], j < cols; the offsets are in the pointers. Reads 4·rows·cols bytes (8
+/// with accumulate), writes 4·rows·cols.
+KERNEL(256) copy_columns(float *dst, i64 dstStride, const float *PLAIN src, i64 srcStride, int cols, int accumulate)
+{
+    i64 row = blockIdx.x;
+    int begin = blockIdx.y * 1024, end = smaller(cols, begin + 1024);
+    float *to = dst + row * dstStride;
+    const float *from = src + row * srcStride;
+    int i = begin + threadIdx.x * 4;
+    if ((cols & 3) == 0 && aligned16(to, from))
+    {
+        if (i >= end)
+            return;
+        float4 v = *(const float4 *)(from + i);
+        if (accumulate)
+        {
+            float4 w = *(const float4 *)(to + i);
+            v = make_float4(w.x + v.x, w.y + v.y, w.z + v.z, w.w + v.w);
+        }
+        *(float4 *)(to + i) = v;
+    }
+    else
+    {
+        for (i = begin + threadIdx.x; i < end; i += 256)
+            to[i] = accumulate ? to[i] + from[i] : from[i];
+    }
+}
