@@ -8,6 +8,26 @@ internal static unsafe class Plain
 {
     public static void DecodeF32(byte* source, float* destination, long n) => Buffer.MemoryCopy(source, destination, n * 4, n * 4);
 
+    public static void EncodeF32(float* source, byte* destination, long n) => Buffer.MemoryCopy(source, destination, n * 4, n * 4);
+
+    /// <summary>To the nearest, ties to even; beyond ±65504 infinity.</summary>
+    public static void EncodeF16(float* source, byte* destination, long n)
+    {
+        for (long i = 0; i < n; i++)
+            Unsafe.WriteUnaligned(destination + 2 * i, (Half)source[i]);
+    }
+
+    /// <summary>To the nearest, ties to even; a NaN stays one.</summary>
+    public static void EncodeBF16(float* source, byte* destination, long n)
+    {
+        for (long i = 0; i < n; i++)
+        {
+            uint bits = BitConverter.SingleToUInt32Bits(source[i]);
+            uint rounded = float.IsNaN(source[i]) ? bits | 1u << 22 : bits + 0x7FFF + (bits >> 16 & 1);
+            Unsafe.WriteUnaligned(destination + 2 * i, (ushort)(rounded >> 16));
+        }
+    }
+
     public static void DecodeBF16(byte* source, float* destination, long n)
     {
         var s = (ushort*)source;

@@ -1,0 +1,57 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+
+namespace Repeng.Kernels.Quantised;
+
+/// <summary>
+/// Sixteen codes at a time to fp32: d·q or d·q + m with product and sum each rounded (no fused multiply-add), which
+/// is what ggml's plain C gives.
+/// </summary>
+internal static unsafe class Codes
+{
+    /// <summary>The low and the high nibbles of 16 bytes.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (Vector128<byte> Low, Vector128<byte> High) Nibbles(byte* p)
+    {
+        Vector128<byte> packed = Vector128.Load(p);
+        return (packed & Vector128.Create((byte)0x0F), Shift(packed, 4, 0x0F));
+    }
+
+    /// <summary>Every byte shifted right, then masked.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector128<byte> Shift(Vector128<byte> bytes, int shift, byte mask) => (bytes.AsUInt16() >> shift).AsByte() & Vector128.Create(mask);
+
+    /// <summary>Bit <paramref name="bit"/> of every byte, as <paramref name="value"/> where it is set.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector128<byte> Bit(Vector128<byte> bytes, int bit, byte value)
+    {
+        Vector128<byte> place = Vector128.Create((byte)(1 << bit));
+        return Vector128.Equals(bytes & place, place) & Vector128.Create(value);
+    }
+
+    /// <summary>scale · code.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store(Vector128<sbyte> codes, Vector256<float> scale, float* destination)
+    {
+        (Vector256<float> low, Vector256<float> high) = ToSingle(codes);
+        (low * scale).Store(destination);
+        (high * scale).Store(destination + 8);
+    }
+
+    /// <summary>scale · code + minimum.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store(Vector128<sbyte> codes, Vector256<float> scale, Vector256<float> minimum, float* destination)
+    {
+        (Vector256<float> low, Vector256<float> high) = ToSingle(codes);
+        (low * scale + minimum).Store(destination);
+        (high * scale + minimum).Store(destination + 8);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static (Vector256<float> Low, Vector256<float> High) ToSingle(Vector128<sbyte> codes)
+    {
+        Vector256<short> wide = Vector256.Create(Vector128.WidenLower(codes), Vector128.WidenUpper(codes));
+        (Vector256<int> low, Vector256<int> high) = Vector256.Widen(wide);
+        return (Vector256.ConvertToSingle(low), Vector256.ConvertToSingle(high));
+    }
+}
