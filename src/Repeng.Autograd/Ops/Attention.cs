@@ -7,23 +7,29 @@ public sealed partial class Tape
 {
     /// <summary>
     /// Grouped-query attention with causal, left-padding and window masks; shapes as in <see cref="AttentionArgs"/>.
-    /// Saves q, k, v, o and the log-sum-exp; the T×T matrix never exists. firstKey: I32 [batch].
+    /// Saves q, k, v, o and the log-sum-exp; the T×T matrix never exists. firstKey: I32 [batch]. sinks [heads], or null: scores
+    /// that take part in each head's softmax and have no value.
     /// </summary>
-    public Tensor Attention(Tensor q, Tensor k, Tensor v, Tensor firstKey, in AttentionArgs args)
+    public Tensor Attention(Tensor q, Tensor k, Tensor v, Tensor firstKey, in AttentionArgs args, Tensor? sinks = null)
     {
         AttentionArgs a = args;
         Tensor o = New(q.Shape);
         Tensor lse = New(a.Batch, a.QueryLength, a.Heads);
         Backend.AttentionForward(o.Data, lse.Data, q.Data, k.Data, v.Data, firstKey.Data, a);
-        if (!Tracks(q, k, v))
+        int rows = a.Batch * a.QueryLength;
+        if (sinks is not null)
+            Backend.AttentionSinksForward(o.Data, lse.Data, sinks.Data, rows, a.Heads, a.HeadDim);
+        if (!Tracks(q, k, v, sinks))
             return o;
-        return Record(o, [q, k, v, o, lse, firstKey], () =>
+        return Record(o, [q, k, v, o, lse, firstKey, sinks], () =>
         {
             using Scope scope = BeginScope();
             Tensor delta = New(lse.Shape);
             Backend.AttentionBackward(
                 q.RequiresGrad ? q.GradToAdd() : default, k.RequiresGrad ? k.GradToAdd() : default, v.RequiresGrad ? v.GradToAdd() : default,
                 o.Grad, o.Data, lse.Data, delta.Data, q.Data, k.Data, v.Data, firstKey.Data, a);
+            if (sinks is { RequiresGrad: true })
+                Backend.AttentionSinksBackward(sinks.GradToAdd(), delta.Data, lse.Data, sinks.Data, rows, a.Heads);
         });
     }
 }

@@ -33,4 +33,14 @@ public partial interface IBackend
     /// scratch (receives Σ dO·o). Deterministic: each key head sums its queries in a fixed order.
     /// </summary>
     void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args);
+
+    /// <summary>
+    /// Attention sinks (Xiao et al. 2023; gpt-oss): a score of each head that takes part in the softmax and has no value. From what
+    /// <see cref="AttentionForward"/> left, in place: lse ← ln(e^lse + e^sink), o ← o·e^(old lse − lse). Rows that see no key stay as they are.
+    /// With these o and lse <see cref="AttentionBackward"/> gives the gradients of q, k and v. o [rows, heads, headDim], lse [rows, heads], sinks [heads].
+    /// </summary>
+    void AttentionSinksForward(View o, View lse, View sinks, int rows, int heads, int headDim);
+
+    /// <summary>dSinks[heads] −= Σ_rows e^(sink − lse)·delta, given lse of <see cref="AttentionSinksForward"/> and delta of <see cref="AttentionBackward"/>; summed in double in the order of the rows.</summary>
+    void AttentionSinksBackward(View dSinks, View delta, View lse, View sinks, int rows, int heads);
 }

@@ -47,6 +47,21 @@ public sealed unsafe partial class DryBackend
     }
 
     /// <inheritdoc/>
+    public void AttentionSinksForward(View o, View lse, View sinks, int rows, int heads, int headDim)
+    {
+        double n = (double)rows * heads;
+        Count(OpFamily.Attention, n * headDim, (2 * n * (headDim + 1)) + heads);
+    }
+
+    /// <inheritdoc/>
+    public void AttentionSinksBackward(View dSinks, View delta, View lse, View sinks, int rows, int heads)
+    {
+        double n = (double)rows * heads;
+        if (!dSinks.IsEmpty)
+            Count(OpFamily.Attention, n, (2 * n) + (3.0 * heads));
+    }
+
+    /// <inheritdoc/>
     public void RmsNormForward(View y, View rstd, View x, View weight, int rows, int cols, float eps, float weightOffset) => CountNorm(rows, cols, 2, 1);
 
     /// <inheritdoc/>

@@ -13,6 +13,9 @@ public sealed class Tensor : IDisposable
     private readonly long _granted;
     private readonly object? _owner;
     private readonly Tensor? _parent;
+    private readonly bool _isPart;
+    private readonly long _start;
+    private bool _requiresGrad;
     private int _references = 1;
     private View _grad;
     private long _gradGranted;
@@ -37,12 +40,12 @@ public sealed class Tensor : IDisposable
         _owner = owner;
     }
 
-    private Tensor(Tensor parent, View data, int[] shape)
+    private Tensor(Tensor parent, long start, int[] shape, bool isPart)
     {
         Device = parent.Device;
         Shape = shape;
-        Data = data;
-        _parent = parent;
+        Data = parent.Data.Slice(start, Count(shape));
+        (_parent, _start, _isPart) = (parent, start, isPart);
         parent.Retain();
     }
 
@@ -59,13 +62,17 @@ public sealed class Tensor : IDisposable
     public string? Name { get; set; }
 
     /// <summary>Whether gradients flow to this tensor.</summary>
-    public bool RequiresGrad { get; set; }
+    public bool RequiresGrad
+    {
+        get => _isPart ? _parent!.RequiresGrad : _requiresGrad;
+        set => _requiresGrad = value;
+    }
 
     /// <summary>Keeps the gradient after the backward pass (parameters and taps).</summary>
     public bool RetainGrad { get; set; }
 
     /// <summary>The gradient, fp32, of the same shape; empty when there is none yet.</summary>
-    public View Grad => _grad;
+    public View Grad => !_isPart ? _grad : _parent!.Grad.IsEmpty ? default : _parent.Grad.Slice(_start, Length);
 
     /// <summary>Number of elements.</summary>
     public long Length => Count(Shape);
@@ -129,8 +136,9 @@ public sealed class Tensor : IDisposable
     public float[] GradToArray()
     {
         var host = new float[Length];
-        if (!_grad.IsEmpty)
-            Device.Backend.Download(MemoryMarshal.AsBytes(host.AsSpan()), _grad);
+        View grad = Grad;
+        if (!grad.IsEmpty)
+            Device.Backend.Download(MemoryMarshal.AsBytes(host.AsSpan()), grad);
         return host;
     }
 
@@ -145,7 +153,23 @@ public sealed class Tensor : IDisposable
     }
 
     /// <summary>A tensor over the same memory (part of it) with another shape; it keeps this one alive.</summary>
-    public Tensor Alias(long start, params ReadOnlySpan<int> shape) => new(this, Data.Slice(start, Count(shape)), shape.ToArray());
+    public Tensor Alias(long start, params ReadOnlySpan<int> shape) => new(this, start, shape.ToArray(), isPart: false);
+
+    /// <summary>
+    /// A part of a parameter that is used as a tensor of its own: it shares the memory, requires a gradient when the whole does, and its
+    /// gradient is that part of the whole's.
+    /// </summary>
+    public Tensor Part(long start, params ReadOnlySpan<int> shape) => new(this, start, shape.ToArray(), isPart: true);
+
+    /// <summary>Copies int32 elements to the host.</summary>
+    public int[] ToInts()
+    {
+        if (Type != DType.I32)
+            throw new InvalidOperationException($"tensor {Name} of {Type} read as int32");
+        var host = new int[Length];
+        Device.Backend.Download(MemoryMarshal.AsBytes(host.AsSpan()), Data);
+        return host;
+    }
 
     /// <summary>One more user of the memory.</summary>
     public Tensor Retain()
@@ -171,6 +195,11 @@ public sealed class Tensor : IDisposable
     /// <summary>The gradient's memory, made on first use. fresh: its contents are undefined and must be overwritten.</summary>
     public View GradForWrite(out bool fresh)
     {
+        if (_isPart)
+        {
+            fresh = false;
+            return _parent!.GradToAdd().Slice(_start, Length);
+        }
         fresh = _grad.IsEmpty;
         if (fresh)
             _grad = new View(Device.Pool.Take(Length * sizeof(float), out _gradGranted), Length, DType.F32);

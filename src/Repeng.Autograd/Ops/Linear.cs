@@ -1,0 +1,182 @@
+using Repeng.Kernels;
+using Repeng.Runtime;
+
+namespace Repeng.Autograd;
+
+/// <summary>
+/// A low-rank term of a linear layer: rows [Start, Start + Count) of the input get (x·V)·M·Uᵀ added, each
+/// segment with its own M [r, r]; rows in no segment are left alone exactly.
+/// </summary>
+/// <param name="V">[in, r], frozen.</param>
+/// <param name="U">[out, r], frozen.</param>
+/// <param name="Segments">Row ranges and their M.</param>
+public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegment> Segments)
+{
+    /// <summary>
+    /// For passes without gradients over few rows: the first factor [r, in] laid out along the depth, so that it is read as
+    /// the weight is. It is Vᵀ, or (V·M)ᵀ where one M holds for all segments (<see cref="IsFolded"/>). Null leaves V in use.
+    /// </summary>
+    public Tensor? Down { get; init; }
+
+    /// <summary><see cref="Down"/> contains M.</summary>
+    public bool IsFolded { get; init; }
+}
+
+/// <summary>One row range of a <see cref="LowRankTerm"/>.</summary>
+public readonly record struct LowRankSegment(int Start, int Count, Tensor M);
+
+/// <summary>Rows [Start, Start + Count) of an input and the linear layer that they go through: W [out, in], bias [out] or null, and a low-rank term whose segments count from Start, or null.</summary>
+public readonly record struct LinearGroup(int Start, int Count, Tensor Weight, Tensor? Bias = null, LowRankTerm? Term = null);
+
+public sealed partial class Tape
+{
+    /// <summary>
+    /// A linear layer: y = x·Wᵀ + bias, x [rows, in], W [out, in] (fp32, fp16 or bf16), plus a low-rank term.
+    /// Gradients go to x, and to W, bias and the term's M where they require them; a frozen W keeps no activation.
+    /// </summary>
+    public Tensor Linear(Tensor x, Tensor w, Tensor? bias = null, LowRankTerm? term = null) => LinearGroups(x, new LinearGroup(0, x.Rows, w, bias, term));
+
+    /// <summary>
+    /// Linear layers of one shape, each over its own rows of x [rows, in]; the groups follow one another and cover all rows, some may be
+    /// empty. Every row has the bits that <see cref="Linear"/> gives it; a layer without rows costs nothing and gets no gradient.
+    /// </summary>
+    public Tensor LinearGroups(Tensor x, params LinearGroup[] groups)
+    {
+        int inputs = x.Cols, outputs = groups[0].Weight.Rows, rows = 0;
+        foreach (LinearGroup g in groups)
+        {
+            if (inputs != g.Weight.Cols || outputs != g.Weight.Rows)
+                throw new ArgumentException($"linear layer {g.Weight} of {outputs} outputs takes {g.Weight.Cols} inputs, was given {x}");
+            if (g.Start != rows)
+                throw new ArgumentException($"a group begins at row {g.Start}, the one before it ends at {rows}");
+            rows += g.Count;
+        }
+        if (rows != x.Rows)
+            throw new ArgumentException($"groups of {rows} rows for {x}");
+        if (groups.Length > 1)
+            groups = Array.FindAll(groups, g => g.Count > 0);
+        int[] shape = [.. x.Shape];
+        shape[^1] = outputs;
+        Tensor y = New(shape);
+        if (!Recording && Array.Exists(groups, g => g.Term is { Down: not null }))
+        {
+            LinearWithDown(y, x, groups, inputs, outputs);
+            return y;
+        }
+        Products(y.Data, x.Data, groups, new GroupArgs(outputs, inputs));
+        AddBiases(y.Data, groups, outputs);
+
+        var low = new List<Placed>();
+        foreach (LinearGroup g in groups)
+            for (int i = 0; g.Term is not null && i < g.Term.Segments.Count; i++)
+                low.Add(Placed.Of(g, i, New(g.Term.Segments[i].Count, g.Term.V.Cols)));
+        foreach ((LowRankTerm term, int start, int count, Tensor m, Tensor z) in low)
+        {
+            int r = term.V.Cols;
+            using Scope scope = BeginScope();
+            Tensor mixed = New(count, r);
+            Backend.MatMul(z.Data, x.Data.Slice((long)start * inputs, (long)count * inputs), term.V.Data, new MatMulArgs(count, r, inputs));
+            Backend.MatMul(mixed.Data, z.Data, m.Data, new MatMulArgs(count, r, r));
+            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true));
+        }
+
+        bool trainsWeight = Array.Exists(groups, g => g.Weight.RequiresGrad);
+        if (!Recording || !(x.RequiresGrad || trainsWeight || Array.Exists(groups, g => g.Bias is { RequiresGrad: true }) || low.Exists(p => p.M.RequiresGrad)))
+            return y;
+        var saved = new List<Tensor?>(groups.Select(g => g.Weight));
+        if (trainsWeight)
+            saved.Add(x);
+        foreach (Placed p in low)
+        {
+            saved.AddRange([p.Term.V, p.Term.U, p.M]);
+            if (p.M.RequiresGrad)
+                saved.Add(p.Z);
+        }
+        return Record(y, saved.ToArray(), () =>
+        {
+            View dy = y.Grad;
+            if (x.RequiresGrad)
+            {
+                View dx = x.GradForWrite(out bool fresh);
+                Products(dx, dy, groups, new GroupArgs(inputs, outputs, TransB: false, Accumulate: !fresh));
+            }
+            foreach (LinearGroup g in groups)
+            {
+                View part = dy.Slice((long)g.Start * outputs, (long)g.Count * outputs);
+                if (g.Weight.RequiresGrad)
+                {
+                    View dw = g.Weight.GradForWrite(out bool fresh);
+                    Backend.MatMul(dw, part, x.Data.Slice((long)g.Start * inputs, (long)g.Count * inputs), new MatMulArgs(outputs, inputs, g.Count, TransA: true, Accumulate: !fresh));
+                }
+                if (g.Bias is { RequiresGrad: true })
+                    Backend.AddBiasBackward(g.Bias.GradToAdd(), part, g.Count, outputs);
+            }
+            foreach (Placed p in low)
+                LowRankBackward(p, x, dy, inputs, outputs);
+        });
+    }
+
+    /// <summary>One segment of a group's term, its rows counted from the beginning of the input, and z = x·V of them.</summary>
+    private readonly record struct Placed(LowRankTerm Term, int Start, int Count, Tensor M, Tensor Z)
+    {
+        public static Placed Of(LinearGroup g, int segment, Tensor z)
+        {
+            (int start, int count, Tensor m) = g.Term!.Segments[segment];
+            return new Placed(g.Term, g.Start + start, count, m, z);
+        }
+    }
+
+    private void Products(View c, View a, LinearGroup[] groups, in GroupArgs args)
+    {
+        if (groups is [var only])
+            Backend.MatMul(c, a, only.Weight.Data, new MatMulArgs(only.Count, args.N, args.K, TransB: args.TransB, Accumulate: args.Accumulate));
+        else if (groups.Length > 0)
+            Backend.MatMulGroups(c, a, Array.ConvertAll(groups, g => new MatMulGroup(g.Start, g.Count, g.Weight.Data)), args);
+    }
+
+    private void AddBiases(View y, LinearGroup[] groups, int outputs)
+    {
+        foreach (LinearGroup g in groups)
+            if (g.Bias is not null)
+                Backend.AddBias(y.Slice((long)g.Start * outputs, (long)g.Count * outputs), g.Bias.Data, g.Count, outputs);
+    }
+
+    private void LinearWithDown(Tensor y, Tensor x, LinearGroup[] groups, int inputs, int outputs)
+    {
+        using Scope scope = BeginScope();
+        LinearGroup[] plain = Array.FindAll(groups, g => g.Term is null);
+        Products(y.Data, x.Data, plain, new GroupArgs(outputs, inputs));
+        foreach (LinearGroup g in groups)
+        {
+            if (g.Term is not { } term)
+                continue;
+            int r = term.V.Cols;
+            TermSegment[] segments = [.. term.Segments.Select(s => new TermSegment(s.Start, s.Count, term.IsFolded ? default : s.M.Data))];
+            Backend.MatMulTerm(y.Data.Slice((long)g.Start * outputs, (long)g.Count * outputs), x.Data.Slice((long)g.Start * inputs, (long)g.Count * inputs),
+                g.Weight.Data, term.Down!.Data, term.U.Data, segments, New(2, g.Count, r).Data, new TermArgs(g.Count, outputs, inputs, r));
+        }
+        AddBiases(y.Data, groups, outputs);
+    }
+
+    private void LowRankBackward(in Placed p, Tensor x, View dy, int inputs, int outputs)
+    {
+        (LowRankTerm term, int start, int count, Tensor m, Tensor z) = p;
+        if (!m.RequiresGrad && !x.RequiresGrad)
+            return;
+        int r = term.V.Cols;
+        using Scope scope = BeginScope();
+        Tensor dMixed = New(count, r);
+        Backend.MatMul(dMixed.Data, dy.Slice((long)start * outputs, (long)count * outputs), term.U.Data, new MatMulArgs(count, r, outputs));
+        if (m.RequiresGrad)
+        {
+            View dm = m.GradForWrite(out bool fresh);
+            Backend.MatMul(dm, z.Data, dMixed.Data, new MatMulArgs(r, r, count, TransA: true, Accumulate: !fresh));
+        }
+        if (x.RequiresGrad)
+        {
+            Tensor dz = New(count, r);
+            Backend.MatMul(dz.Data, dMixed.Data, m.Data, new MatMulArgs(count, r, r, TransB: true));
+            Backend.MatMul(x.GradToAdd().Slice((long)start * inputs, (long)count * inputs), dz.Data, term.V.Data, new MatMulArgs(count, inputs, r, TransB: true, Accumulate: true));
+        }
+    }
+}
