@@ -22,7 +22,7 @@ public sealed class Help(string program) : SynchronousCommandLineAction
         to.WriteLine();
         bool root = command is RootCommand;
         string arguments = string.Concat(command.Arguments.Select(a => $" {a.Name}"));
-        to.WriteLine($"Usage: {program} {(root ? "VERB" : command.Name)}{arguments} [options]");
+        to.WriteLine($"Usage: {program} {(root ? "VERB" : Path(command))}{arguments} [options]");
         to.WriteLine();
         if (root)
         {
@@ -45,6 +45,9 @@ public sealed class Help(string program) : SynchronousCommandLineAction
         to.WriteLine();
         to.WriteLine(ExitCodes.Description);
     }
+
+    // vector train, not train.
+    private static string Path(Command command) => command.Parents.OfType<Command>().FirstOrDefault(p => p is not RootCommand) is { } parent ? $"{Path(parent)} {command.Name}" : command.Name;
 
     private static string Names(Option option)
     {

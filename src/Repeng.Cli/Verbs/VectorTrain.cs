@@ -52,7 +52,8 @@ public sealed class VectorTrain
         (LayerSelection.End, LayerSelection.End)? range = Range(p.GetValue(_range));
         string name = p.GetValue(_texts.Model) ?? ModelBundle.Demo;
         RunSettings settings = _texts.Settings(p, name, TrainVerb.ReadConfig(name));
-        RepresentationSettings collect = Collecting(p);
+        // Beside the file that is written: a folder for temporary files may itself lie in memory.
+        RepresentationSettings collect = Collecting(p) with { ScratchFolder = Folder(Path.GetFullPath(output)) };
 
         using Device device = DeviceOption.Open(p.GetValue(_texts.Device), p.GetValue(_texts.Threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, name);
@@ -83,6 +84,15 @@ public sealed class VectorTrain
             sinceLine.Restart();
             _session.Say($"{what}: {done} of {of}, {Format.Duration(watch.Elapsed.TotalSeconds)}");
         }
+    }
+
+    // The folder that a file is in or, where that is still to be made, the one that it will be made in.
+    private static string? Folder(string file)
+    {
+        string? folder = Path.GetDirectoryName(file);
+        while (folder is not null && !Directory.Exists(folder))
+            folder = Path.GetDirectoryName(folder);
+        return folder;
     }
 
     // Such an edit depends on a layer's input: it is kept as a LoRA, in a folder.

@@ -18,8 +18,8 @@ public static unsafe class GramMatrix
         return gram;
     }
 
-    /// <summary>gram += xᵀ·x [n, n] of x [m, n]: for rows that come in parts.</summary>
-    public static void AddColumns(CpuWorkers workers, Span<double> gram, ReadOnlySpan<double> x, int m, int n)
+    /// <summary>gram += xᵀ·x [n, n] of x [m, n]: for rows that come in parts. Without mirror, for all parts but the last, the upper triangle is left as it is.</summary>
+    public static void AddColumns(CpuWorkers workers, Span<double> gram, ReadOnlySpan<double> x, int m, int n, bool mirror = true)
     {
         SvdInput.CheckShape(x.Length, m, n);
         if (gram.Length != (long)n * n)
@@ -27,7 +27,8 @@ public static unsafe class GramMatrix
         fixed (double* p = x, g = gram)
         {
             ParallelGemm.MultiplySymmetric(workers, g, n, new MatrixOperand(p, n).Transposed, n, m, accumulate: true);
-            ParallelGemm.Mirror(g, n);
+            if (mirror)
+                ParallelGemm.Mirror(g, n);
         }
     }
 }

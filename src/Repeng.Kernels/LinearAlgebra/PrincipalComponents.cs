@@ -5,6 +5,7 @@ namespace Repeng.Kernels.LinearAlgebra;
 /// <summary>
 /// The leading principal components of a set of row vectors, from the singular value decomposition of the (centred) rows:
 /// the covariance matrix is never formed, so the cost follows the smaller of the number of rows and their length.
+/// <see cref="OfGram"/> takes rows that were summed to their covariance because they are too many to be kept.
 /// </summary>
 /// <param name="Components">Unit vectors, the rows of [k, d], in descending order of variance; the largest-magnitude element of each is positive (of elements within 10⁻⁶ of it the first decides).</param>
 /// <param name="Variances">Variance along each component [k]: σ²/(n − 1) when centred, σ²/n otherwise.</param>
@@ -36,6 +37,29 @@ public sealed record PrincipalComponents(double[] Components, double[] Variances
         x.CopyTo(rows.Span(checked(n * d)));
         return Compute(workers, rows, n, d, k, centred);
     }
+
+    /// <summary>
+    /// The k leading eigenvectors of a Gram matrix xᵀx [d, d] of rows that are not kept, both triangles filled, as the unit rows of
+    /// [k, d], signed as <see cref="Components"/>. Their angle to the singular vectors of x is some 2⁻⁵²·σ₁² over the gap of the squares.
+    /// </summary>
+    public static unsafe double[] OfGram(CpuWorkers workers, ReadOnlySpan<double> gram, int d, int k)
+    {
+        SvdInput.CheckShape(gram.Length, d, d);
+        if (k < 1 || k > d)
+            throw new UserErrorException($"{k} principal components asked of rows of length {d}: it must be 1 … {d}");
+        var components = new double[checked(k * d)];
+        if (d <= SvdEngine.DenseSize || k > d / 6)
+            SymmetricEigen.Decompose(workers, gram, d, new double[d], components, k);
+        else
+            fixed (double* g = gram, to = components)
+                KrylovSubspace.Leading(workers, new DenseOperator(workers, g, d), d, k, KrylovTolerance, to);
+        fixed (double* c = components)
+            for (int i = 0; i < k; i++)
+                VectorMath.Scale(c + (long)i * d, VectorMath.Sign(c + (long)i * d, d), d);
+        return components;
+    }
+
+    private const double KrylovTolerance = 1e-10;
 
     private static unsafe PrincipalComponents Compute(CpuWorkers workers, DoubleBuffer rows, int n, int d, int k, bool centred)
     {

@@ -21,7 +21,7 @@ public static class ControlVectorTrainer
     /// <param name="progress">Hears what is being done, how much is done, of how much.</param>
     public static ControlVector Train(DecoderModel model, IReadOnlyList<string> modules, IReadOnlyList<TokenPair> pairs, int padId, VectorMethod method, RepresentationSettings settings, int components = 1, Action<string, int, int>? progress = null)
     {
-        Representations rows = Representations.Collect(model, modules, pairs, padId, method.Needs, settings, (done, of) => progress?.Invoke("texts", done, of));
+        using Representations rows = Representations.Collect(model, modules, pairs, padId, method.Needs, settings, (done, of) => progress?.Invoke("texts", done, of));
         var directions = new List<KeyValuePair<string, Direction>>();
         foreach (string module in modules)
         {
@@ -34,36 +34,30 @@ public static class ControlVectorTrainer
 
     private static double[] Direction(DecoderModel model, LayerRows rows, string module, VectorMethod method, int components)
     {
+        bool gradients = method.Needs.HasFlag(VectorNeeds.Gradients);
         // Principal components of nothing would be unit vectors that mean nothing.
-        if (method.Needs != VectorNeeds.Gradients && Array.TrueForAll(PcaDirections.MeanDifference(rows), v => v == 0) && SamePairs(rows))
+        if (!gradients && Array.TrueForAll(rows.MeanDifference, v => v == 0) && rows.Hidden?.PairDifferences().SquareSum() is null or 0)
             throw new UserErrorException($"layer {module}: positive and negative texts have the very same activations at the token that is read; check that the personas differ and that the same text follows both, or read another token (--token_position)");
-        if (method.Needs.HasFlag(VectorNeeds.Gradients) && Array.TrueForAll(rows.Gradients!, g => g == 0))
+        double size = gradients ? rows.Gradients!.SquareSum() / rows.Rows : 0;
+        if (gradients && size == 0)
             throw Zero("no gradient reaches it");
         double[] values = method.Directions(model.Device.HostWorkers, rows, components);
         if (Array.Exists(values, v => !double.IsFinite(v)))
             throw new UserErrorException($"layer {module}: {method.Name} gave a direction that is not finite; take a method with more regularisation (_reg1), or look at the layer's rows");
         double length = Math.Sqrt(LayerRows.Dot(values, values));
-        double scale = Math.Sqrt(LayerRows.Dot(rows.Gradients ?? rows.Hidden, rows.Gradients ?? rows.Hidden) / rows.Rows);
-        // fp32 gradients that cancel leave their rounding behind.
-        if (length == 0 || method.FollowsMeanGradient && Cancels(rows))
-            throw Zero($"positive and negative gradients cancel (mean of length {length:g3} beside rows of {scale:g3})");
+        if (gradients)
+        {
+            // fp32 gradients that cancel leave their rounding behind.
+            double[] mean = rows.Gradients!.Mean();
+            if (length == 0 || method.FollowsMeanGradient && LayerRows.Dot(mean, mean) < 1e-10 * size)
+                throw Zero($"positive and negative gradients cancel (direction of length {length:g3}, mean gradient {Math.Sqrt(LayerRows.Dot(mean, mean)):g3}, rows of {Math.Sqrt(size):g3})");
+        }
+        else if (length == 0)
+        {
+            throw new UserErrorException($"layer {module}: the direction of {method.Name} is zero; take another method or layer");
+        }
         return values;
 
         UserErrorException Zero(string why) => new($"layer {module}: the direction of {method.Name} is zero: {why}. At the last token no scored label depends on the layer, so only the separation term has a gradient there, opposite for the two texts of a pair and zero after the tap; read the token before it (--token_position -2), take an earlier layer, or fisher_steer_dual_diff, fisher_steer_dual_pos or svd_gradient");
-    }
-
-    private static bool SamePairs(LayerRows rows)
-    {
-        for (int i = 0; i < rows.Rows; i += 2)
-            if (!rows.Hidden.AsSpan(i * rows.Width, rows.Width).SequenceEqual(rows.Hidden.AsSpan((i + 1) * rows.Width, rows.Width)))
-                return false;
-        return true;
-    }
-
-    private static bool Cancels(LayerRows rows)
-    {
-        double[] mean = LayerRows.Mean(rows.Gradients!, rows.Width);
-        double size = LayerRows.Dot(rows.Gradients!, rows.Gradients!) / rows.Rows;
-        return LayerRows.Dot(mean, mean) < 1e-10 * size;
     }
 }

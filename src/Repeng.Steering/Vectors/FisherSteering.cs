@@ -64,7 +64,8 @@ public sealed record FisherSettings
 
 /// <summary>
 /// Natural-gradient directions v = (F + λI)⁻¹ ḡ (Amari 1998; wassname/repeng, fisher_steering.py). With fewer rows than the
-/// width by Woodbury's identity, so no width × width matrix is made; the equality is exact.
+/// width by Woodbury's identity, so no width × width matrix is made; the equality is exact. With as many rows or more F is summed
+/// as they are read, and they are not kept: never both.
 /// </summary>
 public static class FisherSteering
 {
@@ -74,19 +75,18 @@ public static class FisherSteering
     /// <summary>The direction [d] of a layer, with the sign rule: adding it to the positive side lowers the loss, to the negative raises it.</summary>
     public static double[] Direction(CpuWorkers workers, LayerRows rows, FisherSettings settings)
     {
-        double[] g = rows.NeedGradients("fisher_steer");
-        int d = rows.Width;
+        RowSource g = rows.NeedGradients("fisher_steer");
         double[] v;
         if (settings.Sides == FisherSides.Together)
         {
-            v = Solve(workers, g, rows.TapGradient, d, settings);
+            v = Solve(workers, g, rows.TapGradient, settings);
         }
         else
         {
             FisherSettings side = settings with { Lambda = settings.SideLambda };
             double[]? Of(int first) => settings.Sides == (first == 0 ? FisherSides.Negative : FisherSides.Positive)
                 ? null
-                : Solve(workers, LayerRows.Side(g, d, first), rows.TapGradient is null ? null : LayerRows.Side(rows.TapGradient, 1, first), d, side);
+                : Solve(workers, g.Side(first), rows.TapGradient is null ? null : [.. rows.TapGradient.Where((_, i) => i % 2 == first)], side);
             double[]? p = Of(0), n = Of(1);
             v = settings.Sides switch
             {
@@ -100,25 +100,19 @@ public static class FisherSteering
     }
 
     /// <summary>(F + λI)⁻¹ ḡ of gradient rows g [m, d], w_in [m], without a sign rule.</summary>
-    public static double[] Solve(CpuWorkers workers, double[] g, double[]? tapGradient, int d, FisherSettings settings)
+    public static double[] Solve(CpuWorkers workers, RowSource g, double[]? tapGradient, FisherSettings settings)
     {
-        int m = g.Length / d;
-        double[] mean = LayerRows.Mean(g, d);
+        (int m, int d) = (g.Rows, g.Width);
+        double[] mean = g.Mean();
         if (settings.Matrix == FisherMatrix.Covariance && m < 2)
             throw new UserErrorException("the covariance of one gradient row is not defined; give at least two pairs");
+        if (settings.Matrix == FisherMatrix.ImprovedEmpirical && tapGradient is null)
+            throw new UserErrorException("the improved empirical Fisher needs the gradients at the tap; take fisher_steer_emp or _cov");
         // F = xᵀx, so x holds the weights and the divisor.
         double scale = 1.0 / (settings.Matrix == FisherMatrix.Covariance ? m - 1 : m);
-        var x = new double[g.Length];
-        for (int i = 0; i < m; i++)
-        {
-            double w = settings.Matrix == FisherMatrix.ImprovedEmpirical
-                ? 1 / ((tapGradient ?? throw new UserErrorException("the improved empirical Fisher needs the gradients at the tap; take fisher_steer_emp or _cov"))[i] + settings.Epsilon)
-                : 1;
-            double root = Math.Sqrt(scale * w);
-            for (int j = 0; j < d; j++)
-                x[i * d + j] = root * (g[i * d + j] - (settings.Matrix == FisherMatrix.Covariance ? mean[j] : 0));
-        }
-        double trace = LayerRows.Dot(x, x);
+        RowSource x = g.Shifted(settings.Matrix == FisherMatrix.Covariance ? mean : null,
+            i => Math.Sqrt(settings.Matrix == FisherMatrix.ImprovedEmpirical ? scale / (tapGradient![i] + settings.Epsilon) : scale));
+        double trace = x.SquareSum();
         // Deviations from a mean sum to zero: one row less than there are.
         int rank = Math.Min(d, settings.Matrix == FisherMatrix.Covariance ? m - 1 : m);
         double lambda = settings.Lambda ?? Math.Max(1e-6, 0.01 * trace / d);
@@ -130,7 +124,7 @@ public static class FisherSteering
         if (lambda <= 0 && rank < d)
             throw Singular(m, d, double.PositiveInfinity);
 
-        double[] v = lambda > 0 && m < d ? Woodbury(workers, x, mean, m, d, lambda) : Dense(workers, x, mean, m, d, lambda);
+        double[] v = lambda > 0 && x.Narrow ? Woodbury(workers, x.ToArray(), mean, m, d, lambda) : Dense(workers, x.Gram(workers), mean, m, d, lambda);
         if (settings.Rescale)
         {
             double length = Math.Sqrt(LayerRows.Dot(v, v)), wanted = Math.Sqrt(LayerRows.Dot(mean, mean));
@@ -142,10 +136,7 @@ public static class FisherSteering
     /// <summary>Turns v so that the mean over pairs of (g_neg − g_pos)·v is not below zero.</summary>
     public static double[] OrientByGradients(LayerRows rows, double[] v)
     {
-        double[] g = rows.NeedGradients("fisher_steer");
-        double score = 0;
-        for (int i = 0; i < rows.Rows; i++)
-            score += (i % 2 == 0 ? -1 : 1) * LayerRows.Dot(g.AsSpan(i * rows.Width, rows.Width), v);
+        double score = rows.NeedGradients("fisher_steer").Along(v).Select((along, i) => i % 2 == 0 ? -along : along).Sum();
         return score >= 0 ? v : [.. v.Select(x => -x)];
     }
 
@@ -169,10 +160,8 @@ public static class FisherSteering
         return v;
     }
 
-    private static double[] Dense(CpuWorkers workers, double[] x, double[] b, int m, int d, double lambda)
+    private static double[] Dense(CpuWorkers workers, double[] f, double[] b, int m, int d, double lambda)
     {
-        var f = new double[checked(d * d)];
-        GramMatrix.AddColumns(workers, f, x, m, d);
         if (lambda <= 0)
         {
             double[] values = new double[d];

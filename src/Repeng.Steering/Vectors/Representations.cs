@@ -41,6 +41,9 @@ public sealed record RepresentationSettings
 
     /// <summary>Block whose output the loss reads; null: the third from the end, transformers' hidden_states[-3].</summary>
     public int? TapBlock { get; init; }
+
+    /// <summary>Folder of the scratch file that rows are kept in while they are needed; null: the system's for temporary files.</summary>
+    public string? ScratchFolder { get; init; }
 }
 
 /// <summary>Loss of one batch of the gradient collection, by upstream's parts.</summary>
@@ -48,19 +51,23 @@ public sealed record SampledBatch(int Pairs, double Loss, IReadOnlyDictionary<st
 
 /// <summary>
 /// Rows of activations and gradients of any modules over contrast pairs: what directions are made of. Nothing of the model
-/// changes. The graph begins at the first module asked for, so nothing below it is differentiated.
+/// changes. The graph begins at the first module asked for, so nothing below it is differentiated. Mean differences are summed
+/// as the texts go by; rows, where a method needs them, go to a scratch file that lives as long as this does, and are read from it
+/// a layer at a time: memory does not grow with the pairs.
 /// </summary>
-public sealed class Representations
+public sealed class Representations : IDisposable
 {
     private readonly DecoderModel _model;
     private readonly string[] _modules;
     private readonly VectorNeeds _needs;
     private readonly RepresentationSettings _settings;
-    private readonly Dictionary<string, double[]> _hidden = [], _gradients = [];
+    private readonly Dictionary<string, double[]> _differences = [];
+    private readonly RowScratch? _scratch;
     private readonly double[] _logProb, _tapGradient;
     private readonly int _rows;
     private readonly List<SampledBatch> _batches = [];
     private readonly int _tapBlock, _token;
+    private const string HiddenKey = "activations of ", GradientKey = "gradients of ";
 
     private Representations(DecoderModel model, IReadOnlyList<string> modules, int pairs, VectorNeeds needs, RepresentationSettings settings)
     {
@@ -77,6 +84,9 @@ public sealed class Representations
             throw new UserErrorException($"token position {_token} from the end: 1 is the last token");
         if (settings.BatchRows < 2 || settings.BatchRows % 2 != 0)
             throw new UserErrorException($"batch size {settings.BatchRows}: rows come in pairs, give an even number from 2 up");
+        if ((needs & (VectorNeeds.Hidden | VectorNeeds.Gradients)) != 0)
+            _scratch = new RowScratch(settings.ScratchFolder, _rows, new[] { (VectorNeeds.Hidden, HiddenKey), (VectorNeeds.Gradients, GradientKey) }
+                .Where(kind => needs.HasFlag(kind.Item1)).SelectMany(kind => modules.Select(m => KeyValuePair.Create(kind.Item2 + m, LayerSelection.Width(model, m)))));
     }
 
     /// <summary>The rows of each module.</summary>
@@ -92,7 +102,7 @@ public sealed class Representations
             throw new UserErrorException("no pair of texts to make a direction from; give at least one persona pair and one suffix");
         var collected = new Representations(model, modules, pairs.Count, needs, settings);
         int shortest = pairs.Min(p => Math.Min(p.Positive.Length, p.Negative.Length));
-        if (shortest < collected._token || needs != VectorNeeds.Hidden && shortest < 2)
+        if (shortest < collected._token || collected.Scores && shortest < 2)
             throw new UserErrorException($"a text of {shortest} token{(shortest == 1 ? "" : "s")} is too short for token position {collected._token} from the end; give longer suffixes");
         var data = new PairData(pairs, padId);
         int perBatch = settings.BatchRows / 2, done = 0;
@@ -102,16 +112,26 @@ public sealed class Representations
             done += batch.Length;
             progress?.Invoke(done, pairs.Count);
         }
-        collected.Layers = modules.ToDictionary(m => m, m => new LayerRows(collected._hidden[m].Length / collected._rows, collected._hidden[m],
-            needs.HasFlag(VectorNeeds.Gradients) ? collected._gradients[m] : null, needs == VectorNeeds.Hidden ? null : collected._logProb,
-            needs.HasFlag(VectorNeeds.Gradients) ? collected._tapGradient : null).Checked());
+        collected.Layers = modules.ToDictionary(m => m, m => new LayerRows(LayerSelection.Width(model, m), collected._rows)
+        {
+            MeanDifference = Array.ConvertAll(collected._differences[m], v => v / pairs.Count),
+            Hidden = needs.HasFlag(VectorNeeds.Hidden) ? collected._scratch!.Read(HiddenKey + m) : null,
+            Gradients = needs.HasFlag(VectorNeeds.Gradients) ? collected._scratch!.Read(GradientKey + m) : null,
+            LogProb = collected.Scores ? collected._logProb : null,
+            TapGradient = needs.HasFlag(VectorNeeds.Gradients) ? collected._tapGradient : null,
+        });
         return collected;
     }
+
+    private bool Scores => (_needs & (VectorNeeds.LogProb | VectorNeeds.Gradients)) != 0;
+
+    /// <summary>Lets the rows go.</summary>
+    public void Dispose() => _scratch?.Dispose();
 
     // Rows first … of the whole set.
     private void Run(TokenBatch batch, int first)
     {
-        bool differentiate = _needs.HasFlag(VectorNeeds.Gradients), scores = _needs != VectorNeeds.Hidden;
+        bool differentiate = _needs.HasFlag(VectorNeeds.Gradients), scores = Scores;
         string tap = _model.Blocks[_tapBlock].Path;
         using var tape = new Tape(_model.Device, record: differentiate);
         var context = new ForwardContext(tape, batch)
@@ -128,7 +148,7 @@ public sealed class Representations
             _model.Logits(context, final);
         (Tensor LogProb, int[] RowOf, double[] Count)? labelled = scores ? Labels(context, final, batch) : null;
         foreach (string module in _modules)
-            Store(_hidden, module, first, batch.Batch, tape.GatherRows(PerToken(tape, context.Outputs[module], batch), index).ToArray());
+            Note(module, first, tape.GatherRows(PerToken(tape, context.Outputs[module], batch), index).ToArray());
         if (labelled is not var (logProb, rowOf, count))
             return;
 
@@ -169,7 +189,7 @@ public sealed class Representations
             var rows = new float[batch.Batch * width];
             for (int b = 0; b < batch.Batch; b++)
                 g.AsSpan(((b + 1) * batch.Length - _token) * width, width).CopyTo(rows.AsSpan(b * width));
-            Store(_gradients, module, first, batch.Batch, rows);
+            _scratch!.Write(GradientKey + module, first, rows);
         }
     }
 
@@ -211,12 +231,14 @@ public sealed class Representations
             t.Device.Backend.Upload(t.GradForWrite(out _), MemoryMarshal.AsBytes(gradient.AsSpan()));
     }
 
-    private void Store(Dictionary<string, double[]> into, string module, int first, int count, float[] rows)
+    private void Note(string module, int first, float[] rows)
     {
-        int width = rows.Length / count;
-        if (!into.TryGetValue(module, out double[]? all))
-            into[module] = all = new double[(long)_rows * width];
+        int width = LayerSelection.Width(_model, module);
+        if (!_differences.TryGetValue(module, out double[]? sum))
+            _differences[module] = sum = new double[width];
         for (int i = 0; i < rows.Length; i++)
-            all[first * width + i] = rows[i];
+            sum[i % width] += i / width % 2 == 0 ? rows[i] : -rows[i];
+        if (_needs.HasFlag(VectorNeeds.Hidden))
+            _scratch!.Write(HiddenKey + module, first, rows);
     }
 }

@@ -3,7 +3,10 @@ using Repeng.Kernels.Cpu;
 
 namespace Repeng.Steering.Vectors;
 
-/// <summary>Experimental: a direction from a one-dimensional UMAP embedding of the rows (vgel/repeng, method umap).</summary>
+/// <summary>
+/// Experimental: a direction from a one-dimensional UMAP embedding of the rows (vgel/repeng, method umap). Every row is a neighbour of
+/// others, so a layer's rows and their n × n graph are in memory: the one method whose memory grows with the pairs.
+/// </summary>
 public static class UmapDirection
 {
     private const int Neighbours = 15, Epochs = 500, NegativeSamples = 5;
@@ -14,7 +17,7 @@ public static class UmapDirection
     private const ulong Seed = 42;
 
     /// <summary>The direction [d], Σ e_i h_i / Σ e_i for the embedding e, signed as the principal components are. Not of unit length.</summary>
-    public static double[] Direction(CpuWorkers workers, LayerRows rows) => FromEmbedding(rows, Embed(workers, rows.Hidden, rows.Rows, rows.Width));
+    public static double[] Direction(CpuWorkers workers, LayerRows rows) => FromEmbedding(rows, Embed(workers, rows.NeedHidden("umap").ToArray(), rows.Rows, rows.Width));
 
     /// <summary>The direction of a given embedding e [rows].</summary>
     public static double[] FromEmbedding(LayerRows rows, double[] e)
@@ -22,10 +25,7 @@ public static class UmapDirection
         double sum = e.Sum();
         if (Math.Abs(sum) < 1e-12 * e.Sum(Math.Abs))
             throw new UserErrorException("umap: the embedding's values sum to zero, so its weighted mean is not defined; take another method");
-        var direction = new double[rows.Width];
-        for (int i = 0; i < rows.Hidden.Length; i++)
-            direction[i % rows.Width] += e[i / rows.Width] * rows.Hidden[i] / sum;
-        return PcaDirections.Oriented(rows, direction);
+        return PcaDirections.Oriented(rows, rows.NeedHidden("umap").Sum(i => e[i] / sum));
     }
 
     /// <summary>

@@ -1,7 +1,6 @@
 using System.Globalization;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
-using Repeng.Kernels.LinearAlgebra;
 
 namespace Repeng.Steering.Vectors;
 
@@ -9,14 +8,17 @@ namespace Repeng.Steering.Vectors;
 [Flags]
 public enum VectorNeeds
 {
-    /// <summary>Outputs at the token.</summary>
-    Hidden = 0,
+    /// <summary>Only the mean difference of outputs, which is summed as the texts go by.</summary>
+    MeanDifference = 0,
+
+    /// <summary>Rows of outputs at the token.</summary>
+    Hidden = 1,
 
     /// <summary>Log-probabilities of the texts.</summary>
-    LogProb = 1,
+    LogProb = 2,
 
-    /// <summary>Gradients of a sampled loss.</summary>
-    Gradients = 2,
+    /// <summary>Rows of gradients of a sampled loss.</summary>
+    Gradients = 4,
 }
 
 /// <summary>A method by its name: what it needs, and the directions [k, d] that it makes of a layer's rows.</summary>
@@ -47,15 +49,15 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
         switch (name)
         {
             case "mean_diff":
-                return Single(name, VectorNeeds.Hidden, (_, r) => PcaDirections.MeanDifference(r));
+                return Single(name, VectorNeeds.MeanDifference, (_, r) => r.MeanDifference);
             case "pca_diff" or "svd_steer":
                 return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Differences(w, r, k));
             case "pca_diff_weighted":
-                return new VectorMethod(name, VectorNeeds.LogProb, (w, r, k) => PcaDirections.Differences(w, r, k, weighted: true));
+                return new VectorMethod(name, VectorNeeds.Hidden | VectorNeeds.LogProb, (w, r, k) => PcaDirections.Differences(w, r, k, weighted: true));
             case "pca_center":
                 return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Centred(w, r, k));
             case "pca_center_weighted":
-                return new VectorMethod(name, VectorNeeds.LogProb, (w, r, k) => PcaDirections.Centred(w, r, k, weighted: true));
+                return new VectorMethod(name, VectorNeeds.Hidden | VectorNeeds.LogProb, (w, r, k) => PcaDirections.Centred(w, r, k, weighted: true));
             case "umap":
                 return Single(name, VectorNeeds.Hidden, (w, r) => UmapDirection.Direction(w, r));
             case "svd_gradient":
@@ -76,10 +78,8 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
     /// <summary>First right singular vector of the centred gradients, signed by them (6964a4e of the research branch; the sign of b21e7ee).</summary>
     private static double[] SvdGradient(CpuWorkers workers, LayerRows rows)
     {
-        double[] g = rows.NeedGradients("svd_gradient");
-        if (Array.TrueForAll(g, x => x == 0))
-            return new double[rows.Width];
-        return FisherSteering.OrientByGradients(rows, PrincipalComponents.Compute(workers, g, rows.Rows, rows.Width, 1).Components);
+        RowSource g = rows.NeedGradients("svd_gradient");
+        return g.SquareSum() == 0 ? new double[rows.Width] : FisherSteering.OrientByGradients(rows, PcaDirections.Leading(workers, g, 1));
     }
 
     private static VectorMethod Fisher(string name, string[] parts)
@@ -132,7 +132,7 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
         }
         if (gradient != (settings.Mode == KfacMode.GradientPca))
             throw Unknown(name, "gradient");
-        return Single(name, VectorNeeds.Gradients, (w, r) => KfacSteering.Direction(w, r, settings));
+        return Single(name, VectorNeeds.Hidden | VectorNeeds.Gradients, (w, r) => KfacSteering.Direction(w, r, settings));
     }
 
     private static UserErrorException Unknown(string name, string? part) =>

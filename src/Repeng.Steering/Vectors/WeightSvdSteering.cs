@@ -57,13 +57,13 @@ public static class WeightSvdSteering
             throw new UserErrorException($"rank {rank} of {Name} must be at least 1");
         if (modules.FirstOrDefault(m => !model.Linears.ContainsKey(m)) is { } other)
             throw new UserErrorException($"{other} is no linear layer of {model.Source}, and {Name} needs a weight to decompose; choose linear layers, such as --layers '{Leaf(model.Blocks[0].Down.Path)}$'");
-        Representations rows = Representations.Collect(model, modules, pairs, padId, VectorNeeds.Hidden, settings, (done, of) => progress?.Invoke("texts", done, of));
+        using Representations rows = Representations.Collect(model, modules, pairs, padId, VectorNeeds.MeanDifference, settings, (done, of) => progress?.Invoke("texts", done, of));
         var parts = new List<LoraFactors>();
         foreach (string path in modules)
         {
             LinearModule module = model.Linears[path];
             TruncatedSvd svd = TopSvd.Compute(model.Device.HostWorkers, WeightReader.ToHost(module.Weight), module.Outputs, module.Inputs, Math.Min(rank, Math.Min(module.Outputs, module.Inputs)));
-            double[] difference = PcaDirections.MeanDifference(rows.Layers[path]);
+            double[] difference = rows.Layers[path].MeanDifference;
             if (Array.TrueForAll(difference, v => v == 0))
                 throw new UserErrorException($"layer {path}: positive and negative texts have the same mean output at the token that is read; check that the personas differ, or read another token (--token_position)");
             parts.Add(Factors(module, svd.U, svd.V, DeltaSigma(difference, svd.U)));

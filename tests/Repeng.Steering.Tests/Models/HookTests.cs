@@ -117,11 +117,12 @@ public sealed class HookTests : IDisposable
             Assert.Equal(i / v == 3 ? (i % v == 21 ? 1 : 0) - Math.Exp(y[i]) / sum : 0, g[i], Tolerance);
 
         TokenPair[] pairs = [new([1, 2, 3, 4], [5, 6, 3, 4]), new([9, 2, 7, 8], [5, 7, 8])];
-        LayerRows rows = Representations.Collect(model, [head], pairs, 0, VectorNeeds.Gradients, new RepresentationSettings()).Layers[head];
+        using Representations found = Representations.Collect(model, [head], pairs, 0, VectorNeeds.Hidden | VectorNeeds.Gradients, new RepresentationSettings());
+        LayerRows rows = found.Layers[head];
         Assert.Equal(v, rows.Width);
-        Assert.Contains(rows.Gradients!, x => x != 0);
-        double[] alone = Representations.Collect(model, [head], pairs, 0, VectorNeeds.Hidden, new RepresentationSettings { TokenFromEnd = 2 }).Layers[head].Hidden;
-        Assert.Equal(alone, rows.Hidden, (a, b) => Math.Abs(a - b) < Tolerance);
+        Assert.Contains(rows.Gradients!.ToArray(), x => x != 0);
+        using Representations alone = Representations.Collect(model, [head], pairs, 0, VectorNeeds.Hidden, new RepresentationSettings { TokenFromEnd = 2 });
+        Assert.Equal(alone.Layers[head].Hidden!.ToArray(), rows.Hidden!.ToArray(), (a, b) => Math.Abs(a - b) < Tolerance);
         ControlVector vector = ControlVectorTrainer.Train(model, [head], pairs, 0, VectorMethod.Parse("mean_diff"), new RepresentationSettings());
         Assert.Equal(v, vector.Directions[head].Width);
     }

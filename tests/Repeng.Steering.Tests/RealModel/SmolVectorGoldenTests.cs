@@ -37,7 +37,7 @@ public sealed class SmolVectorGoldenTests(RealModel real) : IClassFixture<RealMo
             int last = model.Blocks.Count - 1;
             string norm = model.Modules[^2];
             string[] modules = [.. layers.Select(l => int.Parse(l) == last ? norm : model.Blocks[int.Parse(l)].Path)];
-            Representations rows = Representations.Collect(model, modules, pairs, real.Bundle.PadId, VectorNeeds.Hidden, new RepresentationSettings());
+            using Representations rows = Representations.Collect(model, modules, pairs, real.Bundle.PadId, VectorNeeds.Hidden, new RepresentationSettings());
             foreach (string name in file.Names.Where(n => n.StartsWith(set + ".", StringComparison.Ordinal)))
             {
                 string[] parts = name.Split('.');

@@ -76,12 +76,13 @@ public sealed class VectorMethodGoldenTests : IDisposable
             int k = int.Parse(parts[2][(parts[2].LastIndexOf("_k", StringComparison.Ordinal) + 2)..], CultureInfo.InvariantCulture);
             LayerRows layer = Rows(rows, parts[1], parts[3]);
             double[] actual = VectorMethod.Parse(parts[2][..parts[2].LastIndexOf("_k", StringComparison.Ordinal)]).Directions(_workers, layer, k), expected = file.ReadF64(name);
+            double[] hidden = layer.Hidden!.ToArray();
             for (int q = 0; q < k; q++)
             {
                 double[] direction = expected[(q * layer.Width)..((q + 1) * layer.Width)];
                 double dot = Dot(direction, actual[(q * layer.Width)..((q + 1) * layer.Width)]);
                 // With as many pairs above as below the sign is the library's own.
-                if (Enumerable.Range(0, layer.Rows / 2).Sum(i => Math.Sign(Along(layer.Hidden, 2 * i, direction) - Along(layer.Hidden, 2 * i + 1, direction))) == 0)
+                if (Enumerable.Range(0, layer.Rows / 2).Sum(i => Math.Sign(Along(hidden, 2 * i, direction) - Along(hidden, 2 * i + 1, direction))) == 0)
                     dot = Math.Abs(dot);
                 Assert.True(dot > 1 - Cosine, $"{name}, component {q}: cosine {dot}");
             }
@@ -128,7 +129,7 @@ public sealed class VectorMethodGoldenTests : IDisposable
         string gradients = take > 0 ? string.Join('_', parts.Skip(1).SkipLast(1)) : set, token = gradients.Split('_')[0];
         int width = (int)file.Info($"{gradients}/G/{layer}").Shape[1];
         LayerRows all = new(width, file.ReadF64($"{token}/H/{layer}"), file.ReadF64($"{gradients}/G/{layer}"), file.ReadF64($"{gradients}/logp"), file.ReadF64($"{gradients}/w_in"));
-        return take == 0 ? all : new LayerRows(width, all.Hidden[..(take * width)], all.Gradients![..(take * width)], all.LogProb![..take], all.TapGradient![..take]);
+        return take == 0 ? all : new LayerRows(width, all.Hidden!.ToArray()[..(take * width)], all.Gradients!.ToArray()[..(take * width)], all.LogProb![..take], all.TapGradient![..take]);
     }
 
     private (double[] Direction, bool Signed, bool Unit) Named(LayerRows rows, string method) => method switch
@@ -161,7 +162,7 @@ public sealed class VectorMethodGoldenTests : IDisposable
         return (FisherSteering.Direction(_workers, rows, settings), true, false);
     }
 
-    private double[] Guarded(LayerRows rows, string matrix, string lambda) => FisherSteering.Solve(_workers, rows.Gradients!, rows.TapGradient, rows.Width, new FisherSettings
+    private double[] Guarded(LayerRows rows, string matrix, string lambda) => FisherSteering.Solve(_workers, rows.Gradients!, rows.TapGradient, new FisherSettings
     {
         Matrix = matrix switch
         {
@@ -177,7 +178,7 @@ public sealed class VectorMethodGoldenTests : IDisposable
 
     private static bool SignIsFree(LayerRows rows, double[] v)
     {
-        double[] products = [.. Enumerable.Range(0, rows.Rows).Select(i => Along(rows.Gradients!, i, v))];
+        double[] gradients = rows.Gradients!.ToArray(), products = [.. Enumerable.Range(0, rows.Rows).Select(i => Along(gradients, i, v))];
         return Math.Abs(products.Select((p, i) => i % 2 == 0 ? -p : p).Sum()) < 1e-6 * products.Sum(Math.Abs);
     }
 

@@ -46,7 +46,7 @@ public sealed class WeightSvdSteeringTests : IDisposable
             float[] u = file.ReadF32($"{layer.Key}/U"), vt = file.ReadF32($"{layer.Key}/Vt"), x = file.ReadF32($"{layer.Key}/x");
             double[] delta = file.ReadF64($"{layer.Key}/delta_sigma");
             int r = delta.Length;
-            double[] mean = PcaDirections.MeanDifference(new LayerRows(module.Outputs, rows.ReadF64($"{token}/H/{path}")));
+            double[] mean = new LayerRows(module.Outputs, rows.ReadF64($"{token}/H/{path}")).MeanDifference;
             Near(delta, WeightSvdSteering.DeltaSigma(mean, u), $"{layer.Key} delta");
 
             var v = new float[vt.Length];
