@@ -45,7 +45,7 @@ public static class CliApp
                 session.StatusOutput.WriteLine(e);
             }
             else
-                session.StatusOutput.WriteLine(e is OperationCanceledException ? "stopped; nothing was written" : $"error: {OneLine(e.Message)}");
+                session.StatusOutput.WriteLine(e is StoppedException ? e.Message : e is OperationCanceledException ? "stopped; nothing was written" : $"error: {OneLine(e.Message)}");
             return code;
         }
     }
@@ -72,6 +72,7 @@ public static class CliApp
             ConvertDilemmasVerb.Create(session),
             ForwardVerb.Create(session),
             ExportVerb.Create(session),
+            FetchVerb.Create(session),
             InspectVerb.Create(session),
             PlanVerb.Create(session),
             DoctorVerb.Create(session),

@@ -21,7 +21,7 @@ public sealed class EvalVerb
     // Enough questions to see a nat of input NLL; a search puts them a dozen times.
     private const int RangeQuestions = 32;
     private const string DilemmaSet = "dilemmas";
-    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
     private readonly Option<string[]?> _adapters = Opt.Paths("--adapter", "FOLDER", "adapters that train wrote, one or several (default: the model alone)");
     private readonly Option<string[]?> _vectors = Opt.Paths("--vector", "FILE", "control vectors (.gguf), one or several");
     private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "with --vector: give each steered output the length back that it had before the vector was added");
@@ -68,6 +68,7 @@ public sealed class EvalVerb
     private int Run(ParseResult p)
     {
         Request r = Read(p);
+        HubModels.Ready(_session, r.Model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, r.Model);
         bundle.EnableThinking = p.GetValue(_texts.EnableThinking);
@@ -104,7 +105,7 @@ public sealed class EvalVerb
     // Everything that can be wrong with the command line and its small files is found here, before a model is loaded.
     private Request Read(ParseResult p)
     {
-        string[] adapters = p.Given(_adapters) ?? [], vectors = p.Given(_vectors) ?? [];
+        string[] adapters = [.. (p.Given(_adapters) ?? []).Select(a => HubModels.Adapter(_session, a)!)], vectors = p.Given(_vectors) ?? [];
         bool steers = adapters.Length + vectors.Length > 0;
         if (p.GetValue(_dilemmas) is not null && p.GetValue(_set) is { } both)
             throw new UserErrorException($"--dilemmas takes the place of a set; leave --set {both} out");

@@ -36,10 +36,11 @@ public sealed class ExportVerb
 
     private int Run(ParseResult p)
     {
-        string folder = p.GetValue(_adapter) ?? throw new UserErrorException("--adapter FOLDER is missing: what to export");
+        string folder = HubModels.Adapter(_session, p.GetValue(_adapter)) ?? throw new UserErrorException("--adapter FOLDER is missing: what to export");
         string output = Path.TrimEndingDirectorySeparator(p.GetValue(_output) ?? throw new UserErrorException("--output FOLDER is missing: where the files go"));
         AtomicFile.RequireFolderFree(output);
         string model = p.GetValue(_model) ?? AdapterFile.ReadBaseModel(folder) ?? ModelBundle.Demo;
+        HubModels.Ready(_session, model);
         bool merged = p.GetValue(_to) == "merged";
         float c = (float)(p.GetValue(_coefficient) ?? 1);
         string source = ConfigFolder(model, merged);

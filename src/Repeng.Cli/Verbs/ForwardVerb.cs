@@ -11,7 +11,7 @@ namespace Repeng.Cli.Verbs;
 /// <summary>forward: writes what a model computes for some rows as tensors, to compare it with other software.</summary>
 public sealed class ForwardVerb
 {
-    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
     private readonly Option<string?> _input = Opt.Text("--input", "FILE", "safetensors file with input_ids and attention_mask [batch, length], padded on the left");
     private readonly Option<string?> _text = Opt.Text("--text", "TEXT", "one text, with the special tokens that the tokenizer puts around it");
     private readonly Option<string?> _output = Opt.Text("--output", "FILE", "safetensors file to write");
@@ -40,7 +40,7 @@ public sealed class ForwardVerb
     private int Run(ParseResult p)
     {
         string output = p.GetValue(_output) ?? throw new UserErrorException("--output FILE is missing: where the tensors go");
-        (string? input, string? text, string? folder) = (p.GetValue(_input), p.GetValue(_text), p.GetValue(_adapter));
+        (string? input, string? text, string? folder) = (p.GetValue(_input), p.GetValue(_text), HubModels.Adapter(_session, p.GetValue(_adapter)));
         if (input is null == text is null)
             throw new UserErrorException("give either --input FILE or --text TEXT");
         if (folder is null && p.GetValue(_coefficient) is not null)
@@ -49,6 +49,7 @@ public sealed class ForwardVerb
         string model = p.GetValue(_model) ?? (folder is null ? null : AdapterFile.ReadBaseModel(folder)) ?? ModelBundle.Demo;
         Regex? modules = Modules(p.GetValue(_modules));
 
+        HubModels.Ready(_session, model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, gradients ? WeightType.F32 : WeightType.AsStored);
         using (owner)

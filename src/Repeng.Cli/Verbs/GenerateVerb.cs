@@ -20,7 +20,7 @@ public sealed class GenerateVerb
 {
     private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
-    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file or demo (default: the adapter's base model, else demo)", "--model_name");
+    private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
     private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
     private readonly Option<string?> _vector = Opt.Text("--vector", "FILE", "control vector (.gguf)", "--control_vector");
     private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "give each steered output the length back that it had before the vector was added");
@@ -57,7 +57,7 @@ public sealed class GenerateVerb
 
     private int Run(ParseResult p)
     {
-        string? adapterFolder = p.GetValue(_adapter);
+        string? adapterFolder = HubModels.Adapter(_session, p.GetValue(_adapter));
         string? vectorFile = p.GetValue(_vector);
         if (p.GetValue(_normalize) is not null && vectorFile is null)
             throw new UserErrorException("--normalize without --vector has nothing to act on; give --vector FILE");
@@ -76,6 +76,7 @@ public sealed class GenerateVerb
         if (prompt.Length == 0)
             throw new UserErrorException("the prompt is empty; give --prompt TEXT or a text on standard input");
 
+        HubModels.Ready(_session, model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model);
         bundle.EnableThinking = p.GetValue(_enableThinking);

@@ -14,7 +14,7 @@ namespace Repeng.Cli.Verbs;
 /// <summary>inspect: says what a model, an adapter or a tensor file holds, without loading weights.</summary>
 public sealed class InspectVerb
 {
-    private readonly Argument<string> _path = new("path") { Description = "model folder, .gguf file, adapter folder, .safetensors file, or demo", HelpName = "PATH" };
+    private readonly Argument<string> _path = new("path") { Description = "model folder, .gguf file, repository of the hub, adapter folder, .safetensors file, or demo", HelpName = "PATH" };
     private readonly Option<bool?> _tensors = Opt.Flag("--tensors", "also list every tensor");
     private readonly Session _session;
 
@@ -46,6 +46,7 @@ public sealed class InspectVerb
 
     private void Model(string path, bool list)
     {
+        HubModels.Ready(_session, path);
         (ModelConfig c, ITensorSource tensors, string source) = ModelBundle.OpenConfig(path);
         using (tensors)
         {

@@ -30,6 +30,7 @@ public sealed class PlanVerb
     {
         _options.RefuseMissing(p);
         string model = p.GetValue(_options.Model) ?? ModelBundle.Demo;
+        HubModels.Ready(_session, model);
         RunSettings settings = _options.Settings(p, model, TrainVerb.ReadConfig(model));
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
         RunPlan plan = RunPlan.Predict(settings);

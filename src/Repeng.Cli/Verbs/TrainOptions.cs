@@ -19,7 +19,7 @@ public sealed class TrainOptions
     private static readonly string[] s_scales = ["mult", "add", "add_tanh", "add2", "none"];
 
     /// <summary>--model.</summary>
-    public Option<string?> Model { get; } = Opt.Text("--model", "MODEL", "folder in the Hugging Face layout, .gguf file, or demo: the built-in model (default)", "--model_name");
+    public Option<string?> Model { get; } = Opt.Text("--model", "MODEL", "folder in the Hugging Face layout, .gguf file, repository of the hub (org/name, org/name@revision, org/name:file.gguf), or demo: the built-in model (default)", "--model_name");
 
     /// <summary>--device.</summary>
     public Option<string?> Device { get; } = DeviceOption.Create();

@@ -49,6 +49,7 @@ public sealed class TrainVerb
         else
         {
             string model = p.GetValue(_options.Model) ?? ModelBundle.Demo;
+            HubModels.Ready(_session, model);
             settings = _options.Settings(p, model, ReadConfig(model));
             folder = _options.Folder(p, settings, DateTime.Now);
             RunFolder.RequireFree(folder);
@@ -94,6 +95,7 @@ public sealed class TrainVerb
 
     private int Train(ParseResult p, RunSettings settings, string folder, bool resume, RunLogs? logs)
     {
+        HubModels.Ready(_session, settings.Model);
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Weights, (_, _) => _session.Stop.ThrowIfCancellationRequested());
         _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");

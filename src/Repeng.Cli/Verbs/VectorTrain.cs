@@ -51,6 +51,7 @@ public sealed class VectorTrain
         string output = method is null ? FreeFolder(p, methodName) : VectorVerb.Free(p.GetValue(_output) ?? $"{method.Name}.gguf", p.GetValue(_overwrite));
         (LayerSelection.End, LayerSelection.End)? range = Range(p.GetValue(_range));
         string name = p.GetValue(_texts.Model) ?? ModelBundle.Demo;
+        HubModels.Ready(_session, name);
         RunSettings settings = _texts.Settings(p, name, TrainVerb.ReadConfig(name));
         // Beside the file that is written: a folder for temporary files may itself lie in memory.
         RepresentationSettings collect = Collecting(p) with { ScratchFolder = Folder(Path.GetFullPath(output)) };

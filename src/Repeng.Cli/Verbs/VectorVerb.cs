@@ -144,6 +144,7 @@ public sealed class VectorVerb
             ControlVector vector = ControlVectorFile.Read(p.GetValue(file)!, _session.Say);
             if (p.GetValue(model) is { } name)
             {
+                HubModels.Ready(_session, name);
                 using Runtime.Device d = DeviceOption.Open(p.GetValue(device), null, _session);
                 using Steering.Models.ModelBundle bundle = Steering.Models.ModelBundle.Load(d, name);
                 VectorControl.Resolve(bundle.Model, vector);

@@ -172,7 +172,7 @@ public static class AtomicFile
         }
     }
 
-    private static bool IsNoSpace(IOException e)
+    internal static bool IsNoSpace(IOException e)
     {
         // .NET keeps errno (ENOSPC, and EDQUOT of Linux and macOS) or the Windows code (disk full, handle disk full) here.
         int code = e.HResult & 0xFFFF;
@@ -180,7 +180,7 @@ public static class AtomicFile
     }
 
     /// <summary>Bytes free for this user on the disk of a folder; the largest number where the system does not tell.</summary>
-    private static long FreeBytes(string? folder)
+    internal static long FreeBytes(string? folder)
     {
         try
         {

@@ -3,6 +3,7 @@ using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Runtime.Chat;
 using Repeng.Runtime.Formats;
+using Repeng.Runtime.Hub;
 using Repeng.Runtime.Tokenizers;
 
 namespace Repeng.Steering.Models;
@@ -52,25 +53,52 @@ public sealed class ModelBundle : IDisposable
     public static string DemoFolder => Path.Combine(AppContext.BaseDirectory, "models", "demo");
 
     /// <summary>
-    /// Loads "demo", a folder in the Hugging Face layout, or a .gguf file. Everything that is wrong with it is a
+    /// Loads "demo", a folder in the Hugging Face layout, a .gguf file, or a repository of the hub (org/name, org/name@revision,
+    /// org/name:file.gguf), which is fetched when the cache lacks it. Everything that is wrong with it is a
     /// <see cref="UserErrorException"/>; a family that is not supported is refused before any weight is read.
     /// </summary>
     public static ModelBundle Load(Device device, string model, WeightType weights = WeightType.AsStored, Action<int, int>? progress = null)
     {
+        string path = Locate(model);
         if (model == Demo)
-            return LoadFolder(device, DemoFolder, Demo, WeightType.F32, progress);
-        if (File.Exists(model) && model.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
-            return LoadGguf(device, model, weights, progress);
-        if (Directory.Exists(model))
-            return LoadFolder(device, model, model, weights, progress);
-        throw new UserErrorException($"model {model}: no such folder or .gguf file; give a folder with config.json and *.safetensors, a .gguf file, or leave --model out for the built-in demo");
+            return LoadFolder(device, path, Demo, WeightType.F32, progress);
+        return File.Exists(path) ? LoadGguf(device, path, model, weights, progress) : LoadFolder(device, path, model, weights, progress);
+    }
+
+    /// <summary>
+    /// The folder or .gguf file on this machine that a model's name stands for. A repository of the hub that is not in the
+    /// cache is fetched first.
+    /// </summary>
+    /// <param name="hub">Fetches; null takes a fetch without progress by the settings of the environment.</param>
+    public static string Locate(string model, ModelHub? hub = null, CancellationToken stop = default)
+    {
+        if (model == Demo)
+            return DemoFolder;
+        bool gguf = model.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase);
+        if (Directory.Exists(model) || gguf && File.Exists(model))
+            return model;
+        if (File.Exists(model))
+            throw new UserErrorException($"model {model}: is a file but no .gguf file; give the folder that it lies in, or a .gguf file");
+        // A name without an organisation is hardly meant for the hub, unless it is in the cache already.
+        HubReference? reference = HubReference.TryParse(model, bareName: true);
+        bool path = gguf && !model.Contains(':');
+        if (reference is not null && !path)
+        {
+            using ModelHub? own = hub is null ? new ModelHub() : null;
+            hub ??= own!;
+            if (reference.Repository.Contains('/'))
+                return hub.Resolve(reference, stop: stop);
+            if (hub.Find(reference) is { } cached)
+                return cached;
+        }
+        throw new UserErrorException($"model {model}: no such folder or .gguf file; give a folder with config.json and *.safetensors, a .gguf file, a repository of the hub as org/name, or leave --model out for the built-in demo");
     }
 
     /// <summary>The description of a model without its weights, for planning and inspection, and a source of its tensors.</summary>
     public static (ModelConfig Config, ITensorSource Tensors, string Source) OpenConfig(string model)
     {
-        string path = model == Demo ? DemoFolder : model;
-        if (File.Exists(path) && path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
+        string path = Locate(model);
+        if (File.Exists(path))
         {
             GgufModel gguf = GgufModel.Open(path);
             try
@@ -83,8 +111,6 @@ public sealed class ModelBundle : IDisposable
                 throw;
             }
         }
-        if (!Directory.Exists(path))
-            throw new UserErrorException($"model {model}: no such folder or .gguf file; give a folder with config.json and *.safetensors, a .gguf file, or leave --model out for the built-in demo");
         ModelConfig config = ReadConfig(path);
         return (config, OpenWeights(path), path);
     }
@@ -149,7 +175,7 @@ public sealed class ModelBundle : IDisposable
         return new ModelBundle(ModelLoader.Load(device, config, source, weights, progress), tokenizer, template, templates.SpecialTokens, name);
     }
 
-    private static ModelBundle LoadGguf(Device device, string path, WeightType weights, Action<int, int>? progress)
+    private static ModelBundle LoadGguf(Device device, string path, string name, WeightType weights, Action<int, int>? progress)
     {
         using GgufModel gguf = GgufModel.Open(path);
         ModelConfig config = Families.Read(new ConfigReader(gguf.Config, path));
@@ -158,7 +184,7 @@ public sealed class ModelBundle : IDisposable
         CheckVocabulary(config, tokenizer, path);
         var special = tokenizer.SpecialTokenTexts.ToDictionary(p => p.Key, p => (object?)p.Value);
         ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
-        return new ModelBundle(ModelLoader.Load(device, config, gguf.Tensors, weights, progress), tokenizer, template, special, path);
+        return new ModelBundle(ModelLoader.Load(device, config, gguf.Tensors, weights, progress), tokenizer, template, special, name);
     }
 
     private static ModelConfig ReadConfig(string folder)

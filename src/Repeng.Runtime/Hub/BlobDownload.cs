@@ -1,0 +1,368 @@
+using System.Net;
+using Repeng.Kernels;
+using Repeng.Runtime.Formats;
+
+namespace Repeng.Runtime.Hub;
+
+/// <summary>
+/// Fetches one file into a growing partial file. Ranges are fetched side by side but written in order, so that whatever
+/// a killed process leaves is the beginning of the file, and the next run, or huggingface_hub, goes on behind it.
+/// Size and hash are checked before the file counts.
+/// </summary>
+internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListener listener, HubReference reference, HubFile file, Uri url, string etag, long? size, string partial)
+{
+    private const int ReadAtOnce = 1 << 17;
+    private readonly string _what = $"{reference}, {file.Name}";
+    // Where the hub sends on to, so that it is not asked for every range; forgotten when that place refuses.
+    private volatile Uri? _place;
+    private string? _placeEtag;
+    private long _kept;
+
+    /// <summary>Fetches what is missing, checks all, and leaves the whole file under the partial name.</summary>
+    public async Task Run(CancellationToken stop)
+    {
+        for (bool again = false; ; again = true)
+        {
+            using Stream output = Open();
+            // A part that is longer than the file, or of a file whose length nobody knows, is of no use.
+            if (output.Length > (size ?? 0))
+                output.SetLength(0);
+            long had = output.Length;
+            CheckSpace(had);
+            listener.Begin(file.Name, size ?? -1, had);
+            using var hash = new BlobHash(etag, size ?? -1);
+            await HashPrefix(output, hash, had, stop);
+            _kept = had;
+            if (size is null || had < size)
+                await Fetch(output, hash, stop);
+            string found = hash.Finish();
+            if (found == etag)
+            {
+                if (hash.Kind is null)
+                    listener.Note($"{_what}: this server names no hash; the file is checked by its size alone");
+                await Flush(output);
+                return;
+            }
+            long length = output.Length;
+            output.SetLength(0);
+            if (had == 0 || again)
+            {
+                output.Dispose();
+                File.Delete(partial);
+                throw new UserErrorException($"{_what}: the {hash.Kind} of the {length} bytes that came is {found}, the server names {etag}; nothing of it was kept, run it again, and if that helps not the file on the server is damaged");
+            }
+            listener.Received(file.Name, -length);
+            listener.Note($"{_what}: the {had} bytes that an earlier run left do not fit; the file is fetched anew");
+        }
+    }
+
+    private Stream Open()
+    {
+        try
+        {
+            return settings.OpenPartial(partial);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw CannotWrite(e);
+        }
+    }
+
+    private void CheckSpace(long had)
+    {
+        long free = settings.FreeBytes(Path.GetDirectoryName(partial)!);
+        if (size - had > free)
+            throw new UserErrorException($"{_what}: {size - had} bytes are still to come, {free} bytes are free in {settings.CacheFolder}; free space, or name a cache on another disk by HF_HOME");
+    }
+
+    private static async Task HashPrefix(Stream output, BlobHash hash, long length, CancellationToken stop)
+    {
+        output.Position = 0;
+        byte[] part = new byte[1 << 20];
+        for (long done = 0; done < length;)
+        {
+            int count = await output.ReadAsync(part.AsMemory(0, (int)Math.Min(part.Length, length - done)), stop);
+            if (count == 0)
+                throw new EndOfStreamException("the partial file became shorter while it was read");
+            hash.Append(part.AsSpan(0, count));
+            done += count;
+        }
+    }
+
+    private async Task Fetch(Stream output, BlobHash hash, CancellationToken stop)
+    {
+        // The first request decides: a server that answers with everything gives one stream, else ranges go side by side.
+        long first = _kept;
+        bool ranges = size is { } all && (first > 0 || all > settings.RangeBytes);
+        HubAnswer answer = await Ask(ranges ? (first, Math.Min(first + settings.RangeBytes, size!.Value) - 1) : null, stop);
+        if (answer.Response.StatusCode == HttpStatusCode.PartialContent)
+            await Ranges(answer, output, hash, stop);
+        else
+            await OneStream(answer, output, hash, stop);
+    }
+
+    private async Task Ranges(HubAnswer firstAnswer, Stream output, BlobHash hash, CancellationToken stop)
+    {
+        using CancellationTokenSource all = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        var flying = new Queue<Task<(byte[] Bytes, int Count)>>();
+        var spare = new Stack<byte[]>();
+        long next = _kept;
+        HubAnswer? answer = firstAnswer;
+        try
+        {
+            while (next < size || flying.Count > 0)
+            {
+                while (next < size && flying.Count < settings.Connections)
+                    Start();
+                (byte[] bytes, int count) = await flying.Dequeue();
+                if (next < size)
+                    Start();
+                await Append(output, hash, bytes.AsMemory(0, count), stop);
+                spare.Push(bytes);
+            }
+        }
+        catch
+        {
+            // No range may write into its memory when nobody waits for it any more.
+            await all.CancelAsync();
+            foreach (Task<(byte[], int)> task in flying)
+                await task.ContinueWith(static t => _ = t.Exception, TaskScheduler.Default);
+            throw;
+        }
+
+        void Start()
+        {
+            byte[] bytes = spare.TryPop(out byte[]? used) ? used : GC.AllocateUninitializedArray<byte>(settings.RangeBytes);
+            int count = (int)Math.Min(settings.RangeBytes, size!.Value - next);
+            HubAnswer? given = answer;
+            answer = null;
+            long from = next;
+            flying.Enqueue(Task.Run(async () =>
+            {
+                await Range(given, from, bytes.AsMemory(0, count), all.Token);
+                return (bytes, count);
+            }, CancellationToken.None));
+            next += count;
+        }
+    }
+
+    /// <summary>Fills memory with the bytes from an offset on, with as many requests as it takes.</summary>
+    private async Task Range(HubAnswer? answer, long from, Memory<byte> into, CancellationToken stop)
+    {
+        int got = 0;
+        for (int failures = 0; ;)
+        {
+            int before = got;
+            try
+            {
+                answer ??= await Ask((from + got, from + into.Length - 1), stop);
+                if (answer.Response.StatusCode != HttpStatusCode.PartialContent)
+                    throw new UserErrorException($"{_what}: the server answered some ranges and not others; nothing more was fetched, run it again to go on");
+                await using Stream body = await answer.Response.Content.ReadAsStreamAsync(stop);
+                got = await Fill(body, into, got, stop);
+                if (got == into.Length)
+                    return;
+                throw new IOException("the connection was closed early");
+            }
+            catch (Exception e) when (HubHttp.IsBroken(e, stop))
+            {
+                failures = await Broken(e, got > before, failures, stop);
+            }
+            catch (PartialReadException e)
+            {
+                got = e.Got;
+                failures = await Broken(e.InnerException!, got > before, failures, stop);
+            }
+            finally
+            {
+                answer?.Dispose();
+                answer = null;
+            }
+        }
+    }
+
+    private async Task<int> Fill(Stream body, Memory<byte> into, int got, CancellationToken stop)
+    {
+        using CancellationTokenSource stall = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        try
+        {
+            while (got < into.Length)
+            {
+                stall.CancelAfter(settings.StallTimeout);
+                int count = await body.ReadAsync(into.Slice(got, Math.Min(ReadAtOnce, into.Length - got)), stall.Token);
+                if (count == 0)
+                    break;
+                got += count;
+                listener.Received(file.Name, count);
+            }
+            return got;
+        }
+        catch (Exception e) when (HubHttp.IsBroken(e, stop))
+        {
+            throw new PartialReadException(got, e);
+        }
+    }
+
+    /// <summary>Reads answers that begin at the first byte, and skips what is there already when one broke off.</summary>
+    private async Task OneStream(HubAnswer? answer, Stream output, BlobHash hash, CancellationToken stop)
+    {
+        byte[] part = new byte[1 << 18];
+        for (int failures = 0; ;)
+        {
+            long before = _kept;
+            try
+            {
+                answer ??= await Ask(null, stop);
+                await using Stream body = await answer.Response.Content.ReadAsStreamAsync(stop);
+                long at = 0;
+                while (true)
+                {
+                    int count = await Fill(body, part, 0, stop);
+                    if (count == 0)
+                        break;
+                    // What came before a break is there already.
+                    int skip = (int)Math.Clamp(_kept - at, 0, count);
+                    at += count;
+                    if (at > (size ?? long.MaxValue))
+                        throw new UserErrorException($"{_what}: the server sends more than the {size} bytes that it names; nothing more was fetched");
+                    if (skip > 0)
+                        listener.Received(file.Name, -skip);
+                    if (skip < count)
+                        await Append(output, hash, part.AsMemory(skip, count - skip), stop);
+                }
+                if (size is null || at == size)
+                    return;
+                throw new IOException("the connection was closed early");
+            }
+            catch (PartialReadException e)
+            {
+                // Bytes of this part were not written; they come again.
+                listener.Received(file.Name, -e.Got);
+                failures = await Broken(e.InnerException!, _kept > before, failures, stop);
+            }
+            catch (Exception e) when (HubHttp.IsBroken(e, stop))
+            {
+                failures = await Broken(e, _kept > before, failures, stop);
+            }
+            finally
+            {
+                answer?.Dispose();
+                answer = null;
+            }
+        }
+    }
+
+    private async Task<int> Broken(Exception e, bool progress, int failures, CancellationToken stop)
+    {
+        failures = progress ? 1 : failures + 1;
+        if (failures >= settings.Attempts)
+            throw new UserErrorException($"{_what}: the connection broke {failures} times without a new byte ({HubErrors.Reason(e)}); {_kept} of {size?.ToString(System.Globalization.CultureInfo.InvariantCulture) ?? "unknown"} bytes are kept in {settings.CacheFolder}, run it again to go on", e);
+        await http.Pause(_what, $"the connection broke ({HubErrors.Reason(e)})", failures, null, stop);
+        return failures;
+    }
+
+    private async Task<HubAnswer> Ask((long From, long To)? range, CancellationToken stop)
+    {
+        for (bool again = false; ; again = true)
+        {
+            Uri place = _place ?? url;
+            HubAnswer answer = await http.Send(HttpMethod.Get, place, _what, follow: true, range, patient: true, stop);
+            try
+            {
+                // The addresses of stores are signed for some time only.
+                if (!answer.Response.IsSuccessStatusCode && place != url && !again)
+                {
+                    _place = null;
+                    answer.Dispose();
+                    continue;
+                }
+                Check(answer, range);
+                if (answer.From != url)
+                    _place = answer.From;
+                return answer;
+            }
+            catch
+            {
+                answer.Dispose();
+                throw;
+            }
+        }
+    }
+
+    private void Check(HubAnswer answer, (long From, long To)? range)
+    {
+        HttpResponseMessage r = answer.Response;
+        if (r.StatusCode is not (HttpStatusCode.OK or HttpStatusCode.PartialContent))
+            // The hub described the file a moment ago.
+            throw r.StatusCode == HttpStatusCode.NotFound ? new HubFileChangedException($"{_what}: was removed from the server while it was fetched")
+                : r.StatusCode == HttpStatusCode.RequestedRangeNotSatisfiable
+                ? new UserErrorException($"{_what}: the server has nothing behind byte {range?.From}, though it names {size} bytes; the repository changes or the server is at fault, run it again")
+                : HubErrors.Refused(r, reference, file.Name, settings);
+        if (answer.Hub.Etag is { } now && now != etag)
+            throw new HubFileChangedException($"{_what}: changed on the server while it was fetched (etag {etag}, now {now})");
+        if (answer.From.Authority != url.Authority && r.Headers.ETag is { IsWeak: false } store && Interlocked.CompareExchange(ref _placeEtag, store.Tag, null) is { } before && before != store.Tag)
+            throw new HubFileChangedException($"{_what}: changed in the server's store while it was fetched (etag {before}, now {store.Tag})");
+        if (r.StatusCode == HttpStatusCode.PartialContent)
+        {
+            var said = r.Content.Headers.ContentRange;
+            if (range is not { } asked || said?.From != asked.From || said.To != asked.To)
+                throw new UserErrorException($"{_what}: the server was asked for bytes {range?.From}-{range?.To} and answers with {said?.ToString() ?? "a part that it does not name"}");
+            if (said.Length is { } total && total != size)
+                throw WrongSize(total);
+        }
+        else if (size is { } known && r.Content.Headers.ContentLength is { } length && length != known)
+            throw WrongSize(length);
+    }
+
+    private UserErrorException WrongSize(long said) => new($"{_what}: the server names {size} bytes and sends {said}; nothing more was fetched, run it again, and if that helps not the file on the server is damaged");
+
+    private async Task Append(Stream output, BlobHash hash, ReadOnlyMemory<byte> bytes, CancellationToken stop)
+    {
+        Task hashed = bytes.Length > 1 << 20 ? Task.Run(() => hash.Append(bytes.Span), CancellationToken.None) : Task.CompletedTask;
+        try
+        {
+            output.Position = _kept;
+            await output.WriteAsync(bytes, stop);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            await hashed;
+            throw CannotWrite(e);
+        }
+        catch
+        {
+            await hashed;
+            throw;
+        }
+        if (hashed == Task.CompletedTask)
+            hash.Append(bytes.Span);
+        await hashed;
+        _kept += bytes.Length;
+    }
+
+    private async Task Flush(Stream output)
+    {
+        try
+        {
+            await output.FlushAsync(CancellationToken.None);
+            (output as FileStream)?.Flush(flushToDisk: true);
+        }
+        catch (IOException e)
+        {
+            throw CannotWrite(e);
+        }
+    }
+
+    private UserErrorException CannotWrite(Exception e) => e is IOException io && AtomicFile.IsNoSpace(io)
+        ? new UserErrorException($"{_what}: no space left on the disk of {settings.CacheFolder} after {_kept} bytes; they are kept, free space and run it again, or name a cache on another disk by HF_HOME", e)
+        : new UserErrorException($"{partial}: cannot be written: {e.Message.ReplaceLineEndings(" ")}; check the permissions, or name another cache by HF_HOME", e);
+
+    // Bytes that came before the connection broke count.
+    private sealed class PartialReadException(int got, Exception inner) : Exception("", inner)
+    {
+        public int Got { get; } = got;
+    }
+}
+
+/// <summary>The file on the server is another one than when the fetch began.</summary>
+internal sealed class HubFileChangedException(string message) : UserErrorException(message);
