@@ -49,6 +49,9 @@ public sealed unsafe class FourBitCode
     /// <summary>Value of each code.</summary>
     public ReadOnlySpan<float> Values => _values;
 
+    /// <summary>A code of this name with the 16 values of a file, which versions of the library round differently.</summary>
+    public FourBitCode With(ReadOnlySpan<float> values) => values.Length == 16 ? new FourBitCode(Name, values.ToArray()) : throw new ArgumentException($"{values.Length} values, a code has 16");
+
     /// <summary>The code of this name (nf4 or fp4, in any case), or null.</summary>
     public static FourBitCode? Find(string name) => name.ToUpperInvariant() switch { "NF4" => Nf4, "FP4" => Fp4, _ => null };
 

@@ -23,6 +23,10 @@ public readonly record struct TensorInfo(string Name, long[] Shape, string Type,
 /// <summary>Bytes of a tensor where they lie in a mapped file; valid until the source is disposed.</summary>
 public readonly unsafe struct MappedBytes(byte* address, long length)
 {
+    private readonly MappedFile? _file;
+
+    internal MappedBytes(MappedFile file, byte* address, long length) : this(address, length) => _file = file;
+
     /// <summary>Address of the first byte.</summary>
     public byte* Address { get; } = address;
 
@@ -31,6 +35,9 @@ public readonly unsafe struct MappedBytes(byte* address, long length)
 
     /// <summary>The bytes as a span; throws where they are more than 2³¹−1.</summary>
     public ReadOnlySpan<byte> Span => new(Address, checked((int)Length));
+
+    /// <summary>Keeps the mapping alive after its source is disposed, until the result is; null where the memory is not a file's.</summary>
+    public IDisposable? Hold() => _file?.Hold();
 
     /// <summary>Part of the bytes; throws where it lies outside.</summary>
     public ReadOnlySpan<byte> Slice(long start, int length)
@@ -67,4 +74,7 @@ public unsafe interface ITensorSource : IDisposable
 
     /// <summary>The stored bytes without a copy; false where rows have to be reordered, so that only <see cref="ReadRaw"/> can give them.</summary>
     bool TryMap(string name, out MappedBytes bytes);
+
+    /// <summary>A quantised tensor as it is stored, for products that take it so; null for a plain type, or one that cannot be decoded.</summary>
+    PackedTensor? Packed(string name) => PackedTensor.OfBlocks(this, name);
 }

@@ -14,6 +14,9 @@ internal sealed unsafe class MappedFile : IDisposable
     private readonly byte* _address;
     private bool _disposed;
 
+    // The source itself is one user, every hold another.
+    private int _users = 1;
+
     private MappedFile(string path, FileStream stream)
     {
         Path = path;
@@ -76,17 +79,39 @@ internal sealed unsafe class MappedFile : IDisposable
     /// <summary>Bytes [offset, offset + length) as a span.</summary>
     public ReadOnlySpan<byte> Span(long offset, int length) => new(At(offset, length), length);
 
+    /// <summary>One more user of the mapping, beyond the source's own life; disposing the result ends it.</summary>
+    public IDisposable Hold()
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        Interlocked.Increment(ref _users);
+        return new Held(this);
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
         if (_disposed)
             return;
         _disposed = true;
+        Release();
+    }
+
+    private void Release()
+    {
+        if (Interlocked.Decrement(ref _users) > 0)
+            return;
         if (_view is not null)
         {
             _view.SafeMemoryMappedViewHandle.ReleasePointer();
             _view.Dispose();
         }
         _file?.Dispose();
+    }
+
+    private sealed class Held(MappedFile file) : IDisposable
+    {
+        private MappedFile? _file = file;
+
+        public void Dispose() => Interlocked.Exchange(ref _file, null)?.Release();
     }
 }

@@ -47,7 +47,7 @@ public abstract unsafe class MappedTensorSource : ITensorSource
     public bool TryMap(string name, out MappedBytes bytes)
     {
         Entry entry = Find(name);
-        bytes = new MappedBytes(File.At(entry.Offset, entry.Info.Bytes), entry.Info.Bytes);
+        bytes = new MappedBytes(File, File.At(entry.Offset, entry.Info.Bytes), entry.Info.Bytes);
         return true;
     }
 

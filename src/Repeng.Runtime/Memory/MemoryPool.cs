@@ -61,6 +61,21 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
         InUse -= granted;
     }
 
+    /// <summary>Counts memory that is used but comes from elsewhere, a mapped file, as in use and reserved.</summary>
+    public void Lend(long bytes)
+    {
+        InUse += bytes;
+        Reserved += bytes;
+        PeakReserved = Math.Max(PeakReserved, Reserved);
+    }
+
+    /// <summary>Ends what <see cref="Lend"/> began.</summary>
+    public void TakeBack(long bytes)
+    {
+        InUse -= bytes;
+        Reserved -= bytes;
+    }
+
     /// <summary>Frees kept blocks, largest first, until at least <paramref name="bytes"/> went back to the device or none is left.</summary>
     public void Trim(long bytes = long.MaxValue)
     {

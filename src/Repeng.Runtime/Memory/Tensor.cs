@@ -61,11 +61,13 @@ public sealed class Tensor : IDisposable
     /// <summary>Name for messages and files.</summary>
     public string? Name { get; set; }
 
-    /// <summary>Whether gradients flow to this tensor.</summary>
+    /// <summary>Whether gradients flow to this tensor; a packed one refuses.</summary>
     public bool RequiresGrad
     {
         get => _isPart ? _parent!.RequiresGrad : _requiresGrad;
-        set => _requiresGrad = value;
+        set => _requiresGrad = value && Type == DType.Packed
+            ? throw new UserErrorException($"{Name ?? "a weight"} is held packed as {TypeName}; packed weights have no gradients. Train an adapter, or load the model with --weight_type f32")
+            : value;
     }
 
     /// <summary>Keeps the gradient after the backward pass (parameters and taps).</summary>
@@ -85,6 +87,9 @@ public sealed class Tensor : IDisposable
 
     /// <summary>Element type.</summary>
     public DType Type => Data.Type;
+
+    /// <summary>Element type by name; of packed tensors the form, such as Q4_1 or NF4.</summary>
+    public string TypeName => Data.Packing?.Name ?? Type.ToString();
 
     /// <summary>Number of elements of a shape.</summary>
     public static long Count(ReadOnlySpan<int> shape)
@@ -189,6 +194,7 @@ public sealed class Tensor : IDisposable
             Device.Pool.Return(Data.Address, _granted);
         Data = default;
         _parent?.Release();
+        (_owner as PackedStorage)?.Dispose();
         FreeGradUnlessFlowing();
     }
 

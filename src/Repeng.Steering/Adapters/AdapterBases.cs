@@ -10,8 +10,8 @@ namespace Repeng.Steering.Adapters;
 
 /// <summary>
 /// The leading singular triplets of adapted weights. Large weights take every core one after the other, so that one
-/// matrix at a time is in memory; small ones, whose decomposition is serial, are done side by side.
-/// The bits are those of one after the other.
+/// matrix at a time is in memory; small ones, whose decomposition is serial, are done side by side, but for packed
+/// weights: of those one at a time is decoded. The bits are those of one after the other.
 /// </summary>
 internal sealed class AdapterBases(Device device, int rank, Action<int> progress)
 {
@@ -24,7 +24,7 @@ internal sealed class AdapterBases(Device device, int rank, Action<int> progress
         // A dry run has no weights to decompose.
         if (device.Backend is DryBackend)
             return;
-        LinearModule[] small = [.. targets.Where(t => TopSvd.IsSmall(t.Outputs, t.Inputs))];
+        LinearModule[] small = [.. targets.Where(t => TopSvd.IsSmall(t.Outputs, t.Inputs) && t.Weight.Type != DType.Packed)];
         float[][] weights = [.. small.Select(t => WeightReader.ToHost(t.Weight))];
         var found = new TruncatedSvd[small.Length];
         try

@@ -62,7 +62,7 @@ public sealed class DecoderModel : IDisposable
         foreach (Tensor p in _parameters.Values)
         {
             if (on && p.Type != DType.F32)
-                throw new UserErrorException($"{Source}: {p.Name} is stored as {p.Type}; gradients of weights need fp32 (load with weight type f32)");
+                throw new UserErrorException($"{Source}: {p.Name} is held as {p.TypeName}; gradients of weights need fp32 (load with --weight_type f32)");
             p.RequiresGrad = p.RetainGrad = on;
             if (!on)
                 p.FreeGrad();

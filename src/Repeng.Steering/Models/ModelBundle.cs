@@ -57,11 +57,11 @@ public sealed class ModelBundle : IDisposable
     /// org/name:file.gguf), which is fetched when the cache lacks it. Everything that is wrong with it is a
     /// <see cref="UserErrorException"/>; a family that is not supported is refused before any weight is read.
     /// </summary>
-    public static ModelBundle Load(Device device, string model, WeightType weights = WeightType.AsStored, Action<int, int>? progress = null)
+    public static ModelBundle Load(Device device, string model, WeightStorage? weights = null, Action<int, int>? progress = null)
     {
         string path = Locate(model);
         if (model == Demo)
-            return LoadFolder(device, path, Demo, WeightType.F32, progress);
+            return LoadFolder(device, path, Demo, (weights ?? new WeightStorage()) with { Type = WeightType.F32 }, progress);
         return File.Exists(path) ? LoadGguf(device, path, model, weights, progress) : LoadFolder(device, path, model, weights, progress);
     }
 
@@ -164,7 +164,7 @@ public sealed class ModelBundle : IDisposable
     /// <inheritdoc/>
     public void Dispose() => Model.Dispose();
 
-    private static ModelBundle LoadFolder(Device device, string folder, string name, WeightType weights, Action<int, int>? progress)
+    private static ModelBundle LoadFolder(Device device, string folder, string name, WeightStorage? weights, Action<int, int>? progress)
     {
         ModelConfig config = ReadConfig(folder);
         Tokenizer tokenizer = Tokenizer.Load(folder);
@@ -175,7 +175,7 @@ public sealed class ModelBundle : IDisposable
         return new ModelBundle(ModelLoader.Load(device, config, source, weights, progress), tokenizer, template, templates.SpecialTokens, name);
     }
 
-    private static ModelBundle LoadGguf(Device device, string path, string name, WeightType weights, Action<int, int>? progress)
+    private static ModelBundle LoadGguf(Device device, string path, string name, WeightStorage? weights, Action<int, int>? progress)
     {
         using GgufModel gguf = GgufModel.Open(path);
         ModelConfig config = Families.Read(new ConfigReader(gguf.Config, path));
@@ -194,7 +194,7 @@ public sealed class ModelBundle : IDisposable
         return Families.Read(new ConfigReader(json, path));
     }
 
-    private static ITensorSource OpenWeights(string folder) => ShardedSafetensors.OpenModel(folder);
+    private static ITensorSource OpenWeights(string folder) => BitsAndBytesSource.Wrap(ShardedSafetensors.OpenModel(folder));
 
     private static void CheckVocabulary(ModelConfig config, Tokenizer tokenizer, string source)
     {

@@ -1,21 +1,32 @@
 using System.Buffers.Binary;
+using System.Runtime.Intrinsics;
 using System.Security.Cryptography;
 using System.Text;
 using Repeng.Kernels;
 using Repeng.Kernels.Dry;
+using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 
 namespace Repeng.Steering.Models;
 
-/// <summary>How 16-bit weights are held in memory.</summary>
+/// <summary>How weights are held in memory.</summary>
 public enum WeightType
 {
-    /// <summary>As stored (fp16 and bf16 stay 16-bit; quantised blocks become fp32).</summary>
+    /// <summary>As stored: fp16 and bf16 stay 16-bit, quantised weights stay packed.</summary>
     AsStored,
 
-    /// <summary>Everything fp32.</summary>
+    /// <summary>Everything fp32, quantised weights decoded.</summary>
     F32,
+}
+
+/// <summary>How weights are held, and whether plain linear weights are quantised when they are loaded.</summary>
+/// <param name="Type">How what is stored is held.</param>
+/// <param name="Quantise">What linear weights of the blocks become; embedding, head, norms and biases stay as they are, as transformers leaves them. Null for none.</param>
+public sealed record WeightStorage(WeightType Type = WeightType.AsStored, Quantisation? Quantise = null)
+{
+    /// <summary>No quantisation.</summary>
+    public static implicit operator WeightStorage(WeightType type) => new(type);
 }
 
 /// <summary>Builds a <see cref="DecoderModel"/> from a description and named tensors; every shape is checked against the description.</summary>
@@ -25,12 +36,12 @@ public static unsafe class ModelLoader
     private const int SampleValues = 64;
 
     /// <summary>Reads all weights. Throws <see cref="UserErrorException"/> for a missing tensor, a wrong shape or a weight that is not finite.</summary>
-    public static DecoderModel Load(Device device, ModelConfig config, ITensorSource source, WeightType weights = WeightType.AsStored, Action<int, int>? progress = null)
+    public static DecoderModel Load(Device device, ModelConfig config, ITensorSource source, WeightStorage? weights = null, Action<int, int>? progress = null)
     {
         var parameters = new Dictionary<string, Tensor>();
         try
         {
-            return new Builder(device, config, source, weights, parameters, progress).Build();
+            return new Builder(device, config, source, weights ?? new WeightStorage(), parameters, progress).Build();
         }
         catch
         {
@@ -40,7 +51,7 @@ public static unsafe class ModelLoader
         }
     }
 
-    private sealed class Builder(Device device, ModelConfig config, ITensorSource source, WeightType weights, Dictionary<string, Tensor> parameters, Action<int, int>? progress)
+    private sealed class Builder(Device device, ModelConfig config, ITensorSource source, WeightStorage weights, Dictionary<string, Tensor> parameters, Action<int, int>? progress)
     {
         private readonly IncrementalHash _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
 
@@ -110,7 +121,9 @@ public static unsafe class ModelLoader
 
         private LinearModule Linear(string path, int outputs, int inputs, bool bias)
         {
-            Tensor w = config.LinearStoredTransposed ? ReadTransposed($"{path}.weight", outputs, inputs) : Read($"{path}.weight", outputs, inputs);
+            string name = $"{path}.weight";
+            Tensor w = weights.Quantise is { } quantise ? ReadQuantised(quantise, name, outputs, inputs)
+                : config.LinearStoredTransposed ? ReadTransposed(name, outputs, inputs) : Read(name, outputs, inputs);
             return new LinearModule(path, w, bias ? Read($"{path}.bias", asF32: true, outputs) : null);
         }
 
@@ -128,9 +141,10 @@ public static unsafe class ModelLoader
         private Tensor Read(string name, bool asF32, params int[] shape)
         {
             TensorInfo info = Shaped(name, [.. shape.Select(s => (long)s)]);
-            DType type = weights == WeightType.F32 || asF32 ? DType.F32 : info.Type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
-            var t = new Tensor(device, type, shape) { Name = name };
-            parameters.Add(name, t);
+            if (weights.Type != WeightType.F32 && !asF32 && source.Packed(name) is { } packed)
+                return Keep(PackedStorage.Load(device, packed, shape), name);
+            DType type = weights.Type == WeightType.F32 || asF32 ? DType.F32 : info.Type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
+            Tensor t = Add(new Tensor(device, type, shape), name);
             if (type == DType.F32)
                 Fill(t, (first, rows, p) => source.ReadF32(name, first, rows, (float*)p));
             else
@@ -139,25 +153,62 @@ public static unsafe class ModelLoader
             return t;
         }
 
+        private Tensor Add(Tensor t, string name)
+        {
+            t.Name = name;
+            parameters.Add(name, t);
+            return t;
+        }
+
+        private Tensor Keep(Tensor t, string name)
+        {
+            Check(Add(t, name));
+            return t;
+        }
+
+        /// <summary>A linear weight, quantised from its stored values; one matrix at a time exists in fp32.</summary>
+        private Tensor ReadQuantised(Quantisation quantise, string name, int outputs, int inputs)
+        {
+            if (source.Packed(name) is { } packed)
+                throw new UserErrorException($"{source.Description}: weight {name} is stored as {packed.Form} already; leave --quantization_type out, which is for plain weights");
+            Shaped(name, config.LinearStoredTransposed ? [inputs, outputs] : [outputs, inputs]);
+            Tensor t = Add(PackedStorage.Load(device, quantise.Packed(outputs, inputs, Quantised), outputs, inputs), name);
+            if (device.Backend is DryBackend)
+                Sample(name, t.Shape, null);
+            return t;
+
+            QuantisedMatrix Quantised()
+            {
+                using var values = new HostMatrix(outputs, inputs);
+                source.ReadF32(name, 0, config.LinearStoredTransposed ? inputs : outputs, values.At);
+                if (config.LinearStoredTransposed)
+                    values.Transpose();
+                // The weight as it was tells base models apart: an adapter belongs to the plain and to the quantised one.
+                Sample(name, [outputs, inputs], i => values.At[i]);
+                try
+                {
+                    return quantise.Quantise(values.At, outputs, inputs);
+                }
+                catch (UserErrorException e)
+                {
+                    throw new UserErrorException($"{source.Description}: weight {name}: {e.Message}", e);
+                }
+            }
+        }
+
         private Tensor ReadTransposed(string name, int outputs, int inputs)
         {
             Shaped(name, inputs, outputs);
             if (device.Backend is DryBackend)
             {
-                var empty = new Tensor(device, DType.F32, outputs, inputs) { Name = name };
-                parameters.Add(name, empty);
-                return empty;
+                return Add(new Tensor(device, DType.F32, outputs, inputs), name);
             }
             float[] stored = source.ReadF32(name);
             var turned = new float[stored.Length];
             for (int i = 0; i < inputs; i++)
                 for (int o = 0; o < outputs; o++)
                     turned[(long)o * inputs + i] = stored[(long)i * outputs + o];
-            Tensor t = Tensor.From(device, turned, outputs, inputs);
-            t.Name = name;
-            parameters.Add(name, t);
-            Check(t);
-            return t;
+            return Keep(Tensor.From(device, turned, outputs, inputs), name);
         }
 
         private delegate void RowReader(long first, long rows, nint destination);
@@ -187,15 +238,26 @@ public static unsafe class ModelLoader
 
         private void Check(Tensor t)
         {
-            Span<byte> sample = stackalloc byte[SampleValues * 4];
-            _hash.AppendData(Encoding.UTF8.GetBytes($"{t.Name}[{string.Join(",", t.Shape)}]"));
             if (t.Device.Backend is not Kernels.Cpu.CpuBackend)
+            {
+                Sample(t.Name!, t.Shape, null);
                 return;
-            long bad = FirstNotFinite(t.Data);
+            }
+            long bad = t.Data.Packing is { } packing ? FirstNotFinite(packing) : FirstNotFinite(t.Data);
             if (bad >= 0)
                 throw new UserErrorException($"{source.Description}: weight {t.Name} holds a value that is not finite at element {bad} of {t.Length}; the file is damaged, fetch it again");
+            Sample(t.Name!, t.Shape, i => At(t.Data, i));
+        }
+
+        private void Sample(string name, int[] shape, Func<long, float>? value)
+        {
+            Span<byte> sample = stackalloc byte[SampleValues * 4];
+            _hash.AppendData(Encoding.UTF8.GetBytes($"{name}[{string.Join(",", shape)}]"));
+            if (value is null)
+                return;
+            long count = Tensor.Count(shape);
             for (int i = 0; i < SampleValues; i++)
-                BinaryPrimitives.WriteSingleLittleEndian(sample[(i * 4)..], At(t.Data, t.Length * i / SampleValues));
+                BinaryPrimitives.WriteSingleLittleEndian(sample[(i * 4)..], value(count * i / SampleValues));
             _hash.AppendData(sample);
         }
 
@@ -203,8 +265,41 @@ public static unsafe class ModelLoader
         {
             DType.F32 => ((float*)v.Address)[i],
             DType.F16 => (float)((Half*)v.Address)[i],
+            DType.Packed => Decoded(v.Packing!, i),
             _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)v.Address)[i] << 16),
         };
+
+        private static float Decoded(Packing packing, long i)
+        {
+            float value = 0;
+            packing.Decode(i, new Span<float>(ref value));
+            return value;
+        }
+
+        // Scales decide whether the values of a block are finite; all of them are decoded, a tile at a time.
+        private static long FirstNotFinite(Packing packing)
+        {
+            const int Tile = 4096, Tiles = 64;
+            long bad = long.MaxValue;
+            object gate = new();
+            Parallel.For(0, (packing.Elements + Tile * Tiles - 1) / (Tile * Tiles), part =>
+            {
+                float* tile = stackalloc float[Tile];
+                long end = Math.Min(packing.Elements, (part + 1) * Tile * Tiles);
+                for (long at = part * Tile * Tiles; at < end; at += Tile)
+                {
+                    int n = (int)Math.Min(Tile, end - at);
+                    packing.Decode(at, new Span<float>(tile, n));
+                    if (FirstNotFinite(new View((nint)tile, n, DType.F32)) is >= 0 and var found)
+                    {
+                        lock (gate)
+                            bad = Math.Min(bad, at + found);
+                        return;
+                    }
+                }
+            });
+            return bad == long.MaxValue ? -1 : bad;
+        }
 
         // A value is not finite when its exponent bits are all ones.
         private static long FirstNotFinite(View v)
@@ -212,7 +307,12 @@ public static unsafe class ModelLoader
             if (v.Type == DType.F32)
             {
                 uint* p = (uint*)v.Address;
-                for (long i = 0; i < v.Length; i++)
+                long i = 0;
+                Vector256<uint> exponent = Vector256.Create(0x7F800000u);
+                for (; i <= v.Length - 8; i += 8)
+                    if (Vector256.EqualsAny(Vector256.Load(p + i) & exponent, exponent))
+                        break;
+                for (; i < v.Length; i++)
                     if ((p[i] & 0x7F800000u) == 0x7F800000u)
                         return i;
                 return -1;

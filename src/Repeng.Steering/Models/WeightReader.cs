@@ -1,5 +1,7 @@
 using System.Runtime.InteropServices;
 using Repeng.Kernels;
+using Repeng.Kernels.Cpu;
+using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
 
 namespace Repeng.Steering.Models;
@@ -7,16 +9,35 @@ namespace Repeng.Steering.Models;
 /// <summary>Brings weights of any type to the host as fp32.</summary>
 public static class WeightReader
 {
-    /// <summary>All elements as fp32.</summary>
+    // Elements of packed weights that are decoded at a time, a multiple of every block.
+    private const int DecodedTogether = 1 << 18;
+
+    /// <summary>All elements as fp32; packed ones are decoded by blocks of rows, on all cores.</summary>
     public static float[] ToHost(Tensor weight)
     {
         if (weight.Type == DType.F32)
             return weight.ToArray();
+        if (weight.Data.Packing is { } packing)
+            return Decoded(packing, weight);
         var raw = new ushort[weight.Length];
         weight.Device.Backend.Download(MemoryMarshal.AsBytes(raw.AsSpan()), weight.Data);
         var wide = new float[raw.Length];
         for (int i = 0; i < raw.Length; i++)
             wide[i] = weight.Type == DType.F16 ? (float)BitConverter.UInt16BitsToHalf(raw[i]) : BitConverter.UInt32BitsToSingle((uint)raw[i] << 16);
         return wide;
+    }
+
+    private static float[] Decoded(Packing packing, Tensor weight)
+    {
+        if (weight.Device.Backend is not CpuBackend)
+            throw new NotSupportedException($"{weight} is packed on {weight.Device.Name}; only host memory can be decoded here");
+        long start = weight.Data.Start;
+        var values = GC.AllocateUninitializedArray<float>(checked((int)weight.Length));
+        Parallel.For(0, (values.Length + DecodedTogether - 1) / DecodedTogether, part =>
+        {
+            int at = part * DecodedTogether;
+            packing.Decode(start + at, values.AsSpan(at, Math.Min(DecodedTogether, values.Length - at)));
+        });
+        return values;
     }
 }

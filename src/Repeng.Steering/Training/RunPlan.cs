@@ -60,7 +60,7 @@ public sealed record RunPlan
         config.Validate();
         var dry = new DryBackend();
         using var device = new Device(dry);
-        using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Weights);
+        using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Storage);
         DecoderModel model = bundle.Model;
         long weights = device.Pool.InUse;
         (PairData train, PairData? validation) = new PairData(TrainRun.Pairs(bundle, settings), bundle.PadId).Split(config.ValidationSplit, config.Seed);

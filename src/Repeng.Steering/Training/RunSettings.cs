@@ -17,8 +17,15 @@ public sealed record RunSettings
     /// <summary>"demo", a folder or a .gguf file.</summary>
     public required string Model { get; init; }
 
-    /// <summary>How 16-bit weights are held.</summary>
+    /// <summary>How weights are held.</summary>
     public WeightType Weights { get; init; }
+
+    /// <summary>What plain linear weights are quantised to at loading; null for none.</summary>
+    public Quantisation? Quantise { get; init; }
+
+    /// <summary>Both together.</summary>
+    [JsonIgnore]
+    public WeightStorage Storage => new(Weights, Quantise);
 
     /// <summary>First part of the run's folder name; upstream's adapter name.</summary>
     public string DatasetName { get; init; } = "honest";
