@@ -4,6 +4,11 @@
 // and a fused multiply-add stands where fma() is called, so that both compilers give the same numbers.
 #pragma once
 
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef long long i64;
+typedef unsigned long long u64;
+
 #if !defined(__CUDACC_VER_MAJOR__)
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
@@ -11,6 +16,7 @@
 #define __constant__ __attribute__((constant))
 #define __launch_bounds__(...) __attribute__((launch_bounds(__VA_ARGS__)))
 #define __forceinline__ inline __attribute__((always_inline))
+#define __align__(n) __attribute__((aligned(n)))
 #define INDEX(name, register)                                                                                            \
     struct name##_type                                                                                                   \
     {                                                                                                                    \
@@ -41,7 +47,8 @@ __device__ __forceinline__ int bits_of(float x) { return __builtin_bit_cast(int,
 __device__ __forceinline__ long long bits_of(double x) { return __builtin_bit_cast(long long, x); }
 __device__ __forceinline__ float float_of(int bits) { return __builtin_bit_cast(float, bits); }
 __device__ __forceinline__ double double_of(long long bits) { return __builtin_bit_cast(double, bits); }
-__device__ __forceinline__ unsigned shared_address(const void *p) { return (unsigned)(unsigned long long)(const __attribute__((address_space(3))) void *)p; }
+__device__ __forceinline__ unsigned shared_address(const void *p) { return (unsigned)(u64)(const __attribute__((address_space(3))) void *)p; }
+__device__ __forceinline__ u64 global_address(const void *p) { return (u64)(const __attribute__((address_space(1))) void *)p; }
 __device__ __forceinline__ float4 make_float4(float x, float y, float z, float w) { return float4{x, y, z, w}; }
 __device__ __forceinline__ float2 make_float2(float x, float y) { return float2{x, y}; }
 __device__ __forceinline__ uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return uint4{x, y, z, w}; }
@@ -54,17 +61,18 @@ __device__ __forceinline__ long long bits_of(double x) { return __double_as_long
 __device__ __forceinline__ float float_of(int bits) { return __int_as_float(bits); }
 __device__ __forceinline__ double double_of(long long bits) { return __longlong_as_double(bits); }
 __device__ __forceinline__ unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ u64 global_address(const void *p) { return (u64)__cvta_generic_to_global(p); }
 #endif
-
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef long long i64;
-typedef unsigned long long u64;
 
 /// Pointer that no other pointer of the kernel overlaps.
 #define PLAIN __restrict__
 /// An entry point under its plain name.
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+/// The same where at least `blocks` must fit on a multiprocessor, which bounds the registers.
+#define KERNEL_OF(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+
+/// Shared memory whose size the launch gives.
+extern __shared__ __align__(16) u8 dynamic_shared[];
 
 // Element types of weights, by wrapper so that fp16 and bf16 are told apart.
 struct F16

@@ -38,6 +38,14 @@ __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
+/// tanh x within 2e-7 of the truth (not of its size), by the special function unit.
+__device__ __forceinline__ float tanh_fast(float x)
+{
+    float inverse, sum = exp2_fast(2.88539008f * x) + 1.0f;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(sum));
+    return fma(-2.0f, inverse, 1.0f);
+}
+
 /// ln x within 1 ulp, subnormal x included: x = 2ᵉ·(1 + f) with 1 + f in [√½, √2).
 __device__ __forceinline__ float log_of(float x)
 {

@@ -1,0 +1,563 @@
+// Grouped-query attention, forward and backward, by tiles with a running maximum (Dao et al., FlashAttention): no T×T matrix.
+// Layouts and masks as in AttentionArgs: q, o [batch, queryLength, heads, headDim], k, v [batch, keyStride, kvHeads, headDim],
+// lse, delta [batch, queryLength, heads], firstKey I32 [batch].
+//
+// The query heads of one key head are rows of one problem: row r is token r / group, head kvHead·group + r % group, so that
+// K and V are read once for the whole group. Products run on the tensor cores with operands split into bf16 parts (mma.cuh):
+// three parts for the scores, which are exponentiated (2⁻²⁴), two for the other products (2⁻¹⁶ of each operand); plain bf16
+// would be off by 1e-2 where 1e-4 is asked for. Sums of a tile are added to fp32 registers with rounding to nearest.
+// headDim is padded to D = 32, 64, 128 or 256 with zeros, in shared memory only. At D = 256 two warps share rows and take
+// half of the columns each, so that sums stay in registers.
+// Deterministic: forward by rows; backward in two kernels without atomics, one that owns keys (dK, dV) and walks over the
+// rows in order, one that owns rows (dQ) and walks over the keys; S is computed in both.
+//
+// attention_forward_D: a block owns 16 rows a warp. attention_split_D: a block of one warp owns 16 rows and a stretch of keys (decode), and
+// leaves unnormalised sums that attention_join adds in the order of the stretches.
+// Floor: 4·(2·|q| + 2·|k|) bytes forward, 4·(4·|q| + 6·|k|) backward (with dq, dk, dv read and written) over the bandwidth, or 9
+// times 2·rows·keys·headDim (backward 26) over the bf16 tensor rate.
+//! attention | attention_forward_32, _64, _128 | block 128 | grid (ceil(queryLength * group / 64), batch * kvHeads) | shared 512 * D | one parameter: AttentionParams
+//! attention | attention_forward_256 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 98304
+//! attention | attention_split_32, _64, _128, attention_split_256 | block 32; 64 for D = 256 | grid (ceil(queryLength * group / 16), batch * kvHeads, splits) | shared 320 * D | p.partial: splits * batch * kvHeads * rows * (headDim + 2) floats, rows = queryLength * group; p.splitKeys a multiple of 32
+//! attention | attention_join | block 128 | grid batch * queryLength * heads | shared 0
+//! attention | attention_delta | block 256 | grid ceil(batch * queryLength * heads / 8) | shared 0
+//! attention | attention_keys_32, attention_keys_64 | block 128 | grid (ceil(keyLength / 64), batch * kvHeads) | shared 768 * D + 256 | dk += and dv +=, either may be null
+//! attention | attention_keys_128 | block 128 | grid (ceil(keyLength / 32), batch * kvHeads) | shared 65792
+//! attention | attention_keys_256 | block 128 | grid (ceil(keyLength / 16), batch * kvHeads) | shared 65664
+//! attention | attention_queries_32, attention_queries_64 | block 128 | grid (ceil(queryLength * group / 64), batch * kvHeads) | shared 768 * D | dq +=
+//! attention | attention_queries_128 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 65536 | dq +=
+//! attention | attention_queries_256 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 98304
+#include "math.cuh"
+#include "mma.cuh"
+
+/// Operands and sizes; passed by value as one parameter, 168 bytes. Kernels read what their docstrings name.
+struct AttentionParams
+{
+    float *o;
+    float *lse;
+    const float *q;
+    const float *k;
+    const float *v;
+    const int *firstKey;
+    const float *dO;
+    float *delta;
+    float *dq;
+    float *dk;
+    float *dv;
+    float *partial; // attention_split: sums, then maxima, then denominators
+    int batch;
+    int queryLength;
+    int keyLength;
+    int heads;
+    int kvHeads;
+    int headDim;
+    int keyStride;
+    int window;
+    int splitKeys; // attention_split: keys of a stretch, a multiple of 32
+    int splits;
+    float scale;
+    float softCap;
+};
+
+const float Log2E = 1.44269504088896341f;
+
+/// One problem: a sequence and a key head with its group of query heads.
+struct Problem
+{
+    const AttentionParams &p;
+    int sequence, kvHead, group, rows, first, offset;
+
+    __device__ __forceinline__ Problem(const AttentionParams &params) : p(params)
+    {
+        sequence = blockIdx.y / p.kvHeads;
+        kvHead = blockIdx.y - sequence * p.kvHeads;
+        group = p.heads / p.kvHeads;
+        rows = p.queryLength * group;
+        first = larger(0, p.firstKey[sequence]);
+        offset = p.keyLength - p.queryLength;
+    }
+
+    __device__ __forceinline__ int query(int row) const { return offset + row / group; }
+
+    /// Index of a row in lse and delta.
+    __device__ __forceinline__ i64 row_index(int row) const
+    {
+        int token = row / group;
+        return ((i64)sequence * p.queryLength + token) * p.heads + kvHead * group + (row - token * group);
+    }
+    __device__ __forceinline__ i64 row_offset(int row) const { return row_index(row) * p.headDim; }
+    __device__ __forceinline__ i64 key_offset(int key) const { return (((i64)sequence * p.keyStride + key) * p.kvHeads + kvHead) * p.headDim; }
+
+    __device__ __forceinline__ bool visible(int query, int key) const { return key >= first && key <= query && (p.window == 0 || key > query - p.window); }
+
+    /// First key that a query from `query` on can see.
+    __device__ __forceinline__ int lowest_key(int query) const { return p.window == 0 ? first : larger(first, query - p.window + 1); }
+
+    /// 16-byte loads need headDim in fours and aligned arrays.
+    __device__ __forceinline__ bool vector(const float *a, const float *b) const { return (p.headDim & 3) == 0 && aligned16(a, b); }
+
+    /// scale·x, capped; slope is the derivative of the cap.
+    __device__ __forceinline__ float score(float dot, float &slope) const
+    {
+        float s = dot * p.scale;
+        slope = 1.0f;
+        if (p.softCap > 0.0f)
+        {
+            float t = tanh_fast(s / p.softCap);
+            slope = (1.0f - t) * (1.0f + t);
+            s = p.softCap * t;
+        }
+        return s;
+    }
+};
+
+/// Stages rows [first, first + ROWS) of x, an array laid out like q; what lies from `end` on is 0.
+template <int ROWS, int D, int THREADS> __device__ __forceinline__ void stage_rows(u8 *tile, const float *x, const Problem &of, int first, int end, bool vector)
+{
+    stage_tile<ROWS, D, THREADS, 2>(
+        tile, [&](int r) { return first + r < end ? x + of.row_offset(first + r) : nullptr; }, of.p.headDim, vector, x);
+}
+/// The same for keys of an array laid out like k.
+template <int KEYS, int D, int THREADS> __device__ __forceinline__ void stage_keys(u8 *tile, const float *x, const Problem &of, int first, int end, bool vector)
+{
+    stage_tile<KEYS, D, THREADS, 2>(
+        tile, [&](int r) { return first + r < end ? x + of.key_offset(first + r) : nullptr; }, of.p.headDim, vector, x);
+}
+
+/// s[j] = the products of 16 lines of a with 8·TILES lines of b along D, both tiles [line][D], in PARTS parts.
+template <int D, int PARTS, int TILES> __device__ __forceinline__ void dot_products(float (&s)[TILES][4], const u8 *a, int lineA, const u8 *b, int lineB)
+{
+#pragma unroll
+    for (int j = 0; j < TILES; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            s[j][e] = 0.0f;
+#pragma unroll 1
+    for (int k = 0; k < D; k += 16)
+    {
+        unsigned af[PARTS][4];
+        read_a<true, D>(a, lineA, k, af);
+#pragma unroll
+        for (int j = 0; j < TILES; j += 2)
+        {
+            unsigned bf[2][PARTS][2];
+            read_b<true, D>(b, 0.0f, lineB + j * 8, k, bf);
+            mma_parts(s[j], af, bf[0]);
+            mma_parts(s[j + 1], af, bf[1]);
+        }
+    }
+}
+
+/// Sums of 16 lines and 8·TILES columns as the A operand of a product over those columns, split.
+template <int TILES> __device__ __forceinline__ void as_operand(unsigned (&a)[TILES / 2][2][4], const float (&s)[TILES][4])
+{
+#pragma unroll
+    for (int j = 0; j < TILES; j++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+        {
+            unsigned parts[2];
+            split(s[j][2 * h], s[j][2 * h + 1], parts);
+#pragma unroll
+            for (int p = 0; p < 2; p++)
+                a[j >> 1][p][(j & 1) * 2 + h] = parts[p];
+        }
+}
+
+/// sum = sum·factor + a·b, b a tile [k][D] of 8·TILES lines of which COLS columns from `col` on are taken; factor is one number for
+/// the rows g and one for g + 8.
+template <int D, int COLS, int TILES>
+__device__ __forceinline__ void add_product(float (&sum)[COLS / 8][4], const unsigned (&a)[TILES / 2][2][4], const u8 *b, int col, float factor0, float factor1)
+{
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j += 2)
+    {
+        float part[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
+#pragma unroll
+        for (int k = 0; k < TILES / 2; k++)
+        {
+            unsigned bf[2][2][2];
+            read_b<false, D>(b, 0.0f, col + j * 8, k * 16, bf);
+            mma_parts(part[0], a[k], bf[0]);
+            mma_parts(part[1], a[k], bf[1]);
+        }
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+        {
+            sum[j + n][0] = fma(sum[j + n][0], factor0, part[n][0]);
+            sum[j + n][1] = fma(sum[j + n][1], factor0, part[n][1]);
+            sum[j + n][2] = fma(sum[j + n][2], factor1, part[n][2]);
+            sum[j + n][3] = fma(sum[j + n][3], factor1, part[n][3]);
+        }
+    }
+}
+
+/// Puts a warp's sums of 16 lines and COLS columns into a tile [line][D].
+template <int D, int COLS> __device__ __forceinline__ void put(u8 *tile, const float (&sum)[COLS / 8][4], int line, int col, float factor0, float factor1)
+{
+    int g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++)
+    {
+        int chunk = (col >> 2) + j * 2 + (t >> 1), at = (t & 1) << 3;
+        *(float2 *)(tile + chunk_offset<4, D>(line + g, chunk) + at) = make_float2(sum[j][0] * factor0, sum[j][1] * factor0);
+        *(float2 *)(tile + chunk_offset<4, D>(line + g + 8, chunk) + at) = make_float2(sum[j][2] * factor1, sum[j][3] * factor1);
+    }
+}
+
+/// Writes (or adds) the lines of a tile to memory, neighbours by neighbours: place(line) gives where a line begins, or null.
+template <int LINES, int D, int THREADS, bool ADD, typename Place> __device__ __forceinline__ void write_lines(const u8 *tile, int headDim, bool vector, Place place)
+{
+#pragma unroll 1
+    for (int i = threadIdx.x; i < LINES * D / 4; i += THREADS)
+    {
+        int line = i / (D / 4), col = i % (D / 4) * 4;
+        float *to = place(line);
+        if (to == nullptr || col >= headDim)
+            continue;
+        float4 v = *(const float4 *)(tile + chunk_offset<4, D>(line, col >> 2));
+        to += col;
+        if (vector)
+        {
+            if (ADD)
+            {
+                float4 w = *(const float4 *)to;
+                v = make_float4(w.x + v.x, w.y + v.y, w.z + v.z, w.w + v.w);
+            }
+            *(float4 *)to = v;
+            continue;
+        }
+        float four[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            if (col + e < headDim)
+                to[e] = ADD ? to[e] + four[e] : four[e];
+    }
+}
+
+/// o = softmax(mask(cap(scale·q·kᵀ)))·v and lse of 16 rows a warp, or HALVES warps. With SPLIT the sums over keys
+/// [z·splitKeys, (z + 1)·splitKeys) go to partial instead, with their maximum and denominator.
+/// Reads each row of q once, K and V once a block; writes o and lse.
+template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ void forward(const AttentionParams &p)
+{
+    const int THREADS = WARPS * 32, ROWS = WARPS / HALVES * 16, COLS = D / HALVES, KEYS = 32;
+    u8 *qs = dynamic_shared, *ks = qs + ROWS * D * 4, *vs = ks + KEYS * D * 4;
+    Problem of(p);
+    int start = blockIdx.x * ROWS, warp = threadIdx.x >> 5, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
+    int line = warp / HALVES * 16, col = warp % HALVES * COLS, last = smaller(of.rows, start + ROWS) - 1;
+    int begin = of.lowest_key(of.query(start)) / KEYS * KEYS, end = of.query(last) + 1;
+    if (SPLIT)
+    {
+        begin = larger(begin, blockIdx.z * p.splitKeys);
+        end = smaller(end, (blockIdx.z + 1) * p.splitKeys);
+    }
+    bool vectorQ = of.vector(p.q, p.q), vectorKv = of.vector(p.k, p.v);
+    int row0 = start + line + g, row1 = row0 + 8;
+    int query0 = of.query(smaller(row0, of.rows - 1)), query1 = of.query(smaller(row1, of.rows - 1));
+
+    float sum[COLS / 8][4], most0 = -positive_infinity(), most1 = most0, total0 = 0.0f, total1 = 0.0f;
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sum[j][e] = 0.0f;
+
+    stage_rows<ROWS, D, THREADS>(qs, p.q, of, start, of.rows, vectorQ);
+    if (begin < end)
+        stage_keys<KEYS, D, THREADS>(ks, p.k, of, begin, p.keyLength, vectorKv);
+    copy_commit();
+#pragma unroll 1
+    for (int key = begin; key < end; key += KEYS)
+    {
+        // V comes while the scores are computed, the next K while V is multiplied.
+        stage_keys<KEYS, D, THREADS>(vs, p.v, of, key, p.keyLength, vectorKv);
+        copy_commit();
+        copy_wait<1>();
+        __syncthreads();
+        float s[4][4];
+        dot_products<D, 3>(s, qs, line, ks, 0);
+        __syncthreads();
+        if (key + KEYS < end)
+            stage_keys<KEYS, D, THREADS>(ks, p.k, of, key + KEYS, p.keyLength, vectorKv);
+        copy_commit();
+
+        float high0 = most0, high1 = most1;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+            {
+                int at = key + j * 8 + 2 * t + (e & 1);
+                float slope, x = of.score(s[j][e], slope);
+                x = at < end && of.visible(e < 2 ? query0 : query1, at) ? x : -positive_infinity();
+                s[j][e] = x;
+                if (e < 2)
+                    high0 = larger(high0, x);
+                else
+                    high1 = larger(high1, x);
+            }
+        high0 = larger(high0, shuffle_xor(high0, 1));
+        high0 = larger(high0, shuffle_xor(high0, 2));
+        high1 = larger(high1, shuffle_xor(high1, 1));
+        high1 = larger(high1, shuffle_xor(high1, 2));
+        // A row that has seen no key yet has no maximum to subtract.
+        float base0 = high0 == -positive_infinity() ? 0.0f : high0, base1 = high1 == -positive_infinity() ? 0.0f : high1;
+        float factor0 = exp2_fast((most0 - base0) * Log2E), factor1 = exp2_fast((most1 - base1) * Log2E);
+        most0 = high0;
+        most1 = high1;
+        total0 *= factor0;
+        total1 *= factor1;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+            {
+                s[j][e] = exp2_fast((s[j][e] - (e < 2 ? base0 : base1)) * Log2E);
+                if (e < 2)
+                    total0 += s[j][e];
+                else
+                    total1 += s[j][e];
+            }
+        unsigned a[2][2][4];
+        as_operand<4>(a, s);
+        copy_wait<1>();
+        __syncthreads();
+        add_product<D, COLS, 4>(sum, a, vs, col, factor0, factor1);
+        __syncthreads();
+    }
+    copy_wait<0>();
+    __syncthreads();
+    total0 += shuffle_xor(total0, 1);
+    total0 += shuffle_xor(total0, 2);
+    total1 += shuffle_xor(total1, 1);
+    total1 += shuffle_xor(total1, 2);
+    float inverse0 = total0 == 0.0f ? 0.0f : 1.0f / total0, inverse1 = total1 == 0.0f ? 0.0f : 1.0f / total1;
+    put<D, COLS>(qs, sum, line, col, SPLIT ? 1.0f : inverse0, SPLIT ? 1.0f : inverse1);
+    __syncthreads();
+    // One lane of each row of the first columns' warp writes what the row has besides o.
+    bool first0 = t == 0 && col == 0 && row0 < of.rows, first1 = t == 0 && col == 0 && row1 < of.rows;
+    if (SPLIT)
+    {
+        i64 problems = (i64)p.batch * p.kvHeads, lines = problems * of.rows, at = ((i64)blockIdx.z * problems + blockIdx.y) * of.rows;
+        float *maxima = p.partial + p.splits * lines * p.headDim, *totals = maxima + p.splits * lines;
+        write_lines<ROWS, D, THREADS, false>(
+            qs, p.headDim, of.vector(p.partial, nullptr), [&](int r) { return start + r < of.rows ? p.partial + (at + start + r) * p.headDim : nullptr; });
+        if (first0)
+        {
+            maxima[at + row0] = most0;
+            totals[at + row0] = total0;
+        }
+        if (first1)
+        {
+            maxima[at + row1] = most1;
+            totals[at + row1] = total1;
+        }
+        return;
+    }
+    write_lines<ROWS, D, THREADS, false>(
+        qs, p.headDim, of.vector(p.o, nullptr), [&](int r) { return start + r < of.rows ? p.o + of.row_offset(start + r) : nullptr; });
+    if (first0)
+        p.lse[of.row_index(row0)] = total0 == 0.0f ? -positive_infinity() : most0 + log_of(total0);
+    if (first1)
+        p.lse[of.row_index(row1)] = total1 == 0.0f ? -positive_infinity() : most1 + log_of(total1);
+}
+
+KERNEL(128) attention_forward_32(const AttentionParams p) { forward<32, 4, 1, false>(p); }
+KERNEL(128) attention_forward_64(const AttentionParams p) { forward<64, 4, 1, false>(p); }
+KERNEL(128) attention_forward_128(const AttentionParams p) { forward<128, 4, 1, false>(p); }
+KERNEL(128) attention_forward_256(const AttentionParams p) { forward<256, 4, 2, false>(p); }
+KERNEL(32) attention_split_32(const AttentionParams p) { forward<32, 1, 1, true>(p); }
+KERNEL(32) attention_split_64(const AttentionParams p) { forward<64, 1, 1, true>(p); }
+KERNEL(32) attention_split_128(const AttentionParams p) { forward<128, 1, 1, true>(p); }
+KERNEL(64) attention_split_256(const AttentionParams p) { forward<256, 2, 2, true>(p); }
+
+/// o and lse from the stretches of attention_split, in their order; a block a row of o, threads along headDim.
+/// Reads 4·splits·(headDim + 2) bytes a row, writes 4·(headDim + 1).
+KERNEL(128) attention_join(const AttentionParams p)
+{
+    int head = blockIdx.x % p.heads, group = p.heads / p.kvHeads, kvHead = head / group;
+    int token = blockIdx.x / p.heads, sequence = token / p.queryLength;
+    int rows = p.queryLength * group, row = (token - sequence * p.queryLength) * group + head - kvHead * group;
+    i64 problems = (i64)p.batch * p.kvHeads, lines = problems * rows, line = ((i64)sequence * p.kvHeads + kvHead) * rows + row;
+    const float *maxima = p.partial + p.splits * lines * p.headDim, *totals = maxima + p.splits * lines;
+    float most = -positive_infinity();
+    for (int s = 0; s < p.splits; s++)
+        most = larger(most, maxima[s * lines + line]);
+    float base = most == -positive_infinity() ? 0.0f : most, total = 0.0f;
+    for (int s = 0; s < p.splits; s++)
+        total = fma(totals[s * lines + line], exp_of(maxima[s * lines + line] - base), total);
+    float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+    for (int d = threadIdx.x; d < p.headDim; d += 128)
+    {
+        float sum = 0.0f;
+        for (int s = 0; s < p.splits; s++)
+            sum = fma(p.partial[(s * lines + line) * p.headDim + d], exp_of(maxima[s * lines + line] - base), sum);
+        p.o[(i64)blockIdx.x * p.headDim + d] = sum * inverse;
+    }
+    if (threadIdx.x == 0)
+        p.lse[blockIdx.x] = total == 0.0f ? -positive_infinity() : most + log_of(total);
+}
+
+/// delta[row] = Σ dO·o, a warp a row. Reads 8·headDim bytes a row, writes 4.
+KERNEL(256) attention_delta(const AttentionParams p)
+{
+    i64 row = (i64)blockIdx.x * 8 + (threadIdx.x >> 5), rows = (i64)p.batch * p.queryLength * p.heads;
+    if (row >= rows)
+        return;
+    const float *a = p.dO + row * p.headDim, *b = p.o + row * p.headDim;
+    float sum = 0.0f;
+    for (int d = threadIdx.x & 31; d < p.headDim; d += 32)
+        sum = fma(a[d], b[d], sum);
+    sum = warp_sum(sum);
+    if ((threadIdx.x & 31) == 0)
+        p.delta[row] = sum;
+}
+
+/// P and dS of one element from its dot product and that of dO and v. A row that saw no key (lse = −∞) gives 0.
+__device__ __forceinline__ void gradient(const Problem &of, float &s, float &dp, int query, int key, float lse, float delta)
+{
+    float slope, x = of.score(s, slope);
+    bool seen = of.visible(query, key) && lse != -positive_infinity();
+    s = seen ? exp2_fast((x - lse) * Log2E) : 0.0f;
+    dp = seen ? s * (dp - delta) * slope * of.p.scale : 0.0f;
+}
+
+/// dk += dSᵀ·q and dv += Pᵀ·dO of KEYS keys; a warp owns 16 keys and COLS = D / SPLIT columns, and walks over the rows in
+/// order, ROWS at a time. Reads K, V once and q, dO, lse, delta of the rows that see the keys, once a block of keys.
+template <int D, int SPLIT, int ROWS> __device__ __forceinline__ void key_gradients(const AttentionParams &p)
+{
+    const int THREADS = 128, KEYS = 64 / SPLIT, COLS = D / SPLIT, TILES = ROWS / 8;
+    u8 *ks = dynamic_shared, *vs = ks + KEYS * D * 4, *qs = vs + KEYS * D * 4, *gs = qs + ROWS * D * 4;
+    float *lse = (float *)(gs + ROWS * D * 4), *delta = lse + ROWS;
+    Problem of(p);
+    int start = blockIdx.x * KEYS, warp = threadIdx.x >> 5, t = threadIdx.x & 3, g = (threadIdx.x & 31) >> 2;
+    int line = warp / SPLIT * 16, col = warp % SPLIT * COLS;
+    bool vectorQ = of.vector(p.q, p.dO), vectorKv = of.vector(p.k, p.v);
+    float sumK[COLS / 8][4], sumV[COLS / 8][4];
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sumK[j][e] = sumV[j][e] = 0.0f;
+    stage_keys<KEYS, D, THREADS>(ks, p.k, of, start, p.keyLength, vectorKv);
+    stage_keys<KEYS, D, THREADS>(vs, p.v, of, start, p.keyLength, vectorKv);
+    copy_commit();
+    // Queries from the first key of the block on, to the last that has its last key in the window.
+    int lastKey = smaller(start + KEYS, p.keyLength) - 1;
+    int begin = larger(0, start - of.offset) * of.group, end = of.rows;
+    if (p.window > 0)
+        end = smaller(end, larger(0, lastKey + p.window - of.offset) * of.group);
+    if (lastKey < of.first)
+        end = begin;
+#pragma unroll 1
+    for (int row = begin; row < end; row += ROWS)
+    {
+        stage_rows<ROWS, D, THREADS>(qs, p.q, of, row, end, vectorQ);
+        stage_rows<ROWS, D, THREADS>(gs, p.dO, of, row, end, vectorQ);
+        if (threadIdx.x < ROWS)
+        {
+            int r = row + threadIdx.x;
+            lse[threadIdx.x] = r < end ? p.lse[of.row_index(r)] : -positive_infinity();
+            delta[threadIdx.x] = r < end ? p.delta[of.row_index(r)] : 0.0f;
+        }
+        copy_commit();
+        copy_wait<0>();
+        __syncthreads();
+        float s[TILES][4], dp[TILES][4];
+        dot_products<D, 3>(s, ks, line, qs, 0);
+        dot_products<D, 2>(dp, vs, line, gs, 0);
+#pragma unroll
+        for (int j = 0; j < TILES; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+            {
+                int r = j * 8 + 2 * t + (e & 1), key = start + line + g + (e >> 1) * 8;
+                gradient(of, s[j][e], dp[j][e], of.query(row + r), key < p.keyLength ? key : 0x7FFFFFFF, lse[r], delta[r]);
+            }
+        unsigned a[TILES / 2][2][4];
+        as_operand<TILES>(a, s);
+        add_product<D, COLS, TILES>(sumV, a, gs, col, 1.0f, 1.0f);
+        as_operand<TILES>(a, dp);
+        add_product<D, COLS, TILES>(sumK, a, qs, col, 1.0f, 1.0f);
+        __syncthreads();
+    }
+    copy_wait<0>();
+    __syncthreads();
+    put<D, COLS>(ks, sumK, line, col, 1.0f, 1.0f);
+    put<D, COLS>(vs, sumV, line, col, 1.0f, 1.0f);
+    __syncthreads();
+    if (p.dk != nullptr)
+        write_lines<KEYS, D, THREADS, true>(
+            ks, p.headDim, of.vector(p.dk, nullptr), [&](int r) { return start + r < p.keyLength ? p.dk + of.key_offset(start + r) : nullptr; });
+    if (p.dv != nullptr)
+        write_lines<KEYS, D, THREADS, true>(
+            vs, p.headDim, of.vector(p.dv, nullptr), [&](int r) { return start + r < p.keyLength ? p.dv + of.key_offset(start + r) : nullptr; });
+}
+KERNEL_OF(128, 1) attention_keys_32(const AttentionParams p) { key_gradients<32, 1, 32>(p); }
+KERNEL_OF(128, 1) attention_keys_64(const AttentionParams p) { key_gradients<64, 1, 32>(p); }
+KERNEL_OF(128, 1) attention_keys_128(const AttentionParams p) { key_gradients<128, 2, 32>(p); }
+KERNEL_OF(128, 1) attention_keys_256(const AttentionParams p) { key_gradients<256, 4, 16>(p); }
+
+/// dq += dS·k of ROWS rows; a warp owns 16 rows and COLS = D / SPLIT columns, and walks over the keys in order, KEYS at a
+/// time. Reads q, dO, lse, delta once and the keys that the rows see, once a block of rows.
+template <int D, int SPLIT, int KEYS> __device__ __forceinline__ void query_gradients(const AttentionParams &p)
+{
+    const int THREADS = 128, ROWS = 64 / SPLIT, COLS = D / SPLIT, TILES = KEYS / 8;
+    u8 *qs = dynamic_shared, *gs = qs + ROWS * D * 4, *ks = gs + ROWS * D * 4, *vs = ks + KEYS * D * 4;
+    Problem of(p);
+    int start = blockIdx.x * ROWS, warp = threadIdx.x >> 5, t = threadIdx.x & 3, g = (threadIdx.x & 31) >> 2;
+    int line = warp / SPLIT * 16, col = warp % SPLIT * COLS;
+    bool vectorQ = of.vector(p.q, p.dO), vectorKv = of.vector(p.k, p.v);
+    int row0 = start + line + g, row1 = row0 + 8, last = smaller(of.rows, start + ROWS) - 1;
+    float lse0 = -positive_infinity(), lse1 = lse0, delta0 = 0.0f, delta1 = 0.0f;
+    if (row0 < of.rows)
+    {
+        lse0 = p.lse[of.row_index(row0)];
+        delta0 = p.delta[of.row_index(row0)];
+    }
+    if (row1 < of.rows)
+    {
+        lse1 = p.lse[of.row_index(row1)];
+        delta1 = p.delta[of.row_index(row1)];
+    }
+    int query0 = of.query(row0), query1 = of.query(row1);
+    float sum[COLS / 8][4];
+#pragma unroll
+    for (int j = 0; j < COLS / 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sum[j][e] = 0.0f;
+    stage_rows<ROWS, D, THREADS>(qs, p.q, of, start, of.rows, vectorQ);
+    stage_rows<ROWS, D, THREADS>(gs, p.dO, of, start, of.rows, vectorQ);
+    int begin = of.lowest_key(of.query(start)) / KEYS * KEYS, end = of.query(last) + 1;
+#pragma unroll 1
+    for (int key = begin; key < end; key += KEYS)
+    {
+        stage_keys<KEYS, D, THREADS>(ks, p.k, of, key, p.keyLength, vectorKv);
+        stage_keys<KEYS, D, THREADS>(vs, p.v, of, key, p.keyLength, vectorKv);
+        copy_commit();
+        copy_wait<0>();
+        __syncthreads();
+        float s[TILES][4], dp[TILES][4];
+        dot_products<D, 3>(s, qs, line, ks, 0);
+        dot_products<D, 2>(dp, gs, line, vs, 0);
+#pragma unroll
+        for (int j = 0; j < TILES; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                gradient(of, s[j][e], dp[j][e], e < 2 ? query0 : query1, key + j * 8 + 2 * t + (e & 1), e < 2 ? lse0 : lse1, e < 2 ? delta0 : delta1);
+        unsigned a[TILES / 2][2][4];
+        as_operand<TILES>(a, dp);
+        add_product<D, COLS, TILES>(sum, a, ks, col, 1.0f, 1.0f);
+        __syncthreads();
+    }
+    copy_wait<0>();
+    __syncthreads();
+    put<D, COLS>(qs, sum, line, col, 1.0f, 1.0f);
+    __syncthreads();
+    write_lines<ROWS, D, THREADS, true>(
+        qs, p.headDim, of.vector(p.dq, nullptr), [&](int r) { return start + r < of.rows ? p.dq + of.row_offset(start + r) : nullptr; });
+}
+KERNEL_OF(128, 1) attention_queries_32(const AttentionParams p) { query_gradients<32, 1, 32>(p); }
+KERNEL_OF(128, 1) attention_queries_64(const AttentionParams p) { query_gradients<64, 1, 32>(p); }
+KERNEL_OF(128, 1) attention_queries_128(const AttentionParams p) { query_gradients<128, 2, 32>(p); }
+KERNEL_OF(128, 1) attention_queries_256(const AttentionParams p) { query_gradients<256, 2, 16>(p); }

@@ -1,0 +1,288 @@
+// Matrix products. C[M, N] = op(A)·op(B) (+ C) (+ bias) (+ residual); A and C fp32, B fp32, fp16 or bf16.
+//
+// matmul_{n|t}{n|t}_{f32|f16|bf16}: fp32 accuracy (the first letter tells whether A is transposed, the second B). Tile
+//   64×64, 128 threads, 32×32 a warp. 6, 5 or 3 tensor-core products per product (mma.cuh).
+// matmul_fast_n{n|t}_bf16: A rounded to bf16, one product. Tile 128×128, 256 threads, 64×32 a warp.
+// matmul_gated_{silu|gelu_tanh|gelu}_{f32|f16|bf16}: y = f(x·gateᵀ)·(x·upᵀ) in one pass over x: tile columns alternate
+//   between both weights by eight, so that a thread holds both values of an element.
+// matmul_term_{f32|f16|bf16}: y = x·Wᵀ + z·Uᵀ, the low-rank term added in the epilogue with sums of its own: the same bits
+//   as two products one after the other.
+// matvec_{f32|f16|bf16}_{1|2|4|8}: few rows; W is read once at full width.
+// Floor of each: max(2·M·N·K·products over the tensor rate, (4·M·K + size·N·K + 4·M·N) bytes over the bandwidth).
+// Bytes a tile kernel asks for: A once per column of tiles and B once per row of tiles (L2 serves what repeats).
+//! matmul | matmul_nn_*, matmul_nt_*, matmul_tn_*, matmul_tt_*, matmul_term_* | block 128 | grid (ceil(m / 64) * ceil(n / 64), batch / summed) | shared 0 | one parameter: MatMulParams of matmul.cuh
+//! matmul | matmul_gated_* | block 128 | grid (ceil(m / 64) * ceil(n / 32), 1) | shared 0 | b = gate weight, residual = up weight, c = y, gate and up = optional outputs with row stride ldC
+//! matmul | matmul_fast_* | block 256 | grid (ceil(m / 128) * ceil(n / 128), batch / summed) | shared 73728
+//! matmul | matvec_* | block 256 | grid ceil(n / 16) | shared 0 | m at most the number in the name; A [m, k] row stride ldA, B [n, k] row stride ldB; bias, residual, accumulate as above
+//! matmul | term_mix | block 256 | grid ceil(rows * rank / 256) | shared 0
+#include "matmul.cuh"
+
+template <typename P, typename T> __device__ __forceinline__ void product_tile(const MatMulParams &p, u8 *shared, int row, int col)
+{
+    bool vectorA = rows_of_16(p.a, p.ldA, p.strideA, 4), vectorB = rows_of_16(p.b, p.ldB, p.strideB, sizeof(T));
+    typename P::Sums sums;
+    P::clear(sums);
+#pragma unroll 1
+    for (int s = 0; s < p.summed; s++)
+    {
+        i64 matrix = (i64)blockIdx.y * p.summed + s;
+        const float *a = p.a + matrix * p.strideA;
+        const T *b = (const T *)p.b + matrix * p.strideB;
+        P::run(
+            sums, shared, p.k, [&](u8 *to, int k0) { P::load_a(to, a, p.ldA, row, p.m, k0, p.k, vectorA); },
+            [&](u8 *to, int k0) { P::load_b(to, b, p.ldB, col, p.n, k0, p.k, vectorB); });
+    }
+    Epilogue out(p, (i64)blockIdx.y * p.strideC);
+    P::collect(sums, shared);
+    P::each_pair(shared, [&](int r, int c, float x, float y) { out.store(row + r, col + c, x, y); });
+}
+
+#define ENTRY(letters, transA, transB, name, T)                                                                          \
+    KERNEL_OF(128, 2) matmul_##letters##_##name(const MatMulParams p)                                                          \
+    {                                                                                                                    \
+        typedef Product<64, 64, 32, 32, transA, transB, T, true, 3> P;                                                   \
+        __shared__ __align__(16) u8 shared[P::SHARED];                                                                   \
+        int row, col;                                                                                                    \
+        tile_place<64, 64>(p.m, row, col);                                                                               \
+        product_tile<P, T>(p, shared, row, col);                                                                 \
+    }
+#define ENTRIES(name, T)                                                                                                 \
+    ENTRY(nn, false, false, name, T)                                                                                     \
+    ENTRY(nt, false, true, name, T)                                                                                      \
+    ENTRY(tn, true, false, name, T)                                                                                      \
+    ENTRY(tt, true, true, name, T)
+ENTRIES(f32, float)
+ENTRIES(f16, F16)
+ENTRIES(bf16, BF16)
+#undef ENTRIES
+#undef ENTRY
+
+#define ENTRY(letters, transB)                                                                                           \
+    KERNEL(256) matmul_fast_##letters##_bf16(const MatMulParams p)                                                       \
+    {                                                                                                                    \
+        typedef Product<128, 128, 64, 32, false, transB, BF16, false, 3> P;                                              \
+        int row, col;                                                                                                    \
+        tile_place<128, 128>(p.m, row, col);                                                                             \
+        product_tile<P, BF16>(p, dynamic_shared, row, col);                                                    \
+    }
+ENTRY(nn, false)
+ENTRY(nt, true)
+#undef ENTRY
+
+/// The tile's columns come from two weights [N, K] in turns of eight.
+template <typename F, typename T> __device__ __forceinline__ void gated_tile(const MatMulParams &p)
+{
+    typedef Product<64, 64, 32, 32, false, true, T, true, 3> P;
+    __shared__ __align__(16) u8 shared[P::SHARED];
+    int row, col;
+    tile_place<64, 32>(p.m, row, col);
+    const T *gate = (const T *)p.b, *up = (const T *)(const void *)p.residual;
+    bool vectorA = rows_of_16(p.a, p.ldA, 0, 4), vectorB = rows_of_16(p.b, p.ldB, 0, sizeof(T)) && aligned16(p.residual);
+    typename P::Sums sums;
+    P::clear(sums);
+    P::run(
+        sums, shared, p.k, [&](u8 *to, int k0) { P::load_a(to, p.a, p.ldA, row, p.m, k0, p.k, vectorA); },
+        [&](u8 *to, int k0) {
+            stage_tile<64, 32, P::THREADS>(
+                to,
+                [&](int r) {
+                    int n = col + (r >> 4) * 8 + (r & 7);
+                    return n < p.n ? ((r & 8) ? up : gate) + (i64)n * p.ldB + k0 : nullptr;
+                },
+                p.k - k0, vectorB, gate);
+        });
+    P::collect(sums, shared);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 64 * 32; i += P::THREADS)
+    {
+        int r = i >> 5, c = i & 31, at = (c >> 3) * 16 + (c & 7);
+        float x = read_one(shared + chunk_offset<4, 64>(r, at >> 2) + (at & 3) * 4), y = read_one(shared + chunk_offset<4, 64>(r, (at + 8) >> 2) + (at & 3) * 4);
+        r += row;
+        c += col;
+        if (r >= p.m || c >= p.n)
+            continue;
+        i64 to = (i64)r * p.ldC + c;
+        p.c[to] = F::apply(x, 0.0f) * y;
+        if (p.gate)
+            p.gate[to] = x;
+        if (p.up)
+            p.up[to] = y;
+    }
+}
+#define ENTRY(name, Type)                                                                                                \
+    KERNEL_OF(128, 2) matmul_gated_##name##_f32(const MatMulParams p) { gated_tile<Type, float>(p); }                          \
+    KERNEL_OF(128, 2) matmul_gated_##name##_f16(const MatMulParams p) { gated_tile<Type, F16>(p); }                            \
+    KERNEL_OF(128, 2) matmul_gated_##name##_bf16(const MatMulParams p) { gated_tile<Type, BF16>(p); }
+FOR_EVERY_GATE(ENTRY)
+#undef ENTRY
+
+/// y = x·Wᵀ, then y += z·Uᵀ from sums of its own.
+template <typename T> __device__ __forceinline__ void term_tile(const MatMulParams &p)
+{
+    typedef Product<64, 64, 32, 32, false, true, T, true, 3> P;
+    typedef Product<64, 64, 32, 32, false, true, float, true, 3> Q;
+    __shared__ __align__(16) u8 shared[Q::SHARED];
+    int row, col;
+    tile_place<64, 64>(p.m, row, col);
+    bool vectorA = rows_of_16(p.a, p.ldA, 0, 4), vectorB = rows_of_16(p.b, p.ldB, 0, sizeof(T));
+    bool vectorZ = rows_of_16(p.termA, p.rank, 0, 4), vectorU = rows_of_16(p.termB, p.rank, 0, 4);
+    typename P::Sums sums;
+    typename Q::Sums term;
+    P::clear(sums);
+    P::run(
+        sums, shared, p.k, [&](u8 *to, int k0) { P::load_a(to, p.a, p.ldA, row, p.m, k0, p.k, vectorA); },
+        [&](u8 *to, int k0) { P::load_b(to, (const T *)p.b, p.ldB, col, p.n, k0, p.k, vectorB); });
+    Q::clear(term);
+    Q::run(
+        term, shared, p.rank, [&](u8 *to, int k0) { Q::load_a(to, p.termA, p.rank, row, p.m, k0, p.rank, vectorZ); },
+        [&](u8 *to, int k0) { Q::load_b(to, p.termB, p.rank, col, p.n, k0, p.rank, vectorU); });
+#pragma unroll
+    for (int i = 0; i < P::MT; i++)
+#pragma unroll
+        for (int j = 0; j < P::NT; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                sums[i][j][e] += term[i][j][e];
+    Epilogue out(p, 0);
+    P::collect(sums, shared);
+    P::each_pair(shared, [&](int r, int c, float x, float y) { out.store(row + r, col + c, x, y); });
+}
+KERNEL_OF(128, 2) matmul_term_f32(const MatMulParams p) { term_tile<float>(p); }
+KERNEL_OF(128, 2) matmul_term_f16(const MatMulParams p) { term_tile<F16>(p); }
+KERNEL_OF(128, 2) matmul_term_bf16(const MatMulParams p) { term_tile<BF16>(p); }
+
+/// z2[row, :] = z[row, :]·M of the row's segment: M [rank, rank] fp32 at mixes[segment[row]] (an address of 0 stands for the
+/// identity), zeros where segment[row] is −1. mixes: device array of addresses; segment I32 [rows]. A thread computes one
+/// element in the order of the sum. Reads 4·rows·rank bytes and each M once per row through the cache, writes 4·rows·rank.
+KERNEL(256) term_mix(float *z2, const float *PLAIN z, const u64 *PLAIN mixes, const int *PLAIN segment, int rows, int rank)
+{
+    i64 i = (i64)blockIdx.x * 256 + threadIdx.x;
+    if (i >= (i64)rows * rank)
+        return;
+    int row = (int)(i / rank), col = (int)(i - (i64)row * rank), s = segment[row];
+    if (s < 0)
+    {
+        z2[i] = 0.0f;
+        return;
+    }
+    const float *mix = (const float *)mixes[s], *line = z + (i64)row * rank;
+    if (mix == nullptr)
+    {
+        z2[i] = line[col];
+        return;
+    }
+    float sum = 0.0f;
+    for (int k = 0; k < rank; k++)
+        sum = fma(line[k], mix[(i64)k * rank + col], sum);
+    z2[i] = sum;
+}
+
+// ---- few rows ----
+
+/// Eight neighbours of a row of W from k on.
+__device__ __forceinline__ void load_eight(float (&w)[8], const float *p)
+{
+    float4 a = *(const float4 *)p, b = *(const float4 *)(p + 4);
+    w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+}
+template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], const T *p)
+{
+    uint4 bits = *(const uint4 *)p;
+    unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+    {
+        T low = {(u16)words[i]}, high = {(u16)(words[i] >> 16)};
+        w[2 * i] = widen(low);
+        w[2 * i + 1] = widen(high);
+    }
+}
+
+/// C[m, n] = A·Wᵀ for m ≤ ROWS: a warp owns two rows of W, a lane eight neighbours of K at a time; A's rows lie in shared
+/// memory by stretches of 1024, 16-byte chunks c at c ^ (c / 8 % 2), which makes the reads free of bank conflicts.
+/// Reads size·N·K bytes once and 4·m·K for every 16 rows of W.
+template <int ROWS, typename T> __device__ __forceinline__ void matvec(const MatMulParams &p)
+{
+    const int stretch = 1024;
+    __shared__ __align__(16) float x[ROWS][stretch];
+    int lane = threadIdx.x & 31, n = blockIdx.x * 16 + (threadIdx.x >> 5) * 2;
+    const T *w = (const T *)p.b + (i64)n * p.ldB;
+    bool vector = rows_of_16(p.b, p.ldB, 0, sizeof(T));
+    float sums[2][ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        sums[0][r] = sums[1][r] = 0.0f;
+#pragma unroll 1
+    for (int k0 = 0; k0 < p.k; k0 += stretch)
+    {
+        __syncthreads();
+#pragma unroll 1
+        for (int i = threadIdx.x; i < ROWS * stretch; i += 256)
+        {
+            int r = i / stretch, k = i % stretch, chunk = k >> 2;
+            x[r][((chunk ^ ((chunk >> 3) & 1)) << 2) + (k & 3)] = r < p.m && k0 + k < p.k ? p.a[(i64)r * p.ldA + k0 + k] : 0.0f;
+        }
+        __syncthreads();
+        int end = smaller(stretch, p.k - k0);
+#pragma unroll 1
+        for (int k = lane * 8; k < end; k += 256)
+        {
+            float weights[2][8];
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+            {
+                const T *from = w + (i64)j * p.ldB + k0 + k;
+                if (n + j < p.n && vector && k + 8 <= end)
+                    load_eight(weights[j], from);
+                else
+                {
+#pragma unroll
+                    for (int e = 0; e < 8; e++)
+                        weights[j][e] = n + j < p.n && k + e < end ? widen(from[e]) : 0.0f;
+                }
+            }
+            int chunk = k >> 2, flip = (chunk >> 3) & 1;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+            {
+                float4 a = *(const float4 *)&x[r][(chunk ^ flip) << 2], b = *(const float4 *)&x[r][((chunk + 1) ^ flip) << 2];
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                {
+                    float s = sums[j][r];
+                    s = fma(a.x, weights[j][0], s);
+                    s = fma(a.y, weights[j][1], s);
+                    s = fma(a.z, weights[j][2], s);
+                    s = fma(a.w, weights[j][3], s);
+                    s = fma(b.x, weights[j][4], s);
+                    s = fma(b.y, weights[j][5], s);
+                    s = fma(b.z, weights[j][6], s);
+                    s = fma(b.w, weights[j][7], s);
+                    sums[j][r] = s;
+                }
+            }
+        }
+    }
+    Epilogue out(p, 0);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+        {
+            float s = warp_sum(sums[j][r]);
+            if (lane == 0 && r < p.m && n + j < p.n)
+            {
+                i64 at = (i64)r * p.ldC + n + j;
+                out.c[at] = out.finish(s, at, n + j);
+            }
+        }
+}
+#define ENTRY(rows)                                                                                                      \
+    KERNEL(256) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p); }                                      \
+    KERNEL(256) matvec_f16_##rows(const MatMulParams p) { matvec<rows, F16>(p); }                                        \
+    KERNEL(256) matvec_bf16_##rows(const MatMulParams p) { matvec<rows, BF16>(p); }
+ENTRY(1)
+ENTRY(2)
+ENTRY(4)
+ENTRY(8)
+#undef ENTRY
