@@ -3,7 +3,7 @@ using System.Runtime.CompilerServices;
 namespace Repeng.Kernels.Quantised;
 
 /// <summary>
-/// Quantisers of the blocks of 32, byte for byte those of ggml's reference package: scales are stored as fp16, codes
+/// Quantisers of the blocks of 32, byte for byte those of ggml's reference C: scales are stored as fp16, codes
 /// are computed with the unrounded fp32 scale's inverse. A block of zeros has the scale 0.
 /// </summary>
 internal static unsafe partial class Q32
@@ -85,8 +85,8 @@ internal static unsafe partial class Q32
         return extreme;
     }
 
-    // In fp64, as the reference package: an fp32 sum could be lifted to the next whole number.
-    private static int Signed(float x, float inverse, int offset) => Math.Clamp((int)((double)x * inverse + (offset + 0.5)), 0, 2 * offset - 1);
+    // Product and sum each rounded to fp32, as ggml's plain C does: near a whole number the sum may be lifted to it, which fp64 would not show.
+    private static int Signed(float x, float inverse, int offset) => Math.Clamp((int)(x * inverse + (offset + 0.5f)), 0, 2 * offset - 1);
 
     private static int Unsigned(float x, float min, float inverse, int most) => Math.Clamp((int)((x - min) * inverse + 0.5f), 0, most);
 

@@ -140,6 +140,17 @@ public sealed unsafe class GgufMetadata
         return numbers;
     }
 
+    /// <summary>An array of true and false (or of integers, of which 0 is false), null where the key is missing.</summary>
+    public bool[]? OptionalBooleans(string key)
+    {
+        if (!TryArray(key, "an array of true and false", out GgufValue value))
+            return null;
+        var values = new bool[ArrayLength(key, value)];
+        for (int i = 0; i < values.Length; i++)
+            values[i] = value.Type == GgufValueType.Bool ? *_file.At(value.Offset + i, 1) != 0 : ReadInteger(key, value, i) != 0;
+        return values;
+    }
+
     /// <summary>An array of numbers, exactly as stored, null where the key is missing.</summary>
     public double[]? OptionalNumbers(string key)
     {

@@ -78,6 +78,33 @@ public sealed record GgufTokenizer
         };
     }
 
+    /// <summary>Writes the same keys. Tokens up to the embedding's rows are filled with unused ones, as llama.cpp's converter does.</summary>
+    internal void WriteTo(GgufWriter writer, long vocabulary)
+    {
+        if (Tokens.Length > vocabulary)
+            throw new UserErrorException($"the tokenizer has {Tokens.Length} tokens, the model's embedding {vocabulary} rows; they do not belong together");
+        const int Normal = 1, Unused = 5;
+        const float UnusedScore = -10000;
+        int missing = (int)vocabulary - Tokens.Length;
+        writer.Add("tokenizer.ggml.model", Model);
+        if (Pre is not null)
+            writer.Add("tokenizer.ggml.pre", Pre);
+        writer.Add("tokenizer.ggml.tokens", (IReadOnlyCollection<string>)[.. Tokens, .. Enumerable.Range(Tokens.Length, missing).Select(i => $"[PAD{i}]")]);
+        if (Scores is not null)
+            writer.Add("tokenizer.ggml.scores", (ReadOnlySpan<float>)[.. Scores, .. Enumerable.Repeat(UnusedScore, missing)]);
+        writer.Add("tokenizer.ggml.token_type", (ReadOnlySpan<int>)[.. TokenTypes ?? [.. Enumerable.Repeat(Normal, Tokens.Length)], .. Enumerable.Repeat(Unused, missing)]);
+        if (Merges is not null)
+            writer.Add("tokenizer.ggml.merges", Merges);
+        foreach ((string key, int? id) in new[] { ("bos", BosId), ("eos", EosId), ("eot", EotId), ("padding", PadId), ("unknown", UnknownId) })
+            if (id is { } given)
+                writer.Add($"tokenizer.ggml.{key}_token_id", (uint)given);
+        foreach ((string key, bool? flag) in new[] { ("bos_token", AddBos), ("eos_token", AddEos), ("space_prefix", AddSpacePrefix) })
+            if (flag is { } given)
+                writer.Add($"tokenizer.ggml.add_{key}", given);
+        if (ChatTemplate is not null)
+            writer.Add("tokenizer.chat_template", ChatTemplate);
+    }
+
     /// <summary>tokenizer.ggml.NAME_token_id within [0, count); null where missing or −1 (also as unsigned), which says that there is none.</summary>
     internal static int? TokenId(GgufMetadata m, string name, long count)
     {

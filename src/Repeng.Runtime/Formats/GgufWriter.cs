@@ -72,6 +72,15 @@ public sealed class GgufWriter
     /// <summary>Adds an array of signed 32-bit integers.</summary>
     public GgufWriter Add(string key, ReadOnlySpan<int> values) => AddArray(key, GgufValueType.Int32, values);
 
+    /// <summary>Adds an array of true and false.</summary>
+    public GgufWriter Add(string key, ReadOnlySpan<bool> values)
+    {
+        StartArray(key, GgufValueType.Bool, values.Length);
+        foreach (bool value in values)
+            _metadata.WriteByte(value ? (byte)1 : (byte)0);
+        return this;
+    }
+
     /// <summary>Adds an array of fp32 numbers.</summary>
     public GgufWriter Add(string key, ReadOnlySpan<float> values) => AddArray(key, GgufValueType.Float32, values);
 
@@ -107,6 +116,9 @@ public sealed class GgufWriter
     /// <summary>Adds a tensor of any ggml type from its stored bytes.</summary>
     public GgufWriter AddRawTensor(string name, string type, ReadOnlySpan<long> shape, ReadOnlyMemory<byte> bytes) =>
         AddTensor(name, type, shape, bytes.Length, stream => stream.Write(bytes.Span));
+
+    /// <summary>Adds a tensor whose stored bytes are made while the file is written; write puts out exactly that many.</summary>
+    public GgufWriter AddStreamedTensor(string name, string type, ReadOnlySpan<long> shape, long bytes, Action<Stream> write) => AddTensor(name, type, shape, bytes, write);
 
     /// <summary>Writes the file at once or not at all (<see cref="AtomicFile"/>); <see cref="UserErrorException"/> where the disk refuses.</summary>
     public void Write(string path, bool overwrite = true)

@@ -103,7 +103,7 @@ public sealed class ModelBundle : IDisposable
             GgufModel gguf = GgufModel.Open(path);
             try
             {
-                return (Families.Read(new ConfigReader(gguf.Config, path)), gguf.Tensors, path);
+                return (ConfigOf(gguf, path), gguf.Tensors, path);
             }
             catch
             {
@@ -178,7 +178,7 @@ public sealed class ModelBundle : IDisposable
     private static ModelBundle LoadGguf(Device device, string path, string name, WeightStorage? weights, Action<int, int>? progress)
     {
         using GgufModel gguf = GgufModel.Open(path);
-        ModelConfig config = Families.Read(new ConfigReader(gguf.Config, path));
+        ModelConfig config = ConfigOf(gguf, path);
         GgufTokenizer t = gguf.Tokenizer ?? throw new UserErrorException($"{path}: no tokenizer in the file; take a GGUF made by llama.cpp's converter");
         Tokenizer tokenizer = Tokenizer.FromGguf(t, path);
         CheckVocabulary(config, tokenizer, path);
@@ -186,6 +186,10 @@ public sealed class ModelBundle : IDisposable
         ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
         return new ModelBundle(ModelLoader.Load(device, config, gguf.Tensors, weights, progress), tokenizer, template, special, name);
     }
+
+    /// <summary>The description of a model in a GGUF file, whose norms and linear weights are as they are multiplied (see <see cref="GgufModel"/>).</summary>
+    public static ModelConfig ConfigOf(GgufModel gguf, string path) =>
+        Families.Read(new ConfigReader(gguf.Config, path)) with { NormOffset = 0, LinearStoredTransposed = false };
 
     private static ModelConfig ReadConfig(string folder)
     {

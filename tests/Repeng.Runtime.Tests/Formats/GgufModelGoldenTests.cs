@@ -33,9 +33,9 @@ public sealed class GgufModelGoldenTests
         string folder = Golden.Require("gguf");
         Assert.NotEqual(Absent, name);
         string path = Path.Combine(folder, name + ".gguf");
-        if (RefusedAsForeign(path))
-            return;
         using GgufModel model = GgufModel.Open(path);
+        // The plain reference knows llama alone; other families are held against their logits with the real engine (Steering's GgufGoldenTests).
+        Assert.SkipUnless(model.File.Architecture == "llama", $"{name} is {model.File.Architecture}");
         using SafetensorsFile expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
         long[] ids = expected.ReadI64("input_ids"), mask = expected.ReadI64("attention_mask");
         float[] logits = expected.ReadF32($"{name}.logits");
@@ -95,15 +95,4 @@ public sealed class GgufModelGoldenTests
     // 100000.0 in the reference and 100000 written by .NET are the same number with other text.
     private static JsonNode? Normal(JsonNode? value) =>
         value is JsonValue number && number.GetValueKind() == System.Text.Json.JsonValueKind.Number ? JsonNode.Parse(JsonValue.Create(number.GetValue<double>()).ToJsonString()) : value?.DeepClone();
-
-    private static bool RefusedAsForeign(string path)
-    {
-        using GgufFile file = GgufFile.Open(path);
-        if (file.Architecture == "llama")
-            return false;
-        var e = Assert.Throws<UserErrorException>(() => GgufModel.Open(path));
-        Assert.Contains($"'{file.Architecture}'", e.Message);
-        Assert.Contains("llama", e.Message);
-        return true;
-    }
 }

@@ -129,10 +129,12 @@ public sealed class GgufModelTests : IDisposable
     [Fact]
     public void WhatTheTranslationCannotExpressIsRefused()
     {
-        Refused("'qwen3' is not supported from GGUF; supported is llama", new GgufWriter("qwen3"));
+        Refused("'mamba' is not supported from GGUF; supported are llama, qwen2", new GgufWriter("mamba"));
+        Refused("general.type is 'adapter'", Model().Add("general.type", "adapter"));
         Refused("holds a control vector", new GgufWriter("controlvector"));
         Refused("'general.architecture' is missing", new GgufWriter(null));
-        Refused("mixture of experts", Model().Add("llama.expert_count", 8u));
+        Refused("'llama.expert_used_count' is missing", Model().Add("llama.expert_count", 8u));
+        Refused("'llama.expert_shared_count' is 1", Model().Add("llama.expert_shared_count", 1u));
         Refused("'llama.logit_scale' is 2", Model().Add("llama.logit_scale", 2f));
         Refused("causal", Model().Add("llama.attention.causal", false));
         Refused("'dynamic'", Model().Add("llama.rope.scaling.type", "dynamic"));
