@@ -1,0 +1,244 @@
+using System.Numerics;
+using System.Runtime.InteropServices;
+using Repeng.PtxEmulator.Ir;
+using Repeng.PtxEmulator.Memory;
+
+namespace Repeng.PtxEmulator.Execution;
+
+/// <summary>A block of threads: its warps, shared memory and barriers. The object is used for one block after the other.</summary>
+internal sealed unsafe class Block : IDisposable
+{
+    private const int BarrierCount = 16;
+
+    /// <summary>What has arrived at one of the 16 barriers.</summary>
+    private struct Barrier
+    {
+        public uint Waiting;
+        public uint Arrived;
+        public int Threads;
+        public int Expected;
+        public int True;
+        public Instruction? First;
+    }
+
+    private readonly Barrier[] _barriers = new Barrier[BarrierCount];
+    private int _live;
+
+    public Block(Grid grid)
+    {
+        Grid = grid;
+        int threads = grid.BlockSize.X * grid.BlockSize.Y * grid.BlockSize.Z;
+        SharedBytes = grid.Kernel.SharedLayoutBytes + grid.DynamicShared;
+        if (SharedBytes > 0)
+        {
+            Shared = (byte*)NativeMemory.AlignedAlloc((nuint)SharedBytes + 64, 128);
+            NativeMemory.Fill(Shared, (nuint)SharedBytes, 0xff);
+            SharedWritten = new ByteBits(SharedBytes);
+            if (grid.Options.CheckSharedRaces)
+                SharedRaces = new RaceShadow(SharedBytes, readerSet: true);
+        }
+
+        Warps = new Warp[(threads + Warp.Lanes - 1) / Warp.Lanes];
+        for (int w = 0; w < Warps.Length; w++)
+            Warps[w] = new Warp(this, w, grid.Kernel);
+    }
+
+    public Grid Grid { get; }
+
+    public Warp[] Warps { get; }
+
+    public int Index { get; private set; }
+
+    public (int X, int Y, int Z) At { get; private set; }
+
+    public byte* Shared { get; }
+
+    public long SharedBytes { get; }
+
+    public ByteBits? SharedWritten { get; }
+
+    public RaceShadow? SharedRaces { get; }
+
+    /// <summary>Bytes of shared memory that cp.async will still write.</summary>
+    public List<AsyncCopy> InFlight { get; } = [];
+
+    /// <summary>The bytes of <see cref="InFlight"/>; null until the first cp.async.</summary>
+    public ByteBits? CopyPending { get; private set; }
+
+    /// <summary>Notes the bytes of a copy as under way.</summary>
+    public void Begin(AsyncCopy copy)
+    {
+        InFlight.Add(copy);
+        CopyPending ??= new ByteBits(SharedBytes);
+        CopyPending.SetFew(copy.Destination, copy.Bytes.Length);
+    }
+
+    public void Finish(AsyncCopy copy)
+    {
+        InFlight.Remove(copy);
+        CopyPending!.ClearRange(copy.Destination, copy.Bytes.Length);
+    }
+
+    /// <summary>Order among the blocks of the grid, for races in global memory.</summary>
+    public ActorClock Clock { get; } = new();
+
+    /// <summary>Counts barriers; stamps accesses to shared memory.</summary>
+    public uint Tick { get; private set; } = 1;
+
+    /// <summary>Accesses stamped before this tick are ordered before everything now: the last barrier of the whole block.</summary>
+    public uint LastFullBarrier { get; private set; } = 1;
+
+    public bool Done => _live == 0;
+
+    public void Start(int index)
+    {
+        Index = index;
+        (int nx, int ny, _) = Grid.Size;
+        At = (index % nx, index / nx % ny, index / (nx * ny));
+        if (Tick > RaceShadow.LastTick - 1_000_000)
+        {
+            SharedRaces?.Clear();
+            Tick = 0;
+        }
+
+        Tick++;
+        LastFullBarrier = Tick;
+        SharedWritten?.Clear();
+        InFlight.Clear();
+        CopyPending?.Clear();
+        Array.Clear(_barriers);
+        Clock.Now = Grid.FirstTick;
+        Clock.Seen = null;
+        _live = Warps.Length;
+        int threads = Grid.BlockSize.X * Grid.BlockSize.Y * Grid.BlockSize.Z;
+        for (int w = 0; w < Warps.Length; w++)
+            Warps[w].Start(threads - (w * Warp.Lanes));
+    }
+
+    /// <summary>Gives every warp that can run a slice. False when none could.</summary>
+    public bool Step(int budget)
+    {
+        bool ran = false;
+        foreach (Warp warp in Warps)
+        {
+            if (warp.State != WarpState.Ready)
+                continue;
+            ran = true;
+            warp.Run(budget);
+        }
+
+        return ran;
+    }
+
+    /// <summary>All warps that are left wait: says at what.</summary>
+    public Exception Deadlock()
+    {
+        Warp warp = Warps.First(w => w.State == WarpState.AtBarrier);
+        string waits = string.Join("; ", Warps.Where(w => w.State == WarpState.AtBarrier)
+            .GroupBy(w => (w.Barrier, w.BarrierInstruction!.Line))
+            .Select(g => $"warps {string.Join(",", g.Select(w => w.Index))} at barrier {g.Key.Barrier} (PTX line {g.Key.Line}, {_barriers[g.Key.Barrier].Threads} of {Expected(ref _barriers[g.Key.Barrier])} threads)"));
+        return new DeadlockException($"no warp of the block can go on: {waits}", Faults.Site(warp, warp.BarrierInstruction!, warp.Running));
+    }
+
+    private int Expected(ref Barrier barrier) => barrier.Expected > 0 ? barrier.Expected : Warps.Where(w => w.State != WarpState.Done).Sum(w => Warp.Lanes);
+
+    /// <summary>A warp comes to a barrier. False when it has to wait.</summary>
+    public bool Arrive(Warp warp, Instruction i, uint taken, uint active)
+    {
+        Grid.Counters.Barriers++;
+        if (taken != warp.Running)
+            throw new DivergentBarrierException($"only lanes {taken:x8} of the running lanes {warp.Running:x8} reach the barrier", Faults.Site(warp, i, warp.Running & ~taken));
+        int lane = BitOperations.TrailingZeroCount(taken);
+        ulong number = warp.Read(i.Sources[0], lane);
+        if (number >= BarrierCount)
+            throw new DivergentBarrierException($"barrier {number} where 0 to 15 are", Faults.Site(warp, i, taken));
+        int expected = 0;
+        if (!i.Sources[1].IsSink)
+        {
+            expected = (int)warp.Read(i.Sources[1], lane);
+            if (expected <= 0 || expected % Warp.Lanes != 0 || expected > Warps.Length * Warp.Lanes)
+                throw new DivergentBarrierException($"a barrier of {expected} threads in a block of {Warps.Length} warps", Faults.Site(warp, i, taken));
+        }
+
+        ref Barrier barrier = ref _barriers[number];
+        uint bit = 1u << warp.Index;
+        if (barrier.First is not null && barrier.Expected != expected)
+            throw new DivergentBarrierException($"barrier {number} is met with {expected} threads here and {barrier.Expected} at PTX line {barrier.First.Line}", Faults.Site(warp, i, taken));
+        barrier.First ??= i;
+        barrier.Expected = expected;
+        barrier.Threads += Warp.Lanes;
+        barrier.Arrived |= bit;
+        if (i.Mode is Mode.RedPopc or Mode.RedAnd or Mode.RedOr)
+        {
+            for (uint lanes = taken; lanes != 0; lanes &= lanes - 1)
+                barrier.True += (int)warp.Read(i.Sources[2], BitOperations.TrailingZeroCount(lanes)) & 1;
+        }
+
+        if (i.Mode != Mode.Arrive)
+        {
+            barrier.Waiting |= bit;
+            warp.State = WarpState.AtBarrier;
+            warp.Barrier = (int)number;
+            warp.BarrierInstruction = i;
+        }
+
+        TryComplete((int)number);
+        return warp.State == WarpState.Ready;
+    }
+
+    private void TryComplete(int number)
+    {
+        ref Barrier barrier = ref _barriers[number];
+        if (barrier.First is null || barrier.Threads < Expected(ref barrier))
+            return;
+        Tick++;
+        bool full = Warps.All(w => w.State == WarpState.Done || (_barriers[number].Arrived >> w.Index & 1) != 0);
+        if (full)
+            LastFullBarrier = Tick;
+        uint[] joined = new uint[Warp.Lanes];
+        foreach (Warp warp in Members(barrier.Arrived))
+        {
+            if (warp.Clock.Seen is { } seen)
+                for (int k = 0; k < joined.Length; k++)
+                    joined[k] = Math.Max(joined[k], seen[k]);
+            joined[warp.Index] = Math.Max(joined[warp.Index], warp.Clock.Now);
+        }
+
+        int threads = Members(barrier.Arrived).Sum(w => BitOperations.PopCount(w.Running));
+        foreach (Warp warp in Members(barrier.Waiting))
+        {
+            warp.Clock.Join(joined, Warp.Lanes);
+            warp.State = WarpState.Ready;
+            Instruction i = warp.BarrierInstruction!;
+            if (i.Destinations.Length == 0)
+                continue;
+            ulong result = i.Mode switch { Mode.RedPopc => (ulong)barrier.True, Mode.RedAnd => barrier.True == threads ? 1ul : 0, _ => barrier.True > 0 ? 1ul : 0 };
+            for (uint lanes = warp.Running; lanes != 0; lanes &= lanes - 1)
+                warp.Write(i.Destinations[0], BitOperations.TrailingZeroCount(lanes), result);
+        }
+
+        foreach (Warp warp in Members(barrier.Arrived))
+            warp.Clock.Now = Tick;
+        barrier = default;
+    }
+
+    private IEnumerable<Warp> Members(uint bits) => Warps.Where(w => (bits >> w.Index & 1) != 0);
+
+    public void WarpEnded(Warp warp)
+    {
+        _live--;
+        for (int b = 0; b < BarrierCount; b++)
+            if (_barriers[b].First is not null && _barriers[b].Expected == 0)
+                TryComplete(b);
+    }
+
+    public void Dispose()
+    {
+        foreach (Warp warp in Warps)
+            warp.Dispose();
+        NativeMemory.AlignedFree(Shared);
+        SharedWritten?.Dispose();
+        SharedRaces?.Dispose();
+        CopyPending?.Dispose();
+    }
+}

@@ -1,0 +1,92 @@
+using System.Runtime.InteropServices;
+
+namespace Repeng.PtxEmulator.Memory;
+
+/// <summary>One bit a byte of memory: has it been written?</summary>
+internal sealed unsafe class ByteBits : IDisposable
+{
+    private readonly long _bytes;
+    private byte* _bits;
+
+    public ByteBits(long bytes)
+    {
+        _bytes = (bytes + 7) / 8;
+        // Eight bytes more, so that a test may read a whole word.
+        _bits = (byte*)NativeMemory.AllocZeroed((nuint)_bytes + 8);
+    }
+
+    public bool Test(long at, int count)
+    {
+        while (count > 0)
+        {
+            int shift = (int)(at & 7), take = Math.Min(count, 57 - 1);
+            ulong mask = ulong.MaxValue >> (64 - take);
+            if ((*(ulong*)(_bits + (at >> 3)) >> shift & mask) != mask)
+                return false;
+            at += take;
+            count -= take;
+        }
+
+        return true;
+    }
+
+    public void Set(long at, long count)
+    {
+        while (count > 0 && (at & 7) != 0)
+        {
+            _bits[at >> 3] |= (byte)(1 << (int)(at & 7));
+            at++;
+            count--;
+        }
+
+        long whole = count >> 3;
+        if (whole > 0)
+            NativeMemory.Fill(_bits + (at >> 3), (nuint)whole, 0xff);
+        at += whole << 3;
+        for (count &= 7; count > 0; count--, at++)
+            _bits[at >> 3] |= (byte)(1 << (int)(at & 7));
+    }
+
+    /// <summary>Marks up to eight bytes at once.</summary>
+    public void SetFew(long at, int count) => *(ulong*)(_bits + (at >> 3)) |= (ulong.MaxValue >> (64 - count)) << (int)(at & 7);
+
+    /// <summary>Whether any of up to 32 bytes is marked.</summary>
+    public bool Any(long at, int count)
+    {
+        ulong bits = *(ulong*)(_bits + (at >> 3)) >> (int)(at & 7);
+        return (bits & (ulong.MaxValue >> (64 - count))) != 0;
+    }
+
+    public void ClearRange(long at, long count)
+    {
+        for (; count > 0; count--, at++)
+            _bits[at >> 3] &= (byte)~(1 << (int)(at & 7));
+    }
+
+    public void Clear() => NativeMemory.Clear(_bits, (nuint)_bytes + 8);
+
+    /// <summary>Copies the marks of a range, for copies from device to device.</summary>
+    public void CopyFrom(ByteBits? source, long from, long to, long count)
+    {
+        if (source is null)
+        {
+            Set(to, count);
+            return;
+        }
+
+        for (long k = 0; k < count; k++)
+            if (source.Test(from + k, 1))
+                Set(to + k, 1);
+            else
+                ClearRange(to + k, 1);
+    }
+
+    public void Dispose()
+    {
+        NativeMemory.Free(_bits);
+        _bits = null;
+        GC.SuppressFinalize(this);
+    }
+
+    ~ByteBits() => NativeMemory.Free(_bits);
+}
