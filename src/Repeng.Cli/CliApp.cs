@@ -69,6 +69,7 @@ public static class CliApp
             GenerateVerb.Create(session),
             VectorVerb.Create(session),
             EvalVerb.Create(session),
+            ResultsVerb.Create(session),
             ConvertDilemmasVerb.Create(session),
             ForwardVerb.Create(session),
             ExportVerb.Create(session),

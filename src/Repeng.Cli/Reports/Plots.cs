@@ -14,7 +14,7 @@ public static class Plots
 {
     private const string Marks = "●▲■◆○△□◇";
 
-    private const int Width = 900, Height = 560, LabelSize = 13;
+    private const int Width = 900, Height = 560, LabelSize = 13, LineHeight = 18;
 
     // More ticks than this would write over each other.
     private const int MostTicks = 12;
@@ -93,6 +93,24 @@ public static class Plots
 
     /// <summary>A PNG with error bars of one standard error.</summary>
     public static void Png(string path, IReadOnlyList<Curve> curves, string title, string yTitle, string xTitle) => WritePng(path, Draw(curves, title, yTitle, xTitle));
+
+    /// <summary>A PNG with a line a name, the first on top: a point and its standard error to both sides.</summary>
+    public static void Ranking(string path, IReadOnlyList<(string Name, Estimate Value)> rows, string title, string xTitle)
+    {
+        var plot = new ScottPlot.Plot();
+        plot.Title(title, size: 16);
+        plot.XLabel(xTitle);
+        plot.Axes.Bottom.Label.FontSize = LabelSize;
+        double[] xs = [.. rows.Select(r => r.Value.Mean)], ys = [.. rows.Select((_, i) => (double)(rows.Count - i))], errors = [.. rows.Select(r => double.IsFinite(r.Value.StandardError) ? r.Value.StandardError : 0)];
+        ScottPlot.Plottables.Scatter points = plot.Add.ScatterPoints(xs, ys);
+        points.MarkerSize = 7;
+        plot.Add.Plottable(new ScottPlot.Plottables.ErrorBar(xs, ys, errors, errors, null, null) { Color = points.Color });
+        plot.Add.VerticalLine(0, width: 1, color: ScottPlot.Colors.Gray);
+        plot.Axes.Left.SetTicks(ys, [.. rows.Select(r => r.Name)]);
+        plot.Axes.SetLimitsY(0, rows.Count + 1);
+        byte[] png = plot.GetImageBytes(Width, Math.Max(240, 120 + LineHeight * rows.Count), ScottPlot.ImageFormat.Png);
+        AtomicFile.Write(path, s => s.Write(png), expectedBytes: png.Length);
+    }
 
     private static void WritePng(string path, ScottPlot.Plot plot)
     {

@@ -20,7 +20,7 @@ public sealed class EvalVerb
 
     // Enough questions to see a nat of input NLL; a search puts them a dozen times.
     private const int RangeQuestions = 32;
-    private const string DilemmaSet = "dilemmas";
+    private const string DilemmaSet = "dilemmas", Binary = "binary", Mood = "mood";
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
     private readonly Option<string[]?> _adapters = Opt.Paths("--adapter", "FOLDER", "adapters that train wrote, one or several (default: the model alone)");
     private readonly Option<string[]?> _vectors = Opt.Paths("--vector", "FILE", "control vectors (.gguf), one or several");
@@ -30,7 +30,7 @@ public sealed class EvalVerb
     private readonly Option<double?> _budget = Opt.Number("--kl_budget", "with --calibrate: nats (default 1)");
     private readonly Option<string?> _neutral = Opt.Text("--neutral", "FILE", "neutral texts that KL is measured on: .json (an array of strings) or one a line (default: our own)");
     private readonly Option<bool?> _kl = Opt.Flag("--kl", "measure KL of the plain model from the steered one on neutral texts (default true)");
-    private readonly Option<string?> _set = Opt.Choice("--set", "truth: statements to end, in the demo its world's questions; binary: yes-or-no questions (default truth)", "truth", "binary");
+    private readonly Option<string?> _set = Opt.Choice("--set", "truth: statements to end, in the demo its world's questions; binary: yes-or-no questions of common knowledge; mood: yes-or-no questions about mood, with the happy answer for the true one (default truth)", "truth", Binary, Mood);
     private readonly Option<string?> _questions = Opt.Text("--questions", "FILE", "more questions for the binary set, a line each: {\"question\": \"…\", \"answer\": \"yes\"}");
     private readonly Option<string?> _dilemmas = Opt.Text("--dilemmas", "FILE", "instead of a set: dilemmas, a line each: {\"situation\": \"…\", \"action\": \"…\", \"values\": {\"truthfulness\": 1}}; own: the built-in ones");
     private readonly Option<string?> _target = Opt.Text("--target_value", "VALUE", "with --dilemmas: the value that steering is to serve (default truthfulness)");
@@ -117,7 +117,7 @@ public sealed class EvalVerb
             throw new UserErrorException($"--batch_size {batch} must be at least 1");
         if (p.GetValue(_max) is < 1)
             throw new UserErrorException($"--max_questions {p.GetValue(_max)} must be at least 1");
-        if (p.GetValue(_questions) is not null && set != "binary")
+        if (p.GetValue(_questions) is not null && set != Binary)
             throw new UserErrorException("--questions FILE belongs to the binary set; add --set binary");
         int seeds = p.GetValue(_seeds) ?? 1, maxNew = p.GetValue(_maxNew) ?? 32;
         bool generates = p.GetValue(_generate) == true;
@@ -125,8 +125,8 @@ public sealed class EvalVerb
             throw new UserErrorException($"--seeds {seeds} must be at least 1");
         if (maxNew < 1)
             throw new UserErrorException($"--max_new_tokens {maxNew} must be at least 1");
-        if (generates && set is not ("binary" or DilemmaSet))
-            throw new UserErrorException("--generate_answers belongs to the binary set and to dilemmas; add --set binary or --dilemmas FILE");
+        if (generates && set is not (Binary or Mood or DilemmaSet))
+            throw new UserErrorException("--generate_answers belongs to yes-or-no questions and to dilemmas; add --set binary, --set mood or --dilemmas FILE");
         if (p.GetValue(_maxThink) is < 1)
             throw new UserErrorException($"--max_think_tokens {p.GetValue(_maxThink)} must be at least 1");
         if (!generates && new Option[] { _maxNew, _maxThink, _force, _temperature, _minP, _penalty }.FirstOrDefault(o => p.GetResult(o) is { Implicit: false }) is { } idle)
@@ -142,8 +142,8 @@ public sealed class EvalVerb
         if (!steers && p.GetValue(_baselines) != true && given?.Any(c => c != 0) == true)
             throw new UserErrorException($"--coefficients {Format.Coefficient(given.First(c => c != 0))} without --adapter, --vector or --baselines has nothing to steer with; give --adapter FOLDER or --vector FILE");
         string model = p.GetValue(_model) ?? (adapters.Length == 0 ? null : AdapterFile.ReadBaseModel(adapters[0])) ?? ModelBundle.Demo;
-        if (set is "binary" or DilemmaSet && model == ModelBundle.Demo)
-            throw new UserErrorException($"{(set == DilemmaSet ? "--dilemmas" : "--set binary")}: the demo model knows nothing but its own small world and cannot answer yes or no; take --set truth, or another --model");
+        if (set is Binary or Mood or DilemmaSet && model == ModelBundle.Demo)
+            throw new UserErrorException($"{(set == DilemmaSet ? "--dilemmas" : $"--set {set}")}: the demo model knows nothing but its own small world and cannot answer yes or no; take --set truth, or another --model");
         (bool calibrate, double budget, bool kl) = ReadLimits(p, steers);
         IReadOnlyList<Dilemma>? dilemmas = p.GetValue(_dilemmas) is not { } source ? null : source == Dilemmas.OwnName ? Dilemmas.Own : Dilemmas.Load(source);
         string target = (p.GetValue(_target) ?? "truthfulness").Trim().ToLowerInvariant();
@@ -228,8 +228,13 @@ public sealed class EvalVerb
     {
         if (r.Dilemmas is not null)
             return DilemmaRun.Items(bundle, r.Dilemmas, r.Target, persona, r.Generates, thinking);
-        BinaryQuestion[] questions = r.Set == "binary" ? [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []] : [];
-        ChoiceItem[] items = r.Set == "binary"
+        IReadOnlyList<BinaryQuestion>? questions = r.Set switch
+        {
+            Binary => [.. BinaryQuestions.Items, .. p.GetValue(_questions) is { } file ? BinaryQuestions.Load(file) : []],
+            Mood => BinaryQuestions.Mood,
+            _ => null,
+        };
+        ChoiceItem[] items = questions is not null
             ? r.Generates ? EvalItems.BinaryToGenerate(bundle, questions, persona, thinking) : EvalItems.Binary(bundle, questions, persona)
             : bundle.IsDemo ? DemoItems.Load(new DemoWorld(), audience ?? DemoAudience.None) : EvalItems.Truth(bundle, TruthEvaluation.Items, persona);
         return [.. items.Take(p.GetValue(_max) ?? items.Length)];

@@ -9,10 +9,15 @@ namespace Repeng.Steering.Data;
 /// <param name="Yes">Whether yes is the true answer.</param>
 public sealed record BinaryQuestion(string Question, bool Yes);
 
-/// <summary>Questions of common knowledge, half of them with the answer yes, each beside one that differs in a word or two.</summary>
+/// <summary>Yes-or-no questions, half of them with the answer yes, each beside one that differs in a word or two.</summary>
 public static class BinaryQuestions
 {
-    /// <summary>The built-in questions.</summary>
+    private static readonly Lazy<IReadOnlyList<BinaryQuestion>> s_mood = new(() => Parse(SuffixSets.ReadResource("mood.jsonl").Split('\n'), "built-in questions about mood"));
+
+    /// <summary>Questions about the answerer's mood: "true" is the answer of a happy one.</summary>
+    public static IReadOnlyList<BinaryQuestion> Mood => s_mood.Value;
+
+    /// <summary>Questions of common knowledge.</summary>
     public static IReadOnlyList<BinaryQuestion> Items { get; } =
     [
         new("Is Paris the capital of France?", true),
@@ -46,9 +51,14 @@ public static class BinaryQuestions
     {
         if (!File.Exists(path))
             throw new UserErrorException($"{path}: no such file; give JSON lines such as {{\"question\": \"Is ice cold?\", \"answer\": \"yes\"}}");
+        return Parse(File.ReadLines(path), path);
+    }
+
+    private static List<BinaryQuestion> Parse(IEnumerable<string> lines, string path)
+    {
         var questions = new List<BinaryQuestion>();
         int line = 0;
-        foreach (string text in File.ReadLines(path))
+        foreach (string text in lines)
         {
             line++;
             if (text.Trim().Length == 0)

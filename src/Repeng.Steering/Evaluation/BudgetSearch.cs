@@ -53,8 +53,12 @@ public static class BudgetSearch
     /// <summary>Largest factor on the start that is tried, and the inverse of the smallest.</summary>
     public const double Reach = 1 << 16;
 
-    // Relative to the budget; a part of a nat in a hundred is far below what another set of texts would change.
-    private const double Tolerance = 0.01;
+    /// <summary>Relative to the budget; a part of a nat in a hundred is far below what another set of texts would change.</summary>
+    public const double Tolerance = 0.01;
+
+    // A guess within this factor of the budget is near enough; further ones move by at most the root of the other factor.
+    private const double Near = 4, LargestJump = 64;
+    private const int Guesses = 6;
 
     private const double FarBelow = 0.01;
 
@@ -65,7 +69,8 @@ public static class BudgetSearch
     /// <param name="curve">Value at a coefficient above 0.</param>
     /// <param name="budget">What is to be reached: above 0.</param>
     /// <param name="start">First coefficient that is tried: above 0.</param>
-    public static BudgetResult Find(Func<double, double> curve, double budget, double start = 1)
+    /// <param name="tolerance">Part of the budget that the result may miss it by.</param>
+    public static BudgetResult Find(Func<double, double> curve, double budget, double start = 1, double tolerance = Tolerance)
     {
         if (!(budget > 0) || !double.IsFinite(budget))
             throw new UserErrorException($"a budget of {budget} nats cannot be reached; it must be a number above 0");
@@ -90,11 +95,11 @@ public static class BudgetSearch
                     return End(BudgetOutcome.NeverReached, low);
             }
             while (At(high) <= budget);
-        for (bool line = true; points[low] < (1 - Tolerance) * budget && high / low > 1 + Narrow; line = !line)
+        for (bool line = true; points[low] < (1 - tolerance) * budget && high / low > 1 + Narrow; line = !line)
         {
             double part = line && points[low] > 0 && double.IsFinite(points[high]) ? Math.Log(budget / points[low]) / Math.Log(points[high] / points[low]) : 0.5;
             double middle = low * Math.Pow(high / low, Math.Clamp(part, 0.05, 0.95)), value = At(middle);
-            if (value <= (1 + Tolerance) * budget)
+            if (value <= (1 + tolerance) * budget)
                 low = middle;
             else
                 high = middle;
@@ -111,5 +116,20 @@ public static class BudgetSearch
         BudgetPoint[] Points() => [.. points.Select(p => new BudgetPoint(p.Key, p.Value))];
 
         BudgetResult End(BudgetOutcome outcome, double at) => new(outcome, double.NaN, points[at], Points());
+    }
+
+    /// <summary>A start near the budget for a curve that grows about as c² from 0, as KL does: the root of budget over value, until both are within a factor of four.</summary>
+    public static double Guess(Func<double, double> curve, double budget, double start = 1)
+    {
+        double at = start;
+        for (int i = 0; i < Guesses; i++)
+        {
+            double value = curve(at);
+            if (value >= budget / Near && value <= budget * Near)
+                return at;
+            // Neither nothing nor infinity says how far it is.
+            at *= Math.Clamp(Math.Sqrt(budget / value), 1 / LargestJump, LargestJump);
+        }
+        return at;
     }
 }

@@ -41,7 +41,9 @@ public sealed record Calibration(string Model, double Budget, string Neutral, in
     /// <param name="model">Name of the model.</param>
     /// <param name="normalize">For the record.</param>
     /// <param name="progress">Hears of every coefficient that was measured.</param>
-    public static Calibration Run(NeutralKl neutral, Generation.Steering steering, double budget, string model, bool normalize = false, Action<double, KlStatistics>? progress = null)
+    /// <param name="tolerance">Part of the budget that the result may miss it by.</param>
+    /// <param name="guess">Begin where KL ~ c² says that the budget lies: half as many passes, but a crossing far below it may be missed.</param>
+    public static Calibration Run(NeutralKl neutral, Generation.Steering steering, double budget, string model, bool normalize = false, Action<double, KlStatistics>? progress = null, double tolerance = BudgetSearch.Tolerance, bool guess = false)
     {
         CalibratedSide plus = Side(1, 1);
         // The other side is seldom far.
@@ -51,14 +53,19 @@ public sealed record Calibration(string Model, double Budget, string Neutral, in
         CalibratedSide Side(int sign, double start)
         {
             var measured = new Dictionary<double, KlStatistics>();
-            BudgetResult found = BudgetSearch.Find(c =>
-            {
-                measured[c] = neutral.Measure(steering, (float)(sign * c));
-                progress?.Invoke(sign * c, measured[c]);
-                return measured[c].P95;
-            }, budget, start);
+            BudgetResult found = BudgetSearch.Find(Curve, budget, guess ? BudgetSearch.Guess(Curve, budget, start) : start, tolerance);
             double at = found.Outcome switch { BudgetOutcome.Reached => found.Coefficient, BudgetOutcome.NeverReached => found.Points[^1].Coefficient, _ => found.Points[0].Coefficient };
             return new CalibratedSide(found, measured[at]);
+
+            double Curve(double c)
+            {
+                if (!measured.TryGetValue(c, out KlStatistics kl))
+                {
+                    measured[c] = kl = neutral.Measure(steering, (float)(sign * c));
+                    progress?.Invoke(sign * c, kl);
+                }
+                return kl.P95;
+            }
         }
     }
 

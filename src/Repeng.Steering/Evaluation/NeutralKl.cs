@@ -1,6 +1,7 @@
 using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
+using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Evaluation;
@@ -34,19 +35,26 @@ public sealed class NeutralKl
     // Both logits of one piece stay below this many values.
     private const int ChunkValues = 1 << 22;
 
+    // The plain model's logits are kept where all of them are not more than this many values: 64 MiB.
+    private const int KeptValues = 1 << 24;
+
     private readonly DecoderModel _model;
+    private readonly PlainPrefix? _prefix;
     private readonly int[][][] _batches;
     private readonly float[][] _base;
+    private readonly Dictionary<(int Batch, int First), float[]>? _logits;
 
     /// <summary>Runs the plain model once. Throws <see cref="UserErrorException"/> for an empty list, or where the model's own logits are not finite.</summary>
     /// <param name="model">The model.</param>
     /// <param name="texts">The texts.</param>
     /// <param name="batchSize">Texts a batch.</param>
-    public NeutralKl(DecoderModel model, NeutralTexts texts, int batchSize = 8)
+    /// <param name="prefix">Where steering begins late: what does not change is run once.</param>
+    public NeutralKl(DecoderModel model, NeutralTexts texts, int batchSize = 8, PlainPrefix? prefix = null)
     {
         if (texts.Rows.Count == 0 || texts.Positions == 0)
             throw new UserErrorException("no neutral text: KL needs at least one token; give --neutral FILE with a text a line");
-        (_model, Texts) = (model, texts);
+        (_model, Texts, _prefix) = (model, texts, prefix);
+        _logits = (long)texts.Positions * model.Config.VocabSize <= KeptValues ? [] : null;
         // Texts of like length stand together, so that little is padded.
         _batches = [.. texts.Rows.OrderBy(r => r.Length).Chunk(batchSize)];
         _base = [.. _batches.Select(Plain)];
@@ -64,7 +72,7 @@ public sealed class NeutralKl
     public double[] Positions(Generation.Steering steering, float coefficient)
     {
         var values = new List<double>(Texts.Positions);
-        int d = _model.Config.HiddenSize, v = _model.Config.VocabSize, step = Math.Max(1, ChunkValues / v);
+        int v = _model.Config.VocabSize, step = Math.Max(1, ChunkValues / v);
         for (int b = 0; b < _batches.Length; b++)
         {
             using var tape = new Tape(_model.Device, record: false);
@@ -73,8 +81,7 @@ public sealed class NeutralKl
             {
                 int count = Math.Min(step, real.Length - first);
                 using Tape.Scope scope = tape.BeginScope();
-                // The plain model's logits are made again of its hidden states, which take a hundredth of the room.
-                float[] p = _model.Logits(tape, tape.Constant(_base[b].AsSpan(first * d, count * d), count, d)).ToArray();
+                float[] p = PlainLogits(tape, b, first, count);
                 float[] q = _model.Logits(context, hidden, real[first..(first + count)]).ToArray();
                 var part = new double[count];
                 // A position's sum does not depend on which thread takes it.
@@ -107,11 +114,22 @@ public sealed class NeutralKl
         return Math.Max(0, cross / pSum - Math.Log(pSum) + Math.Log(qSum));
     }
 
+    // Many texts' logits are made again of the hidden states, which take a hundredth of the room.
+    private float[] PlainLogits(Tape tape, int batch, int first, int count)
+    {
+        if (_logits is not null && _logits.TryGetValue((batch, first), out float[]? known))
+            return known;
+        int d = _model.Config.HiddenSize;
+        float[] logits = _model.Logits(tape, tape.Constant(_base[batch].AsSpan(first * d, count * d), count, d)).ToArray();
+        _logits?.Add((batch, first), logits);
+        return logits;
+    }
+
     // The pass, its hidden states after the final norm, and the rows of them that are real tokens.
     private (ForwardContext Context, Tensor Hidden, int[] Real) Forward(Tape tape, int[][] rows, Generation.Steering steering, float coefficient)
     {
         TokenBatch tokens = TokenBatch.Pad(rows, 0);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]);
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)], prefix: _prefix);
         return (context, _model.Forward(context), [.. Enumerable.Range(0, tokens.Ids.Length).Where(i => tokens.IsReal(i / tokens.Length, i % tokens.Length))]);
     }
 

@@ -32,6 +32,9 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
     /// <summary>For searches over c: a coefficient that makes logits infinite gives NaN rather than an error.</summary>
     public bool AllowInfinite { get; init; }
 
+    /// <summary>Where steering begins late: what does not change is run once a batch.</summary>
+    public PlainPrefix? Prefix { get; init; }
+
     /// <summary>Scores every item at one coefficient; all rows are steered.</summary>
     public ChoiceResult[] Run(IReadOnlyList<ChoiceItem> items, Generation.Steering steering, float coefficient, Action<int>? progress = null)
     {
@@ -52,7 +55,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
     {
         TokenBatch tokens = TokenBatch.Pad([.. items.Select(i => i.Prompt)], 0);
         using var tape = new Tape(model.Device, record: false);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)]);
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)], prefix: Prefix);
         Tensor hidden = model.Forward(context);
         int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
         float[] logits = model.Logits(context, hidden, last).ToArray();
@@ -80,7 +83,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
             }
         TokenBatch tokens = TokenBatch.Pad(rows, 0);
         using var tape = new Tape(model.Device, record: false);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)]);
+        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)], prefix: Prefix);
         Tensor hidden = model.Forward(context);
         var index = new List<int>();
         var labels = new List<int>();

@@ -16,9 +16,11 @@ public sealed record Steering(IAdapter? Adapter = null, VectorControl? Vector = 
     public static Steering None { get; } = new();
 
     /// <summary>A context for one pass in which each row has its own coefficient.</summary>
-    public ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache = null, IAdapterPass? pass = null, Func<string, bool>? capture = null) =>
+    public ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache = null, IAdapterPass? pass = null, Func<string, bool>? capture = null, PlainPrefix? prefix = null) =>
         new(tape, tokens, cache)
         {
+            FirstBlock = prefix?.Block ?? 0,
+            Hidden = prefix?.Enter(tape, tokens, this),
             Adapter = pass ?? Adapter?.Pass(tape, coefficients, tokens.Length),
             Edit = Vector?.Pass(coefficients),
             Capture = capture,

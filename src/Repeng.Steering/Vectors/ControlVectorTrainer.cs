@@ -22,6 +22,12 @@ public static class ControlVectorTrainer
     public static ControlVector Train(DecoderModel model, IReadOnlyList<string> modules, IReadOnlyList<TokenPair> pairs, int padId, VectorMethod method, RepresentationSettings settings, int components = 1, Action<string, int, int>? progress = null)
     {
         using Representations rows = Representations.Collect(model, modules, pairs, padId, method.Needs, settings, (done, of) => progress?.Invoke("texts", done, of));
+        return FromRows(model, modules, rows, method, components, progress);
+    }
+
+    /// <summary>The same of rows that were collected before, with all that the method needs: several methods can share them.</summary>
+    public static ControlVector FromRows(DecoderModel model, IReadOnlyList<string> modules, Representations rows, VectorMethod method, int components = 1, Action<string, int, int>? progress = null)
+    {
         var directions = new List<KeyValuePair<string, Direction>>();
         foreach (string module in modules)
         {

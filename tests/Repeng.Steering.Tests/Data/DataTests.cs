@@ -29,7 +29,7 @@ public sealed class DataTests
     {
         string[] files = [.. typeof(SuffixSets).Assembly.GetManifestResourceNames().Where(n => n.StartsWith("Repeng.Steering.Data.", StringComparison.Ordinal))];
         Assert.Equal(
-            SuffixSets.Names.Where(n => n != SuffixSets.DemoName).Append("truth-evaluation").Append("neutral").Select(n => $"Repeng.Steering.Data.{n}.json").Append("Repeng.Steering.Data.dilemmas.jsonl").Order(StringComparer.Ordinal),
+            SuffixSets.Names.Where(n => n != SuffixSets.DemoName).Append("truth-evaluation").Append("neutral").Select(n => $"Repeng.Steering.Data.{n}.json").Append("Repeng.Steering.Data.dilemmas.jsonl").Append("Repeng.Steering.Data.mood.jsonl").Order(StringComparer.Ordinal),
             files.Order(StringComparer.Ordinal));
     }
 

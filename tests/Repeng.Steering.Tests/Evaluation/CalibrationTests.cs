@@ -2,6 +2,7 @@ using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Steering.Evaluation;
+using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Steering.Vectors;
 
@@ -31,6 +32,29 @@ public sealed class CalibrationTests
         Assert.Null(r.Fall(budget));
         Assert.Equal(calls, r.Points.Count);
         Assert.InRange(calls, 1, 24);
+    }
+
+    [Theory]
+    [InlineData(0.25)]
+    [InlineData(1e-6)]
+    [InlineData(4e4)]
+    public void A_guess_from_the_square_begins_near_the_budget(double a)
+    {
+        int calls = 0;
+        double Curve(double c)
+        {
+            calls++;
+            return a * c * c;
+        }
+
+        double start = BudgetSearch.Guess(Curve, 1);
+        Assert.InRange(a * start * start, 0.25, 4);
+        BudgetResult r = BudgetSearch.Find(Curve, 1, start, tolerance: 0.05);
+        Assert.InRange(r.Value, 0.95, 1.05);
+        Assert.InRange(calls, 1, 9);
+        // Nothing and infinity say on which side the budget is, not how far.
+        Assert.InRange(BudgetSearch.Guess(c => c < 100 ? 0 : 1, 1), 100, 10000);
+        Assert.InRange(BudgetSearch.Guess(c => c < 0.001 ? 1 : double.PositiveInfinity, 1), 1e-5, 0.001);
     }
 
     [Fact]
@@ -124,12 +148,27 @@ public sealed class CalibrationTests
         Assert.Equal((found.Length, found.Max()), (s.Positions, s.Max));
         Assert.Equal(found.Average(), s.Mean, 1e-12);
 
+        // What enters the first steered block is the same for all, whether it is run again or kept.
+        var prefix = new PlainPrefix(model, 1);
+        var kept = new NeutralKl(model, new NeutralTexts("test", rows), batchSize: 3, prefix);
+        Assert.Equal(found, kept.Positions(steering, 0.7f));
+        Assert.Equal(few.Positions(steering, -2), kept.Positions(steering, -2));
+        Assert.Throws<ArgumentException>(() => new NeutralKl(model, new NeutralTexts("test", rows), batchSize: 3, new PlainPrefix(model, 2)).Positions(steering, 0.7f));
+        ChoiceItem[] items = [.. Repeng.Steering.Demo.DemoItems.Load(new(), Repeng.Steering.Demo.DemoAudience.None).Take(6)];
+        ChoiceResult[] Scored(PlainPrefix? p, float c) => new TruthEvaluator(model, 4) { MeasureInput = true, Prefix = p }.Run(items, steering, c);
+        foreach (float c in new[] { 1, 1, -1f })
+            Assert.Equal(Scored(null, c), Scored(prefix, c));
+
         Calibration calibration = Calibration.Run(few, steering, 0.5, "demo");
         Assert.InRange(few.Measure(steering, (float)calibration.Coefficients.Plus).P95, 0.494, 0.506);
         Assert.InRange(few.Measure(steering, (float)calibration.Coefficients.Minus).P95, 0.494, 0.506);
         Assert.True(calibration.Coefficients.Minus < 0 && calibration.Coefficients.Plus > 0);
 
-        UsableRange range = UsableRange.Find(model, [.. Repeng.Steering.Demo.DemoItems.Load(new(), Repeng.Steering.Demo.DemoAudience.None).Take(6)], steering);
+        Calibration quick = Calibration.Run(few, steering, 0.5, "demo", tolerance: 0.05, guess: true);
+        Assert.Equal(calibration.Coefficients.Plus, quick.Coefficients.Plus, 0.05 * calibration.Coefficients.Plus);
+        Assert.Equal(calibration.Coefficients.Minus, quick.Coefficients.Minus, -0.05 * calibration.Coefficients.Minus);
+
+        UsableRange range = UsableRange.Find(model, items, steering);
         Assert.True(range.Plus.Outcome == BudgetOutcome.Reached && range.Minus.Outcome == BudgetOutcome.Reached && range.Questions == 6);
 
         double[] Alone(int[] ids, float c)

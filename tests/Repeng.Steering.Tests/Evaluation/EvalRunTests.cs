@@ -171,8 +171,13 @@ public sealed class BinaryQuestionsTests
     [Fact]
     public void Half_of_the_built_in_answers_are_yes_and_no_question_comes_twice()
     {
-        Assert.Equal(BinaryQuestions.Items.Count, 2 * BinaryQuestions.Items.Count(q => q.Yes));
-        Assert.Equal(BinaryQuestions.Items.Count, BinaryQuestions.Items.Select(q => q.Question).Distinct().Count());
+        foreach (IReadOnlyList<BinaryQuestion> set in new[] { BinaryQuestions.Items, BinaryQuestions.Mood })
+        {
+            Assert.Equal(24, set.Count);
+            // Any even number of the first ones is balanced.
+            Assert.All(set.Index(), q => Assert.Equal(q.Index % 2 == 0, q.Item.Yes));
+            Assert.Equal(set.Count, set.Select(q => q.Question).Distinct().Count());
+        }
     }
 
     [Theory]
