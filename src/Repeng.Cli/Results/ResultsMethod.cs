@@ -59,11 +59,13 @@ internal sealed record ResultsMethod(string Name, ResultsKind Kind, string? Page
         Vector("kfac_steer_gradient_pca", "kfac") with { DemoAlone = true },
         new($"{WeightSvdSteering.Name}_rank32", ResultsKind.WeightSvd, "weight-svd"),
         Rotation("antipasto"), Rotation("readme"), Rotation("upstream"), Rotation("recommended"),
-        Peft("lora", "lora-family"), Peft("rslora", "lora-family"), Peft("dora", "lora-family"),
-        Peft("ia3", "small-adapters", "--lr", "3e-2"),
+        Peft("lora", "lora-family") with { OnRealModels = ["--adapter_type", "lora", "--lr", "3e-2"] },
+        Peft("rslora", "lora-family") with { OnRealModels = ["--adapter_type", "rslora", "--lr", "1e-2"] },
+        Peft("dora", "lora-family") with { OnRealModels = ["--adapter_type", "dora", "--lr", "3e-2"] },
+        Peft("ia3", "small-adapters", "--lr", "3e-2") with { OnRealModels = ["--adapter_type", "ia3", "--lr", "1e-1"] },
         Peft("vera", "small-adapters", "--lr", "0.3"),
-        Peft("delora", "small-adapters"),
-        Peft("road_2", "small-adapters", "--group_size", "8") with { OnRealModels = ["--adapter_type", "road_2", "--lr", "3e-2"] },
+        Peft("delora", "small-adapters") with { OnRealModels = ["--adapter_type", "delora", "--lr", "1e-2"] },
+        Peft("road_2", "small-adapters", "--group_size", "8") with { OnRealModels = ["--adapter_type", "road_2", "--lr", "1e-1"] },
     ];
 
     /// <summary>The methods of those names; everything for none.</summary>
@@ -87,7 +89,7 @@ internal sealed record ResultsMethod(string Name, ResultsKind Kind, string? Page
     // The demo's preset has antipasto's loss and a rate and rank that suit the demo; the others get the same steps.
     private static ResultsMethod Rotation(string profile) => new($"rotation:{profile}", ResultsKind.Adapter, profile == "antipasto" ? "antipasto-loss" : "rotation-adapter",
         profile == "antipasto" ? [] : ["--profile", profile, "--lr", "7e-3", "--batch_size", "24", "--grad_accum_steps", "1", "--rank", "64"])
-    { OnRealModels = ["--profile", profile, "--rank", "32"] };
+    { OnRealModels = ["--profile", profile, "--rank", "64", "--lr", "1e-2"] };
 
     private static ResultsMethod Peft(string kind, string page, params string[] more) => new(kind, ResultsKind.Adapter, page, ["--adapter_type", kind, .. more]);
 }

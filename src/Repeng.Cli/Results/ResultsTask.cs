@@ -47,8 +47,8 @@ internal sealed record ResultsTask(string Name, string Title, bool Demo, string 
             Doses = [0.5],
             DosesOfAllSeeds = true,
         },
-        Real("mood", "Happy and sad", "happiness", "the happy answer to yes-or-no questions about mood (`eval --set mood`)", "3e-3"),
-        Real("honesty", "Honest and dishonest", "honesty", "the true endings of begun statements (`eval --set truth`, those with endings of one token)", "3e-3"),
+        Real("mood", "Happy and sad", "happiness", "the happy answer to yes-or-no questions about mood (`eval --set mood`)"),
+        Real("honesty", "Honest and dishonest", "honesty", "the true endings of begun statements (`eval --set truth`, those with endings of one token)"),
     ];
 
     /// <summary>The tasks of those names; everything for none.</summary>
@@ -86,10 +86,10 @@ internal sealed record ResultsTask(string Name, string Title, bool Demo, string 
     /// <summary>What the settings of a record say of its task.</summary>
     public string Describe() => string.Join(" | ", Name, string.Join(' ', Texts), string.Join(' ', Training), Blocks, Questions, Neutral, string.Join(' ', Doses), DosesOfAllSeeds);
 
-    private static ResultsTask Real(string name, string title, string personas, string measure, string rate) => new(name, title, false, measure)
+    private static ResultsTask Real(string name, string title, string personas, string measure) => new(name, title, false, measure)
     {
         Texts = ["--personas", personas, "--max_pairs", "16"],
-        Training = ["--lr", rate, "--n_epochs", "2", "--batch_size", "8", "--grad_accum_steps", "1", "--val_split", "0", "--patience", "0", "--target_modules", @".*\.(14|16|18|20|22|24)\..*(gate_proj|down_proj)"],
+        Training = ["--max_pairs", "12", "--n_epochs", "1", "--batch_size", "4", "--grad_accum_steps", "1", "--val_split", "0", "--patience", "0", "--target_modules", @".*\.(14|16|18|20|22|24)\..*(gate_proj|down_proj)"],
         Blocks = "14:25",
         Questions = 16,
         Neutral = (8, 12),
