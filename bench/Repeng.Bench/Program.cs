@@ -1,6 +1,7 @@
 using Repeng.Bench;
 using Repeng.Bench.Decoding;
 using Repeng.Bench.Training;
+using Repeng.Bench.Vectors;
 using Repeng.Kernels;
 
 try
@@ -10,6 +11,8 @@ try
         ["matmul", .. var rest] => MatMulBench.Run(rest),
         ["decode", .. var rest] => DecodeBench.Run(rest),
         ["train", .. var rest] => TrainBench.Run(rest),
+        ["vectors", .. var rest] => VectorBench.Run(rest),
+        ["fisher", .. var rest] => FisherBench.Run(rest),
         _ => Usage(),
     };
 }
@@ -36,11 +39,20 @@ static int Usage()
                    --seconds S    time per row and engine (default 0.2)
                    --no-peer      ours alone
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
-          decode   the steering tax: a token with an adapter at c beside the same token at c = 0
+          decode   the steering tax: a token with an adapter or a vector at c beside the same token at c = 0
                    --model M      a GGUF file or folder (default: the SmolLM2 GGUF in ../shared/models)
                    --tokens N --rows N --rank N --targets REGEX --threads N
                                   300, 1, 64, gate and down of nine blocks, every core
                    --distinct     every row has its own coefficient
+                   --vector       a control vector on every block in the place of the adapter
+          vectors  a control vector on every block of a real model beside the same mathematics in TorchSharp
+                   --model M --pairs N --runs N --threads N
+                                  the SmolLM2 GGUF in ../shared/models, 60, 3, every core
+                   --method M     pca_diff (default), fisher_steer_emp_reg2 or fisher_steer_cov_reg1
+          fisher   one wide layer by fisher_steer_cov_reg1 beside a dense solve in TorchSharp: seconds and memory
+                   --width N --pairs N --threads N
+                                  9728, 1145, every core
+                   --no-peer      ours alone
           train    a training step of an SVD adapter beside the same mathematics in TorchSharp
                    --model M      a GGUF file or folder of a llama model (default: the SmolLM2 GGUF in
                                   ../shared/models), or "shape": random weights in SmolLM2-135M's shape

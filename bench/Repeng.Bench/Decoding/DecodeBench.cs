@@ -8,11 +8,12 @@ using Repeng.Runtime;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Bench.Decoding;
 
 /// <summary>
-/// The steering tax: what a token costs with an adapter at c ≠ 0 beside the same token at c = 0, in one process. Each
+/// The steering tax: what a token costs with an adapter, or a control vector on every block, at c ≠ 0 beside the same token at c = 0, in one process. Each
 /// position of a text is decoded by both, one right after the other and in turns first, so that whatever else the machine does
 /// falls on both; the tax is the median over positions with its 95 % interval by order statistics.
 /// </summary>
@@ -25,7 +26,7 @@ internal static class DecodeBench
     {
         int tokens = 300, rows = 1, rank = 64, threads = Environment.ProcessorCount;
         string? model = null, targets = null;
-        bool distinct = false;
+        bool distinct = false, vector = false;
         for (int i = 0; i < args.Length; i++)
         {
             string name = args[i];
@@ -38,6 +39,7 @@ internal static class DecodeBench
                 case "--rank": rank = Number(); break;
                 case "--threads": threads = Number(); break;
                 case "--distinct": distinct = true; break;
+                case "--vector": vector = true; break;
                 default: throw new UserErrorException($"decode knows no option {name}");
             }
 
@@ -47,22 +49,33 @@ internal static class DecodeBench
         model ??= TrainBenchOptions.DefaultModel ?? throw new UserErrorException($"no .gguf file in {TrainBenchOptions.ModelFolder}; give --model");
         using Device device = Device.Cpu(threads);
         using ModelBundle bundle = ModelBundle.Load(device, model, WeightType.F32);
-        using SvdAdapter adapter = SvdAdapter.Create(bundle.Model, new SvdAdapterConfig
+        if (vector && targets is not null)
+            throw new UserErrorException("--targets are an adapter's; a vector acts on every block");
+        using SvdAdapter? adapter = vector ? null : SvdAdapter.Create(bundle.Model, new SvdAdapterConfig
         {
             Rank = rank,
             RotateU = true,
             RotateV = true,
             TargetModules = targets ?? TrainDefaults.For(bundle.Model.Config, isDemo: false, quick: false).TargetModules,
         });
+        using VectorControl? control = vector ? OnEveryBlock(bundle.Model) : null;
         float[] steered = [.. Enumerable.Range(0, rows).Select(r => distinct ? 0.25f * (r + 1) : 1)];
-        Console.WriteLine($"{Path.GetFileNameWithoutExtension(model)}, {rows} row{(rows == 1 ? "" : "s")}, c = {string.Join(' ', steered.Select(c => c.ToString(CultureInfo.InvariantCulture)))} against 0, rank {rank}, {adapter.Layers.Count} adapted layers, {tokens} positions");
+        Console.WriteLine($"{Path.GetFileNameWithoutExtension(model)}, {rows} row{(rows == 1 ? "" : "s")}, c = {string.Join(' ', steered.Select(c => c.ToString(CultureInfo.InvariantCulture)))} against 0, {(adapter is null ? $"a vector on {bundle.Model.Blocks.Count} blocks" : $"rank {rank}, {adapter.Layers.Count} adapted layers")}, {tokens} positions");
         Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
-        (double[] plain, double[] with) = Time(bundle.Model, adapter, steered, tokens);
-        Print(bundle.Model, adapter, plain, with);
+        (double[] plain, double[] with) = Time(bundle.Model, adapter, control, steered, tokens);
+        double bytes = adapter?.Layers.Values.Sum(l => 4.0 * (l.U.Length + l.V.Length)) ?? 4.0 * bundle.Model.Blocks.Count * bundle.Model.Config.HiddenSize;
+        Print(bundle.Model, bytes, plain, with);
         return 0;
     }
 
-    private static (double[] Plain, double[] Steered) Time(DecoderModel model, SvdAdapter adapter, float[] steered, int tokens)
+    private static VectorControl OnEveryBlock(DecoderModel model) => new(model, new ControlVector(model.Config.ModelType, Enumerable.Range(0, model.Blocks.Count).Select(b =>
+    {
+        var direction = new float[model.Config.HiddenSize];
+        Philox.FillNormal(direction, 2, (ulong)b);
+        return KeyValuePair.Create($"{b}", new Direction([.. direction.Select(v => 0.01f * v)]));
+    })));
+
+    private static (double[] Plain, double[] Steered) Time(DecoderModel model, SvdAdapter? adapter, VectorControl? control, float[] steered, int tokens)
     {
         int rows = steered.Length, length = Prompt + WarmUp + tokens;
         var ids = new int[rows * length];
@@ -71,15 +84,15 @@ internal static class DecodeBench
         float[][] coefficients = [new float[rows], steered];
         KvCache[] caches = [.. coefficients.Select(_ => new KvCache(model.Device, model.Config, rows, length, new int[rows]))];
         using var kept = new Tape(model.Device, record: false);
-        IAdapterPass?[] passes = [null, adapter.Pass(kept, steered, 1)];
+        IAdapterPass?[] passes = [null, adapter?.Pass(kept, steered, 1)];
         double[][] seconds = [new double[tokens], new double[tokens]];
         for (int side = 0; side < 2; side++)
-            Step(model, caches[side], adapter.Pass(kept, coefficients[side], Prompt), Columns(ids, rows, length, 0, Prompt), Prompt);
+            Step(model, caches[side], adapter?.Pass(kept, coefficients[side], Prompt), control?.Pass(coefficients[side]), Columns(ids, rows, length, 0, Prompt), Prompt);
         for (int t = 0; t < WarmUp + tokens; t++)
             for (int turn = 0; turn < 2; turn++)
             {
                 int side = (t + turn) % 2;
-                double s = Step(model, caches[side], passes[side], Columns(ids, rows, length, Prompt + t, 1), 1);
+                double s = Step(model, caches[side], passes[side], control?.Pass(coefficients[side]), Columns(ids, rows, length, Prompt + t, 1), 1);
                 if (t >= WarmUp)
                     seconds[side][t - WarmUp] = s;
             }
@@ -88,12 +101,12 @@ internal static class DecodeBench
         return (seconds[0], seconds[1]);
     }
 
-    private static double Step(DecoderModel model, KvCache cache, IAdapterPass? pass, int[] ids, int length)
+    private static double Step(DecoderModel model, KvCache cache, IAdapterPass? pass, IModuleEdit? edit, int[] ids, int length)
     {
         int rows = ids.Length / length;
         long start = Stopwatch.GetTimestamp();
         using var tape = new Tape(model.Device, record: false);
-        Tensor hidden = model.Forward(new ForwardContext(tape, new TokenBatch(rows, length, ids, new int[rows]), cache) { Adapter = pass });
+        Tensor hidden = model.Forward(new ForwardContext(tape, new TokenBatch(rows, length, ids, new int[rows]), cache) { Adapter = pass, Edit = edit });
         model.Logits(tape, hidden).ToArray();
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
@@ -101,15 +114,14 @@ internal static class DecodeBench
     private static int[] Columns(int[] ids, int rows, int length, int from, int count) =>
         [.. Enumerable.Range(0, rows).SelectMany(r => ids[(r * length + from)..(r * length + from + count)])];
 
-    private static void Print(DecoderModel model, SvdAdapter adapter, double[] plain, double[] steered)
+    private static void Print(DecoderModel model, double bytes, double[] plain, double[] steered)
     {
         int n = plain.Length;
         double[] tax = [.. plain.Zip(steered, (p, s) => s / p - 1).Order()];
         // The median's interval: ranks n/2 ± 0.98·√n hold it in 95 % of samples.
         int half = (int)Math.Ceiling(0.98 * Math.Sqrt(n)), low = Math.Max(0, n / 2 - half), high = Math.Min(n - 1, n / 2 + half);
-        double factors = adapter.Layers.Values.Sum(l => 4.0 * (l.U.Length + l.V.Length));
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"c = 0: {1e3 * Median(plain):F2} ms a position; c ≠ 0: {1e3 * Median(steered):F2} ms"));
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"tax: median {tax[n / 2]:P2}, 95 % interval {tax[low]:P2} to {tax[high]:P2}; ratio of the sums {steered.Sum() / plain.Sum() - 1:P2}; floor by bytes read {factors / model.WeightBytes:P2}"));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"tax: median {tax[n / 2]:P2}, 95 % interval {tax[low]:P2} to {tax[high]:P2}; ratio of the sums {steered.Sum() / plain.Sum() - 1:P2}; floor by bytes read {bytes / model.WeightBytes:P2}"));
     }
 
     private static double Median(double[] values) => values.Order().ElementAt(values.Length / 2);

@@ -31,6 +31,62 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
         Add(nameof(AttentionBackward), start);
     }
 
+    public void AttentionSinksForward(View o, View lse, View sinks, int rows, int heads, int headDim)
+    {
+        double start = clock();
+        backend.AttentionSinksForward(o, lse, sinks, rows, heads, headDim);
+        Add(nameof(AttentionSinksForward), start);
+    }
+
+    public void AttentionSinksBackward(View dSinks, View delta, View lse, View sinks, int rows, int heads)
+    {
+        double start = clock();
+        backend.AttentionSinksBackward(dSinks, delta, lse, sinks, rows, heads);
+        Add(nameof(AttentionSinksBackward), start);
+    }
+
+    public void RouteForward(View weights, View chosen, View logits, in RouteArgs args)
+    {
+        double start = clock();
+        backend.RouteForward(weights, chosen, logits, in args);
+        Add(nameof(RouteForward), start);
+    }
+
+    public void RouteBackward(View dLogits, View dWeights, View weights, View chosen, View logits, in RouteArgs args)
+    {
+        double start = clock();
+        backend.RouteBackward(dLogits, dWeights, weights, chosen, logits, in args);
+        Add(nameof(RouteBackward), start);
+    }
+
+    public void CombineForward(View y, View x, View place, View weights, int rows, int perToken, int cols)
+    {
+        double start = clock();
+        backend.CombineForward(y, x, place, weights, rows, perToken, cols);
+        Add(nameof(CombineForward), start);
+    }
+
+    public void CombineBackward(View dx, View dWeights, View dy, View x, View place, View weights, int rows, int perToken, int cols)
+    {
+        double start = clock();
+        backend.CombineBackward(dx, dWeights, dy, x, place, weights, rows, perToken, cols);
+        Add(nameof(CombineBackward), start);
+    }
+
+    public void ClampedGatedForward(View y, View gate, View up, long n, float alpha, float limit)
+    {
+        double start = clock();
+        backend.ClampedGatedForward(y, gate, up, n, alpha, limit);
+        Add(nameof(ClampedGatedForward), start);
+    }
+
+    public void ClampedGatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, float alpha, float limit)
+    {
+        double start = clock();
+        backend.ClampedGatedBackward(dGate, dUp, dy, gate, up, n, alpha, limit);
+        Add(nameof(ClampedGatedBackward), start);
+    }
+
     public void Unary(View y, View x, long n, UnaryOp op, float p = 0)
     {
         double start = clock();

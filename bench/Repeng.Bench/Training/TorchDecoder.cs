@@ -30,15 +30,23 @@ internal sealed class TorchDecoder : IDisposable
     public Tensor Weight(string module) => _weights[$"{module}.weight"];
 
     /// <summary>
-    /// Hidden states [batch, length, d] after the final norm. The adapter may be null (off); the taps keep outputs of modules.
+    /// Hidden states [batch, length, d] after the final norm. The adapter may be null (off); the taps keep outputs of modules, and
+    /// blocks those of all blocks, from the first of which on the graph goes where they are differentiated.
     /// </summary>
-    public Tensor Forward(TorchInput input, TorchAdapter? adapter, TorchTaps taps)
+    public Tensor Forward(TorchInput input, TorchAdapter? adapter, TorchTaps taps, List<Tensor>? blocks = null, bool differentiate = false)
     {
         Tensor x = Head[input.Ids];
         for (int i = 0; i < _config.NumLayers; i++)
         {
             using DisposeScope scope = NewDisposeScope();
             x = Block(i, x).MoveToOuterDisposeScope();
+            if (blocks is null)
+                continue;
+            if (differentiate && i == 0)
+                x = x.detach().requires_grad_().MoveToOuterDisposeScope();
+            else if (differentiate)
+                x.retain_grad();
+            blocks.Add(x);
         }
         return Norm(x, $"{_config.Prefix}{_config.FinalNorm}");
 

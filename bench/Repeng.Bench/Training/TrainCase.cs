@@ -97,7 +97,7 @@ internal sealed class TrainCase : IDisposable
     };
 
     // The honesty personas over the built-in statements, cut or padded to the length of the batch.
-    private static List<TokenPair> TextPairs(ModelBundle bundle, int count, int tokens)
+    public static List<TokenPair> TextPairs(ModelBundle bundle, int count, int tokens)
     {
         PersonaSet set = PersonaSets.Load("honesty");
         List<TextPair> texts = PairTexts.Make(bundle, set.Template, [.. set.Positive.Zip(set.Negative)], SuffixSets.Load("statements"));
