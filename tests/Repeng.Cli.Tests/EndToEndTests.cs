@@ -208,6 +208,14 @@ public sealed partial class EndToEndTests : IDisposable
         Assert.Equal(names, Directory.GetFiles(folder).Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal));
         Assert.All(Directory.GetFiles(folder), f => Assert.True(new FileInfo(f).Length > 1000, f));
 
+        // All or nothing: a name that is taken by a folder leaves what was there, and no other picture.
+        string taken = _shop.At("taken");
+        Directory.CreateDirectory(Path.Combine(taken, "loss-separation.svg"));
+        CliResult refused = CliRun.Run("plot-losses", "--output_dir", taken);
+        Assert.Equal(ExitCodes.UserError, refused.Code);
+        Assert.Contains("loss-separation.svg", refused.ErrorLines[^1]);
+        Assert.Equal(["loss-separation.svg"], Directory.GetFileSystemEntries(taken).Select(Path.GetFileName));
+
         Assert.Contains("--output_dir", CliRun.Run("plot-losses").ErrorLines[^1]);
         string file = _shop.At("a-file");
         File.WriteAllText(file, "");

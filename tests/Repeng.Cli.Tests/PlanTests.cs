@@ -11,6 +11,18 @@ public sealed class PlanTests : IDisposable
 
     public void Dispose() => _shop.Dispose();
 
+    [Fact]
+    public void The_demo_begins_with_antipasto_and_other_models_with_readme()
+    {
+        CliResult demo = CliRun.Run("plan"), real = CliRun.Run("plan", "--model", _shop.Model(), "--rank", "8", "--max_pairs", "8", "--personas", "honest:dishonest", "--suffixes", "demo");
+        Assert.True(demo.Code == ExitCodes.Ok && real.Code == ExitCodes.Ok, demo.Error + real.Error);
+        Assert.Contains("profile antipasto", demo.Out, StringComparison.Ordinal);
+        Assert.Contains("profile readme", real.Out, StringComparison.Ordinal);
+        // Settings that were made by hand belong to none.
+        Assert.DoesNotContain(new TrainConfig().Profile, TrainConfig.Profiles);
+        Assert.All(TrainConfig.Profiles, name => Assert.Equal(name, TrainConfig.FromProfile(name).Profile));
+    }
+
     [Theory]
     [InlineData("recommended", false, 8)]
     [InlineData("recommended", true, 8)]

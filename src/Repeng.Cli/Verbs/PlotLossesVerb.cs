@@ -2,6 +2,7 @@ using System.CommandLine;
 using Repeng.Cli.Reports;
 using Repeng.Kernels;
 using Repeng.Runtime;
+using Repeng.Runtime.Formats;
 using Repeng.Steering.Losses;
 
 namespace Repeng.Cli.Verbs;
@@ -27,15 +28,19 @@ public sealed class PlotLossesVerb
     private int Run(ParseResult p)
     {
         string output = p.GetValue(_output) ?? throw new UserErrorException("--output_dir FOLDER is missing: where the pictures go");
-        Directory.CreateDirectory(output);
         using Device device = Device.Cpu();
+        AtomicFile.WriteInto(output, folder => DrawAll(device, folder));
+        _session.Print($"Written: {output}");
+        return ExitCodes.Ok;
+    }
+
+    private static void DrawAll(Device device, string folder)
+    {
         Draw("loss-separation", LossCurves.Separation(device), "Separation terms at c = +1, reference at s = 1", "loss of a pair", "projected separation s, in units of the reference's");
         Draw("loss-coherence", LossCurves.Coherence(device), "Coherence terms", "loss of a token", "log-probability lost, nats");
         Draw("loss-projection", LossCurves.Projection(device), "AntiPaSTO's projection term", "loss of a pair", "angle between the change at c = +1 and the reference direction, degrees");
-        _session.Print($"Written: {output}");
-        return ExitCodes.Ok;
 
         void Draw(string name, IReadOnlyList<LossCurve> curves, string title, string y, string x) =>
-            Plots.Pictures(Path.Combine(output, name), [.. curves.Select(c => new Curve(c.Name, [.. c.Points.Select(q => new CurvePoint(q.X, q.Y, 0))]))], title, y, x);
+            Plots.Pictures(Path.Combine(folder, name), [.. curves.Select(c => new Curve(c.Name, [.. c.Points.Select(q => new CurvePoint(q.X, q.Y, 0))]))], title, y, x);
     }
 }

@@ -109,6 +109,48 @@ public static class AtomicFile
     }
 
     /// <summary>
+    /// Writes several files into a folder that may hold others: all of them are complete on disk before the first takes its name, so
+    /// that a failure leaves the folder as it was. Existing files of these names are replaced; missing folders are made.
+    /// </summary>
+    /// <param name="folder">Where the files go.</param>
+    /// <param name="fill">Writes the files, without folders, into the empty folder whose path it is given.</param>
+    /// <exception cref="UserErrorException">The folder is a file or may not be written, a name is that of a folder, or the space does not suffice.</exception>
+    public static void WriteInto(string folder, Action<string> fill)
+    {
+        long written = 0;
+        string? temp = null;
+        try
+        {
+            RequireFolderFree(folder, overwrite: true);
+            string full = Path.GetFullPath(folder);
+            temp = PrepareTemp(folder, Path.Combine(full, "file"), 0);
+            Directory.CreateDirectory(temp);
+            try
+            {
+                fill(temp);
+                FileSync.Tree(temp);
+            }
+            finally
+            {
+                written = LengthOf(temp);
+            }
+            (string From, string To)[] moves = [.. Directory.GetFiles(temp).Select(f => (f, ResolveFile(Path.Combine(full, Path.GetFileName(f)), overwrite: true)))];
+            foreach ((string from, string to) in moves)
+                File.Move(from, to, overwrite: true);
+            Remove(temp);
+            FileSync.Folder(full);
+        }
+        catch (Exception e)
+        {
+            if (temp is not null)
+                Remove(temp);
+            if (Translate(e, folder, written) is { } translated)
+                throw translated;
+            throw;
+        }
+    }
+
+    /// <summary>
     /// Throws when <see cref="WriteFolder"/> would refuse the target now: to be called before hours of work whose result shall go there.
     /// </summary>
     public static void RequireFolderFree(string target, bool overwrite = false)

@@ -8,8 +8,8 @@ namespace Repeng.Steering.Training;
 /// <summary>Everything that a training run depends on, apart from model and texts.</summary>
 public sealed record TrainConfig
 {
-    /// <summary>Name of the set of settings that this one began with.</summary>
-    public string Profile { get; init; } = "recommended";
+    /// <summary>Name of the set of settings that this one began with (<see cref="FromProfile"/>); "none" for settings of one's own, which begin with the values that stand here.</summary>
+    public string Profile { get; init; } = "none";
 
     /// <summary>The adapter.</summary>
     public SvdAdapterConfig Adapter { get; init; } = new();
