@@ -20,6 +20,20 @@ public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegmen
 
     /// <summary><see cref="Down"/> contains M.</summary>
     public bool IsFolded { get; init; }
+
+    /// <summary>The term for some of the rows (ascending), counted among themselves; null where it has none of them.</summary>
+    public LowRankTerm? At(ReadOnlySpan<int> rows)
+    {
+        var segments = new List<LowRankSegment>();
+        foreach ((int start, int count, Tensor m) in Segments)
+        {
+            int from = rows.BinarySearch(start), to = rows.BinarySearch(start + count);
+            (from, to) = (from < 0 ? ~from : from, to < 0 ? ~to : to);
+            if (to > from)
+                segments.Add(new LowRankSegment(from, to - from, m));
+        }
+        return segments.Count == 0 ? null : this with { Segments = segments };
+    }
 }
 
 /// <summary>One row range of a <see cref="LowRankTerm"/>.</summary>

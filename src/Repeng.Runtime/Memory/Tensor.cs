@@ -70,6 +70,9 @@ public sealed class Tensor : IDisposable
             : value;
     }
 
+    /// <summary>Made by <see cref="Part"/>.</summary>
+    public bool IsPart => _isPart;
+
     /// <summary>Keeps the gradient after the backward pass (parameters and taps).</summary>
     public bool RetainGrad { get; set; }
 

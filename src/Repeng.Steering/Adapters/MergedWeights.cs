@@ -14,7 +14,8 @@ public sealed unsafe class MergedWeights : ITensorSource
     private readonly DecoderModel _model;
     private readonly Func<LinearModule, (float[] Weight, float[]? Bias)?> _merge;
     private readonly Dictionary<string, TensorInfo> _infos = [];
-    private readonly Dictionary<string, LinearModule> _weights = [], _biases = [];
+    // Linear layers whose weight or bias a parameter is, or is a part of, and where it begins.
+    private readonly Dictionary<string, List<(LinearModule Module, long Start)>> _weights = [], _biases = [];
     private readonly List<string> _names = [];
     private (string Path, float[] Weight, float[]? Bias)? _last;
 
@@ -23,17 +24,21 @@ public sealed unsafe class MergedWeights : ITensorSource
         (_model, Description, _merge) = (model, description, merge);
         foreach (LinearModule l in model.Linears.Values)
         {
-            _weights[$"{l.Path}.weight"] = l;
+            Add(_weights, l.WeightPart ?? ($"{l.Path}.weight", 0), l);
             if (l.Bias is not null)
-                _biases[$"{l.Path}.bias"] = l;
+                Add(_biases, l.BiasPart ?? ($"{l.Path}.bias", 0), l);
         }
         foreach ((string name, Tensor t) in model.Parameters)
         {
-            long[] shape = [.. t.Shape.Select(s => (long)s)];
-            if (model.Config.LinearStoredTransposed && _weights.ContainsKey(name))
-                Array.Reverse(shape);
             _names.Add(name);
-            _infos[name] = new TensorInfo(name, shape, "F32", t.Length, t.Length * sizeof(float));
+            _infos[name] = new TensorInfo(name, model.FileShape(name), "F32", t.Length, t.Length * sizeof(float));
+        }
+
+        static void Add(Dictionary<string, List<(LinearModule, long)>> of, (string Name, long Start) part, LinearModule module)
+        {
+            if (!of.TryGetValue(part.Name, out List<(LinearModule, long)>? modules))
+                of[part.Name] = modules = [];
+            modules.Add((module, part.Start));
         }
     }
 
@@ -93,12 +98,12 @@ public sealed unsafe class MergedWeights : ITensorSource
 
     private float[] Values(string name)
     {
-        if (_weights.TryGetValue(name, out LinearModule? l) && Merged(l) is { } w)
-            return _model.Config.LinearStoredTransposed ? Transposed(w.Weight, l.Outputs, l.Inputs) : w.Weight;
-        if (_biases.TryGetValue(name, out LinearModule? of) && Merged(of) is { Bias: { } bias })
-            return bias;
         float[] values = WeightReader.ToHost(_model.Parameters[name]);
-        return l is not null && _model.Config.LinearStoredTransposed ? Transposed(values, l.Outputs, l.Inputs) : values;
+        foreach ((LinearModule module, long start) in _weights.GetValueOrDefault(name) ?? [])
+            Merged(module)?.Weight.CopyTo(values.AsSpan(checked((int)start)));
+        foreach ((LinearModule module, long start) in _biases.GetValueOrDefault(name) ?? [])
+            Merged(module)?.Bias?.CopyTo(values.AsSpan(checked((int)start)));
+        return _model.FileLayouts.TryGetValue(name, out FileLayout? layout) ? layout.ToFile<float>(values) : values;
     }
 
     // Weight and bias of a layer are asked for one after the other.
@@ -110,14 +115,5 @@ public sealed unsafe class MergedWeights : ITensorSource
             return null;
         _last = (l.Path, made.Weight, made.Bias);
         return made;
-    }
-
-    private static float[] Transposed(float[] w, int rows, int columns)
-    {
-        var turned = new float[w.Length];
-        for (int o = 0; o < rows; o++)
-            for (int i = 0; i < columns; i++)
-                turned[(long)i * rows + o] = w[(long)o * columns + i];
-        return turned;
     }
 }

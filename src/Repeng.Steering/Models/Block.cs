@@ -12,6 +12,12 @@ public sealed record LinearModule(string Path, Tensor Weight, Tensor? Bias)
 
     /// <summary>Width of the output.</summary>
     public int Outputs => Weight.Rows;
+
+    /// <summary>The parameter that the weight is a part of (<see cref="Tensor.Part"/>), or null where it is one itself.</summary>
+    public (string Name, long Start)? WeightPart { get; init; }
+
+    /// <summary>The same of the bias.</summary>
+    public (string Name, long Start)? BiasPart { get; init; }
 }
 
 /// <summary>A norm: weight and, for LayerNorm, bias.</summary>
@@ -28,10 +34,18 @@ public sealed class Block(ModelConfig config, int index)
 
     internal NormModule? InputNorm, PostAttentionNorm, PreMlpNorm, PostMlpNorm, QueryNorm, KeyNorm;
     internal LinearModule? Query, Key, Value, FusedQkv, Gate, Up, FusedGateUp;
-    internal LinearModule Output = null!, Down = null!;
+    internal LinearModule Output = null!;
+    internal LinearModule? Down;
+    internal Tensor? Sinks;
+
+    /// <summary>The mixture of experts in the place of the MLP, or null.</summary>
+    public Experts? Experts { get; internal set; }
 
     /// <summary>The block's linear layers in the order of the forward pass.</summary>
-    public IEnumerable<LinearModule> Linears => new[] { FusedQkv, Query, Key, Value, Output, FusedGateUp, Gate, Up, Down }.OfType<LinearModule>();
+    public IEnumerable<LinearModule> Linears => new[] { FusedQkv, Query, Key, Value, Output, FusedGateUp, Gate, Up, Down }.OfType<LinearModule>().Concat(Experts?.Linears ?? []);
+
+    /// <summary>Those that write into the residual stream.</summary>
+    public IEnumerable<LinearModule> Writers => [Output, .. Down is null ? [] : (LinearModule[])[Down], .. Experts?.Writers ?? []];
 
     /// <summary>Width of the output of a norm of queries or keys, all heads of a token side by side; null for another module.</summary>
     internal int? HeadNormWidth(string module) =>
@@ -59,14 +73,15 @@ public sealed class Block(ModelConfig config, int index)
         Tensor a = c.Out(AttentionPath, Attention(c, h, scope), scope);
         if (PostAttentionNorm is not null)
             a = Norm(c, PostAttentionNorm, a, scope);
-        x = tape.Add(x, a);
-        h = PreMlpNorm is null ? x : Norm(c, PreMlpNorm, x, scope);
-        Tensor m = c.Out(MlpPath, Mlp(c, h, scope), scope);
+        Tensor between = Add(tape, x, a), read = config.ParallelResidual ? x : between;
+        h = PreMlpNorm is null ? read : Norm(c, PreMlpNorm, read, scope);
+        Tensor m = c.Out(MlpPath, Experts?.Forward(c, h, scope) ?? Mlp(c, h, scope), scope);
         if (PostMlpNorm is not null)
             m = Norm(c, PostMlpNorm, m, scope);
-        x = tape.Add(x, m);
-        return scope.Keep(c.Out(Path, x, scope));
+        return scope.Keep(c.Out(Path, Add(tape, between, m), scope));
     }
+
+    private Tensor Add(Tape tape, Tensor x, Tensor more) => tape.Add(x, config.ResidualScale == 1 ? more : tape.Scale(more, config.ResidualScale));
 
     private Tensor Attention(ForwardContext c, Tensor h, Tape.Scope scope)
     {
@@ -75,7 +90,11 @@ public sealed class Block(ModelConfig config, int index)
         Tensor q, k, v;
         if (FusedQkv is not null)
         {
-            Tensor[] parts = tape.SplitColumns(Linear(c, FusedQkv, h, scope), qWidth, kvWidth, kvWidth);
+            Tensor qkv = Linear(c, FusedQkv, h, scope);
+            bool byHead = config.QkvLayout == QkvLayout.ByHead;
+            Tensor[] parts = byHead
+                ? [.. tape.SplitColumns(tape.Reshape(qkv, h.Rows * config.NumHeads, 3 * config.HeadDim), config.HeadDim, config.HeadDim, config.HeadDim).Select(p => tape.Reshape(p, h.Rows, qWidth))]
+                : tape.SplitColumns(qkv, qWidth, kvWidth, kvWidth);
             (q, k, v) = (parts[0], parts[1], parts[2]);
         }
         else
@@ -91,8 +110,11 @@ public sealed class Block(ModelConfig config, int index)
             k = Norm(c, KeyNorm, k, scope);
         }
 
+        if (config.QkvClip > 0)
+            (q, k, v) = (Clip(q), Clip(k), Clip(v));
+
         int window = config.Windows[Index];
-        if ((window > 0 ? c.LocalRope : c.Rope) is { } rope)
+        if (config.RotaryLayers?[Index] != false && (window > 0 ? c.LocalRope : c.Rope) is { } rope)
         {
             q = tape.Rope(q, rope.Cos, rope.Sin, c.Positions, config.NumHeads, config.RotaryDim, config.RopeInterleaved);
             k = tape.Rope(k, rope.Cos, rope.Sin, c.Positions, config.NumKvHeads, config.RotaryDim, config.RopeInterleaved);
@@ -107,10 +129,13 @@ public sealed class Block(ModelConfig config, int index)
         }
         var args = new AttentionArgs(batch, length, keys, config.NumHeads, config.NumKvHeads, config.HeadDim,
             config.AttentionScale, config.AttentionSoftCap, window, capacity);
-        Tensor o = tape.Attention(q, k, v, c.FirstKey, args);
-        if (c.EagerPadding)
+        Tensor o = tape.Attention(q, k, v, c.FirstKey, args, Sinks);
+        // With a sink a query that sees no key gives 0 there too.
+        if (c.EagerPadding && Sinks is null)
             o = EagerPadding.Add(tape, c.Tokens, args, o, q, k, v);
         return Linear(c, Output, o, scope);
+
+        Tensor Clip(Tensor t) => tape.Unary(tape.Unary(t, UnaryOp.Min, config.QkvClip), UnaryOp.Max, -config.QkvClip);
     }
 
     private Tensor Mlp(ForwardContext c, Tensor h, Tape.Scope scope)
@@ -131,10 +156,11 @@ public sealed class Block(ModelConfig config, int index)
         {
             inner = tape.Unary(Linear(c, Up!, h, scope), config.Activation);
         }
-        return Linear(c, Down, inner, scope);
+        return Linear(c, Down!, inner, scope);
     }
 
-    private static Tensor Linear(ForwardContext c, LinearModule module, Tensor x, Tape.Scope scope) =>
+    /// <summary>One linear layer with what the pass does to it.</summary>
+    internal static Tensor Linear(ForwardContext c, LinearModule module, Tensor x, Tape.Scope scope) =>
         c.Out(module.Path, c.Adapter?.Output(c.Tape, module, x) ?? c.Tape.Linear(x, module.Weight, module.Bias, c.Adapter?.Term(module.Path)), scope);
 
     private Tensor Norm(ForwardContext c, NormModule norm, Tensor x, Tape.Scope scope) => c.Out(norm.Path, DecoderModel.ApplyNorm(c.Tape, config, norm, x), scope);

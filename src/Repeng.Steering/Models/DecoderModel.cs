@@ -5,7 +5,7 @@ using Repeng.Runtime;
 namespace Repeng.Steering.Models;
 
 /// <summary>
-/// A decoder-only language model of any dense family: weights by their Hugging Face names and one forward pass.
+/// A decoder-only language model of any family: weights by their Hugging Face names and one forward pass.
 /// Owns its weights.
 /// </summary>
 public sealed class DecoderModel : IDisposable
@@ -16,9 +16,9 @@ public sealed class DecoderModel : IDisposable
     private int _ropePositions;
     private bool _ropeLong;
 
-    internal DecoderModel(ModelConfig config, Device device, Dictionary<string, Tensor> parameters, Block[] blocks, Tensor embedding, Tensor? positions, NormModule finalNorm, Tensor head, string source, string fingerprint)
+    internal DecoderModel(ModelConfig config, Device device, Dictionary<string, Tensor> parameters, IReadOnlyDictionary<string, FileLayout> layouts, Block[] blocks, Tensor embedding, Tensor? positions, NormModule finalNorm, Tensor head, string source, string fingerprint)
     {
-        (Config, Device, _parameters, Blocks, Source, Fingerprint) = (config, device, parameters, blocks, source, fingerprint);
+        (Config, Device, _parameters, FileLayouts, Blocks, Source, Fingerprint) = (config, device, parameters, layouts, blocks, source, fingerprint);
         (Embedding, PositionEmbedding, FinalNorm, Head) = (embedding, positions, finalNorm, head);
         _linears = blocks.SelectMany(b => b.Linears).ToDictionary(l => l.Path);
     }
@@ -40,6 +40,12 @@ public sealed class DecoderModel : IDisposable
 
     /// <summary>Weights by their Hugging Face names (linear weights are [out, in] whatever the file's layout).</summary>
     public IReadOnlyDictionary<string, Tensor> Parameters => _parameters;
+
+    /// <summary>Layout in the model's files of the parameters that lie there otherwise than in memory.</summary>
+    public IReadOnlyDictionary<string, FileLayout> FileLayouts { get; }
+
+    /// <summary>Shape of a parameter in the model's files.</summary>
+    public long[] FileShape(string name) => FileLayouts.TryGetValue(name, out FileLayout? layout) && layout.Columns > 1 ? layout.Shape : [.. _parameters[name].Shape.Select(s => (long)s)];
 
     /// <summary>Linear layers of the blocks by dotted path, in the order of the forward pass.</summary>
     public IReadOnlyDictionary<string, LinearModule> Linears => _linears;
@@ -121,13 +127,16 @@ public sealed class DecoderModel : IDisposable
     /// <summary>
     /// Modules whose outputs a pass can capture and change, by dotted path: embeddings, the norms, linear layers,
     /// attention, MLP and output of every block, the final norm, and the head, whose input is the final norm's output and
-    /// whose output is the logits before a soft cap. The head is run by <see cref="Logits(ForwardContext, Tensor, int[])"/> and
+    /// whose output is the logits before a factor or a soft cap. The head is run by <see cref="Logits(ForwardContext, Tensor, int[])"/> and
     /// <see cref="LabelLogProb"/>, not by <see cref="Forward"/>.
     /// </summary>
     public IReadOnlyList<string> Modules => [Config.EmbeddingPath, .. Blocks.SelectMany(b => b.Modules), FinalNorm.Path, Config.HeadPath];
 
     /// <summary>Logits [rows, vocabulary] of hidden states after the final norm [rows, d], outside of a pass: nothing edits or captures the head.</summary>
-    public Tensor Logits(Tape tape, Tensor hidden) => Capped(tape, tape.Linear(hidden, Head));
+    public Tensor Logits(Tape tape, Tensor hidden) => Scaled(tape, tape.Linear(hidden, Head));
+
+    /// <summary>Hidden states [rows, d] after the final norm as <see cref="Head"/> is to be multiplied with: with the factor of the logits, where a family has one.</summary>
+    public Tensor HeadInput(Tape tape, Tensor hidden) => Config.LogitScale == 1 ? hidden : tape.Scale(hidden, Config.LogitScale);
 
     /// <summary>
     /// Logits of a pass, with what it does to the head: [batch · length, vocabulary], or [at, vocabulary] of the tokens at
@@ -140,7 +149,7 @@ public sealed class DecoderModel : IDisposable
     {
         Tape tape = c.Tape;
         Tensor? index = at is null ? null : tape.New(at, at.Length);
-        return Capped(tape, c.Out(Config.HeadPath, tape.Linear(index is null ? hidden : tape.GatherRows(hidden, index), Head), null, index));
+        return Scaled(tape, c.Out(Config.HeadPath, tape.Linear(index is null ? hidden : tape.GatherRows(hidden, index), Head), null, index));
     }
 
     /// <summary>
@@ -158,14 +167,26 @@ public sealed class DecoderModel : IDisposable
         bool held = c.Edit?.Touches(Config.HeadPath) == true || c.Capture?.Invoke(Config.HeadPath) == true;
         return held
             ? tape.LabelLogProb(tape.GatherRows(Logits(c, hidden), index), ids)
-            : tape.LabelLogProb(tape.GatherRows(hidden, index), Head, ids, Config.LogitSoftCap).LogProb;
+            : tape.LabelLogProb(HeadInput(tape, tape.GatherRows(hidden, index)), Head, ids, Config.LogitSoftCap).LogProb;
     }
 
-    private Tensor Capped(Tape tape, Tensor logits) => Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
+    private Tensor Scaled(Tape tape, Tensor logits)
+    {
+        if (Config.LogitScale != 1)
+            logits = tape.Scale(logits, Config.LogitScale);
+        return Config.LogitSoftCap > 0 ? tape.Unary(logits, UnaryOp.SoftCap, Config.LogitSoftCap) : logits;
+    }
 
     /// <inheritdoc/>
     public void Dispose()
     {
+        foreach (LinearModule l in _linears.Values)
+        {
+            if (l.Weight.IsPart)
+                l.Weight.Dispose();
+            if (l.Bias is { IsPart: true })
+                l.Bias.Dispose();
+        }
         foreach (Tensor p in _parameters.Values.Distinct())
             p.Dispose();
         DropRope();

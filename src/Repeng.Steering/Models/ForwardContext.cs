@@ -14,7 +14,14 @@ public interface IAdapterPass
     /// The output [rows, out] of an adapted linear layer for its input x [rows, in], bias included, where a term cannot say it:
     /// the input or the output is scaled or rotated, or the factors are trained. Null where <see cref="Term"/> says it all.
     /// </summary>
-    Tensor? Output(Tape tape, LinearModule module, Tensor x) => null;
+    /// <param name="tape">Runs the ops.</param>
+    /// <param name="module">The linear layer.</param>
+    /// <param name="x">Its input.</param>
+    /// <param name="tokens">Which tokens of the batch the rows of x are, ascending (an expert of a mixture sees some of them); null for all.</param>
+    Tensor? Output(Tape tape, LinearModule module, Tensor x, int[]? tokens = null) => null;
+
+    /// <summary>Whether <see cref="Output"/> gives the output of a linear layer.</summary>
+    bool Computes(string module) => false;
 
     /// <summary>Whether any parameter behind the terms requires a gradient.</summary>
     bool RequiresGrad { get; }
@@ -121,5 +128,29 @@ public sealed class ForwardContext
             Outputs[module] = scope?.Keep(y) ?? y;
         }
         return y;
+    }
+
+    /// <summary>Whether a module's output is changed or kept.</summary>
+    internal bool Watches(string module) => Edit?.Touches(module) == true || Capture?.Invoke(module) == true;
+
+    /// <summary>
+    /// As <see cref="Out(string, Tensor, Tape.Scope?, Tensor?)"/> for a layer of an expert, whose rows are some tokens of the batch (none: y is
+    /// null). What is kept is [batch · length, width] as of every other module, 0 where a token does not go through the expert.
+    /// </summary>
+    internal Tensor? Out(LinearModule module, Tensor? y, int[] tokens, int count, Tape.Scope scope)
+    {
+        string path = module.Path;
+        if (!Watches(path))
+            return y;
+        Tensor? index = y is null ? null : Tape.New(tokens, tokens.Length);
+        if (y is not null && Edit?.Touches(path) == true)
+            y = Edit.Apply(this, path, y, index);
+        if (Capture?.Invoke(path) != true)
+            return y;
+        Tensor all = y is null ? Tape.Filled(0, count, module.Outputs) : Tape.ScatterRows(y, index!, count);
+        if (DifferentiateCaptured)
+            all.RequiresGrad = all.RetainGrad = true;
+        Outputs[path] = scope.Keep(all);
+        return y is null ? null : Tape.GatherRows(all, index!);
     }
 }

@@ -112,17 +112,7 @@ public static class ForwardDump
     private static void AddGradient(SafetensorsWriter writer, DecoderModel model, string name, Tensor p)
     {
         float[] g = p.GradToArray();
-        bool transposed = model.Config.LinearStoredTransposed && name.EndsWith(".weight", StringComparison.Ordinal) && model.Linears.ContainsKey(name[..^".weight".Length]);
-        if (!transposed)
-        {
-            writer.Add($"grad.{name}", [.. p.Shape.Select(s => (long)s)], g);
-            return;
-        }
-        var back = new float[g.Length];
-        for (int i = 0; i < p.Rows; i++)
-            for (int j = 0; j < p.Cols; j++)
-                back[j * p.Rows + i] = g[i * p.Cols + j];
-        writer.Add($"grad.{name}", [p.Cols, p.Rows], back);
+        writer.Add($"grad.{name}", model.FileShape(name), model.FileLayouts.TryGetValue(name, out FileLayout? layout) ? layout.ToFile<float>(g) : g);
     }
 
     private static long[] Longs(int[] values) => [.. values.Select(v => (long)v)];

@@ -30,6 +30,16 @@ public enum QkNormKind
 /// <param name="Scaling">How the frequencies are stretched, or null.</param>
 public sealed record RopeSpec(double Theta, RopeScaling? Scaling);
 
+/// <summary>How one projection for queries, keys and values lays them out.</summary>
+public enum QkvLayout
+{
+    /// <summary>All queries, all keys, all values.</summary>
+    Parts,
+
+    /// <summary>Query, key and value of each head side by side (GPT-NeoX).</summary>
+    ByHead,
+}
+
 /// <summary>Names of a block's parts below <c>{layers}.{i}.</c>; null where a family has none.</summary>
 public sealed record BlockNames
 {
@@ -67,7 +77,7 @@ public sealed record BlockNames
     public string Down { get; init; } = "down_proj";
 }
 
-/// <summary>Everything that tells one dense decoder from another, as data: the decoder itself is one.</summary>
+/// <summary>Everything that tells one decoder from another, as data: the decoder itself is one.</summary>
 public sealed record ModelConfig
 {
     /// <summary>Family name, as config.json's model_type.</summary>
@@ -157,6 +167,27 @@ public sealed record ModelConfig
     /// <summary>True where neighbouring elements are rotated with each other.</summary>
     public bool RopeInterleaved { get; init; }
 
+    /// <summary>Which layers have the rotary embedding, null for all.</summary>
+    public bool[]? RotaryLayers { get; init; }
+
+    /// <summary>Order of a fused projection of queries, keys and values.</summary>
+    public QkvLayout QkvLayout { get; init; }
+
+    /// <summary>Bound of |q|, |k| and |v| after their projection and norm, 0 for none.</summary>
+    public float QkvClip { get; init; }
+
+    /// <summary>A learned score of each head that takes part in the softmax and has no value (<c>sinks</c> of the attention module).</summary>
+    public bool AttentionSinks { get; init; }
+
+    /// <summary>Whether the MLP reads what the attention reads: x + attention(norm x) + mlp(norm′ x), else one after the other.</summary>
+    public bool ParallelResidual { get; init; }
+
+    /// <summary>Factor of what attention and MLP add to the residual stream.</summary>
+    public float ResidualScale { get; init; } = 1;
+
+    /// <summary>Mixture of experts in the place of the MLP, or null.</summary>
+    public ExpertConfig? Experts { get; init; }
+
     /// <summary>Window of each layer in tokens, 0 for none.</summary>
     public required int[] Windows { get; init; }
 
@@ -168,6 +199,9 @@ public sealed record ModelConfig
 
     /// <summary>Soft cap of the logits, 0 for none.</summary>
     public float LogitSoftCap { get; init; }
+
+    /// <summary>Factor of the logits.</summary>
+    public float LogitScale { get; init; } = 1;
 
     /// <summary>Factor of the token embeddings.</summary>
     public float EmbeddingScale { get; init; } = 1;
@@ -182,7 +216,10 @@ public sealed record ModelConfig
     public string EmbeddingPath => Prefix + Embedding;
 
     /// <summary>Dotted path of the head.</summary>
-    public string HeadPath => "lm_head";
+    public string HeadPath { get; init; } = "lm_head";
+
+    /// <summary>The mixture of experts of a block, or null where it has a plain MLP.</summary>
+    public ExpertConfig? ExpertsOf(int layer) => Experts is not null && Experts.Layers[layer] ? Experts : null;
 
     /// <summary>Dotted path of a block.</summary>
     public string BlockPath(int layer) => $"{Prefix}{Layers}.{layer}";

@@ -30,7 +30,7 @@ public sealed record WeightStorage(WeightType Type = WeightType.AsStored, Quanti
 }
 
 /// <summary>Builds a <see cref="DecoderModel"/> from a description and named tensors; every shape is checked against the description.</summary>
-public static unsafe class ModelLoader
+public static unsafe partial class ModelLoader
 {
     // Values of each weight that go into the fingerprint.
     private const int SampleValues = 64;
@@ -39,26 +39,29 @@ public static unsafe class ModelLoader
     public static DecoderModel Load(Device device, ModelConfig config, ITensorSource source, WeightStorage? weights = null, Action<int, int>? progress = null)
     {
         var parameters = new Dictionary<string, Tensor>();
+        var parts = new List<Tensor>();
         try
         {
-            return new Builder(device, config, source, weights ?? new WeightStorage(), parameters, progress).Build();
+            return new Builder(device, config, source, weights ?? new WeightStorage(), parameters, parts, progress).Build();
         }
         catch
         {
-            foreach (Tensor t in parameters.Values)
+            foreach (Tensor t in parts.Concat(parameters.Values))
                 t.Dispose();
             throw;
         }
     }
 
-    private sealed class Builder(Device device, ModelConfig config, ITensorSource source, WeightStorage weights, Dictionary<string, Tensor> parameters, Action<int, int>? progress)
+    private sealed partial class Builder(Device device, ModelConfig config, ITensorSource source, WeightStorage weights, Dictionary<string, Tensor> parameters, List<Tensor> parts, Action<int, int>? progress)
     {
+        private readonly Dictionary<string, FileLayout> _layouts = [];
         private readonly IncrementalHash _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
 
         public DecoderModel Build()
         {
             int d = config.HiddenSize;
-            Tensor embedding = Read($"{config.Prefix}{config.Embedding}.weight", config.VocabSize, d);
+            CheckHead();
+            Tensor embedding = Read($"{config.EmbeddingPath}.weight", config.VocabSize, d);
             Tensor? positions = config.PositionEmbedding is null ? null : Read($"{config.Prefix}{config.PositionEmbedding}.weight", config.MaxPositions, d);
             var blocks = new Block[config.NumLayers];
             for (int i = 0; i < blocks.Length; i++)
@@ -69,10 +72,10 @@ public static unsafe class ModelLoader
             NormModule finalNorm = Norm($"{config.Prefix}{config.FinalNorm}", d)!;
             Tensor head = embedding;
             if (!config.TiedHead)
-                head = Read("lm_head.weight", config.VocabSize, d);
+                head = Read($"{config.HeadPath}.weight", config.VocabSize, d);
             string fingerprint = Convert.ToHexStringLower(_hash.GetHashAndReset())[..32];
             _hash.Dispose();
-            return new DecoderModel(config, device, parameters, blocks, embedding, positions, finalNorm, head, source.Description, fingerprint);
+            return new DecoderModel(config, device, parameters, _layouts, blocks, embedding, positions, finalNorm, head, source.Description, fingerprint);
         }
 
         private Block BuildBlock(int index)
@@ -102,6 +105,13 @@ public static unsafe class ModelLoader
                 block.Value = Linear($"{attention}.v_proj", kv, d, config.QkvBias);
             }
             block.Output = Linear($"{attention}.{n.Output}", d, q, config.OutputBias);
+            if (config.AttentionSinks)
+                block.Sinks = Read($"{attention}.sinks", asF32: true, config.NumHeads);
+            if (config.ExpertsOf(index) is { } experts)
+            {
+                block.Experts = BuildExperts(experts, ff);
+                return block;
+            }
             if (n.FusedGateUp is not null)
             {
                 block.FusedGateUp = Linear($"{ff}.{n.FusedGateUp}", 2 * mlp, d, config.MlpBias);
@@ -114,6 +124,16 @@ public static unsafe class ModelLoader
             }
             block.Down = Linear($"{ff}.{n.Down}", d, mlp, config.MlpBias);
             return block;
+        }
+
+        // What is said of the head must be there before gigabytes are read.
+        private void CheckHead()
+        {
+            string embedding = $"{config.EmbeddingPath}.weight", head = $"{config.HeadPath}.weight";
+            if (!source.Contains(embedding) && config.TiedHead)
+                throw new UserErrorException($"{source.Description}: tensor '{embedding}' is missing, and the head is tied to it (tie_word_embeddings), so that nothing gives the logits either; {(source.Contains(head) ? $"'{head}' alone is there: the file was saved without its shared tensor, save it again with the embedding" : "fetch the file again")}");
+            if (!config.TiedHead && !source.Contains(head))
+                throw new UserErrorException($"{source.Description}: tensor '{head}' is missing, and the configuration does not tie the head to the token embedding; set tie_word_embeddings to true in config.json if the model shares them, else fetch the file again");
         }
 
         private NormModule? Norm(string? path, int size) => path is null ? null : new NormModule(path,
@@ -199,16 +219,12 @@ public static unsafe class ModelLoader
         private Tensor ReadTransposed(string name, int outputs, int inputs)
         {
             Shaped(name, inputs, outputs);
+            _layouts[name] = new FileLayout(0, outputs, inputs, Transposed: true, Interleaved: false);
             if (device.Backend is DryBackend)
             {
                 return Add(new Tensor(device, DType.F32, outputs, inputs), name);
             }
-            float[] stored = source.ReadF32(name);
-            var turned = new float[stored.Length];
-            for (int i = 0; i < inputs; i++)
-                for (int o = 0; o < outputs; o++)
-                    turned[(long)o * inputs + i] = stored[(long)i * outputs + o];
-            return Keep(Tensor.From(device, turned, outputs, inputs), name);
+            return Keep(Tensor.From(device, _layouts[name].FromFile<float>(source.ReadF32(name)), outputs, inputs), name);
         }
 
         private delegate void RowReader(long first, long rows, nint destination);

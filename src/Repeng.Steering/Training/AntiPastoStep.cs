@@ -136,7 +136,7 @@ public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int loss
     }
 
     private HeadOutput Head(Tape tape, Tensor hidden, int[] index, int[] labels, ReferenceDistribution? reference) =>
-        tape.LabelLogProb(tape.GatherRows(hidden, tape.New(index, index.Length)), model.Head, tape.New(labels, labels.Length), model.Config.LogitSoftCap, reference);
+        tape.LabelLogProb(model.HeadInput(tape, tape.GatherRows(hidden, tape.New(index, index.Length))), model.Head, tape.New(labels, labels.Length), model.Config.LogitSoftCap, reference);
 
     // Masked mean over the window of h⁺ − h⁻, [pairs, d].
     private static Tensor MeanDifference(Tape tape, Tensor tap, PairWindow window, int copy)
@@ -164,7 +164,7 @@ public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int loss
             int labels = chosen.I.Length / whole.Pairs;
             // Rejected rows first: the order of the copies −1, +1.
             int[] index = [.. rejected.I, .. chosen.I];
-            Tensor rows = tape.GatherRows(hidden, tape.New(index, index.Length));
+            Tensor rows = step.HeadInput(tape, tape.GatherRows(hidden, tape.New(index, index.Length)));
             int[] ids = [.. rejected.L, .. chosen.L];
             HeadOutput head = tape.LabelLogProb(rows, step.HeadWeight, tape.New(ids, ids.Length), step.SoftCap);
             Along = new ReferenceDistribution(rows, head.LogSumExp);
@@ -194,6 +194,8 @@ public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int loss
     private Tensor Subspace => subspace;
 
     private Tensor HeadWeight => model.Head;
+
+    private Tensor HeadInput(Tape tape, Tensor hidden) => model.HeadInput(tape, hidden);
 
     private float SoftCap => model.Config.LogitSoftCap;
 }

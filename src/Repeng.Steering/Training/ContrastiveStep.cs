@@ -144,7 +144,7 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
 
     private Tensor LogProb(Tape tape, Tensor hidden, int[] index, int[] labels)
     {
-        Tensor rows = tape.GatherRows(hidden, tape.New(index, index.Length));
+        Tensor rows = model.HeadInput(tape, tape.GatherRows(hidden, tape.New(index, index.Length)));
         return tape.LabelLogProb(rows, model.Head, tape.New(labels, labels.Length), model.Config.LogitSoftCap).LogProb;
     }
 

@@ -84,8 +84,8 @@ public sealed class LossSubspaces
     {
         "taskdiff" => TaskDifference(name),
         "suppressed" => Suppressed(name),
-        "write" => Weights(name, b => [b.Output, b.Down], columns: true),
-        "read" => Weights(name, b => b.Linears.Where(l => l != b.Output && l != b.Down), columns: false),
+        "write" => Weights(name, b => b.Writers, columns: true),
+        "read" => Weights(name, b => b.Linears.Except(b.Writers), columns: false),
         "logits_read" => Head(name),
         "write_not_read" => Subspace.Outside(name, Subspace.Outside(name, Get("write"), Get("read")), Get("logits_read")),
         "write_x_notlogits" => Subspace.Outside(name, Get("write"), Get("logits_read")),

@@ -36,8 +36,15 @@ public static class WeightSvdSteering
             : throw new UserErrorException($"method {method}: write {Ranked}K with a rank K from 1 up");
     }
 
-    /// <summary>The layers that are steered unless others are chosen, as an expression: those that write to the residual stream.</summary>
-    public static string DefaultLayers(DecoderModel model) => $@"\.({string.Join('|', new[] { model.Blocks[0].Output.Path, model.Blocks[0].Down.Path }.Select(Leaf).Distinct().Select(Regex.Escape))})$";
+    /// <summary>
+    /// The layers that are steered unless others are chosen, as an expression: those that write to the residual stream, of a mixture of
+    /// experts the attention's alone (no token need go through an expert).
+    /// </summary>
+    public static string DefaultLayers(DecoderModel model)
+    {
+        IEnumerable<LinearModule> writers = model.Blocks.All(b => b.Experts is null) ? model.Blocks[0].Writers : [model.Blocks[0].Output];
+        return $@"\.({string.Join('|', writers.Select(w => Leaf(w.Path)).Distinct().Select(Regex.Escape))})$";
+    }
 
     /// <summary>
     /// The edit of some linear layers from contrast pairs. Throws <see cref="UserErrorException"/> for a module that is no
@@ -56,7 +63,7 @@ public static class WeightSvdSteering
         if (rank < 1)
             throw new UserErrorException($"rank {rank} of {Name} must be at least 1");
         if (modules.FirstOrDefault(m => !model.Linears.ContainsKey(m)) is { } other)
-            throw new UserErrorException($"{other} is no linear layer of {model.Source}, and {Name} needs a weight to decompose; choose linear layers, such as --layers '{Leaf(model.Blocks[0].Down.Path)}$'");
+            throw new UserErrorException($"{other} is no linear layer of {model.Source}, and {Name} needs a weight to decompose; choose linear layers, such as --layers '{Leaf(model.Blocks[0].Output.Path)}$'");
         using Representations rows = Representations.Collect(model, modules, pairs, padId, VectorNeeds.MeanDifference, settings, (done, of) => progress?.Invoke("texts", done, of));
         var parts = new List<LoraFactors>();
         foreach (string path in modules)

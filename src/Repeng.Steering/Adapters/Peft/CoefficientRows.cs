@@ -9,6 +9,7 @@ internal sealed class CoefficientRows
 {
     private readonly float[] _all;
     private readonly int _length;
+    private readonly int[]? _distinctOf;
     private readonly Tensor? _index;
     private readonly Tensor? _column;
 
@@ -22,9 +23,15 @@ internal sealed class CoefficientRows
         Distinct = distinct;
         if (distinct.Length == 1)
             return;
-        int[] index = [.. all.SelectMany(c => Enumerable.Repeat(Array.IndexOf(distinct, c), length))];
-        _index = tape.New(index, index.Length);
-        _column = tape.Constant([.. index.Select(i => Distinct[i])], index.Length, 1);
+        _distinctOf = [.. all.SelectMany(c => Enumerable.Repeat(Array.IndexOf(distinct, c), length))];
+        (_index, _column) = Columns(tape);
+    }
+
+    private CoefficientRows(Tape tape, CoefficientRows whole, int[] tokens)
+    {
+        (_all, _length, Distinct) = (whole._all, whole._length, whole.Distinct);
+        _distinctOf = [.. tokens.Select(t => whole._distinctOf![t])];
+        (_index, _column) = Columns(tape);
     }
 
     /// <summary>Each coefficient once.</summary>
@@ -32,6 +39,9 @@ internal sealed class CoefficientRows
 
     /// <summary>No row is steered.</summary>
     public bool AllZero => Distinct is [0];
+
+    /// <summary>The coefficients of some of the tokens, whose rows a layer sees.</summary>
+    public CoefficientRows At(Tape tape, int[] tokens) => _distinctOf is null ? this : new CoefficientRows(tape, this, tokens);
 
     /// <summary>Ranges of tokens with one coefficient that is not zero, in order.</summary>
     public IEnumerable<(int Start, int Count, float C)> Runs()
@@ -56,4 +66,7 @@ internal sealed class CoefficientRows
     public Tensor Multiply(Tape tape, Tensor y, Func<float, Tensor> factor) => _index is null
         ? tape.Multiply(y, factor(Distinct[0]), Broadcast.OverRows)
         : tape.Multiply(y, tape.GatherRows(tape.ConcatRows([.. Distinct.Select(c => tape.Reshape(factor(c), 1, y.Cols))]), _index));
+
+    private (Tensor Index, Tensor Column) Columns(Tape tape) =>
+        (tape.New(_distinctOf!, _distinctOf!.Length), tape.Constant([.. _distinctOf.Select(i => Distinct[i])], _distinctOf.Length, 1));
 }

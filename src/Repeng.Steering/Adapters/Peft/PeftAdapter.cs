@@ -19,8 +19,8 @@ public sealed class PeftAdapter : IAdapter
     public PeftAdapter(DecoderModel model, PeftConfig config, IReadOnlyList<PeftLayer> layers, VeraProjections? projections = null)
     {
         (Model, Config, Projections, _layers) = (model, config, projections, [.. layers]);
-        _blocks = [.. model.Blocks.Where(b => b.Linears.Any(l => _layers.Any(a => a.Path == l.Path))).Select(b => b.Index)];
         Layers = _layers.ToDictionary(l => l.Path);
+        _blocks = [.. model.Blocks.Where(b => b.Linears.Any(l => Layers.ContainsKey(l.Path))).Select(b => b.Index)];
         Parameters = [.. _layers.SelectMany(l => l.Trained)];
     }
 
@@ -109,12 +109,11 @@ public sealed class PeftAdapter : IAdapter
 
         public LowRankTerm? Term(string module) => terms.GetValueOrDefault(module);
 
-        public Tensor? Output(Tape tape, LinearModule module, Tensor x)
-        {
-            if (!layers.TryGetValue(module.Path, out PeftLayer? layer) || rows.AllZero && layer.IsBaseAtZero || terms.ContainsKey(module.Path))
-                return null;
-            return layer.Forward(tape, x, rows, c => prepared[(layer.Path, c)]);
-        }
+        public bool Computes(string module) => layers.TryGetValue(module, out PeftLayer? layer) && !(rows.AllZero && layer.IsBaseAtZero) && !terms.ContainsKey(module);
+
+        public Tensor? Output(Tape tape, LinearModule module, Tensor x, int[]? tokens = null) => Computes(module.Path)
+            ? layers[module.Path].Forward(tape, x, tokens is null ? rows : rows.At(tape, tokens), c => prepared[(module.Path, c)])
+            : null;
 
         public bool Touches(int block) => blocks.Contains(block);
     }

@@ -23,18 +23,21 @@ public static class Families
         ["olmo3"] = OlmoFamily.Olmo3,
         ["glm4"] = Glm4Family.Describe,
         ["gpt2"] = Gpt2Family.Describe,
+        ["gpt_neox"] = GptNeoxFamily.Describe,
+        ["smollm3"] = SmolLm3Family.Describe,
+        ["granite"] = GraniteFamily.Describe,
+        ["qwen2_moe"] = QwenMoeFamily.Qwen2,
+        ["qwen3_moe"] = QwenMoeFamily.Qwen3,
+        ["mixtral"] = MixtralFamily.Describe,
+        ["olmoe"] = OlmoeFamily.Describe,
+        ["gpt_oss"] = GptOssFamily.Describe,
     };
 
     private static readonly Dictionary<string, string> s_refused = new()
     {
-        ["qwen2_moe"] = "mixture of experts",
-        ["qwen3_moe"] = "mixture of experts",
-        ["mixtral"] = "mixture of experts",
-        ["gpt_oss"] = "mixture of experts with attention sinks",
-        ["olmoe"] = "mixture of experts",
-        ["deepseek_v2"] = "mixture of experts",
-        ["deepseek_v3"] = "mixture of experts",
-        ["llama4"] = "mixture of experts",
+        ["deepseek_v2"] = "latent attention, mixture of experts in groups",
+        ["deepseek_v3"] = "latent attention, mixture of experts in groups",
+        ["llama4"] = "mixture of experts on scaled inputs, chunked attention",
         ["chatglm"] = "own code; take the -hf or 0414 repository of the same model",
     };
 
@@ -54,6 +57,8 @@ public static class Families
             throw new UserErrorException($"{config.Source}: {model.NumHeads} attention heads are no multiple of {model.NumKvHeads} key/value heads");
         if (model.RotaryDim % 2 != 0 || model.RotaryDim > model.HeadDim)
             throw new UserErrorException($"{config.Source}: {model.RotaryDim} rotated elements in a head of {model.HeadDim}");
+        if (model.Experts is { } e && e.PerToken > e.Count)
+            throw new UserErrorException($"{config.Source}: a token is to go through {e.PerToken} experts (num_experts_per_tok), there are {e.Count}");
         return model;
     }
 }

@@ -47,18 +47,25 @@ internal static class FamilyReading
     }
 
     /// <summary>Rotary embedding of layers that see everything and, where it differs, of those with a window: transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters (for Gemma 3 one a layer type).</summary>
-    public static (RopeSpec Global, RopeSpec? Local) Ropes(this ConfigReader c)
+    public static (RopeSpec Global, RopeSpec? Local) Ropes(this ConfigReader c, string thetaKey = "rope_theta")
     {
         ConfigReader? parameters = c.Object("rope_parameters");
         if (parameters?.Object("full_attention") is { } full)
             return (Spec(full), parameters.Object("sliding_attention") is { } local ? Spec(local) : null);
         if (parameters is not null)
             return (Spec(parameters), null);
-        double theta = c.Double("rope_theta", 10000);
+        double theta = c.Double(thetaKey, 10000);
         return (new RopeSpec(theta, c.Object("rope_scaling") is { } s ? Scaling(c, s) : null), null);
 
-        RopeSpec Spec(ConfigReader p) => new(p.Double("rope_theta", c.OptionalDouble("rope_theta") ?? 10000), Scaling(c, p));
+        RopeSpec Spec(ConfigReader p) => new(p.Double("rope_theta", c.OptionalDouble(thetaKey) ?? 10000), Scaling(c, p));
     }
+
+    /// <summary>True for every layer.</summary>
+    public static bool[] EveryLayer(this ConfigReader c) => [.. Enumerable.Repeat(true, c.Size("num_hidden_layers", limit: 4096))];
+
+    /// <summary>A number above 0.</summary>
+    public static double Positive(this ConfigReader c, string key, double fallback) =>
+        c.Double(key, fallback) is > 0 and var v ? v : throw new UserErrorException($"{c.Source}: {key} = {c.Double(key, fallback)} must be above 0");
 
     private static RopeScaling? Scaling(ConfigReader c, ConfigReader s)
     {
