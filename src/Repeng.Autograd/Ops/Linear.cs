@@ -142,7 +142,7 @@ public sealed partial class Tape
 
     private void Products(View c, View a, LinearGroup[] groups, in GroupArgs args)
     {
-        if (groups is [var only])
+        if (groups is [{ Start: 0 } only])
             Backend.MatMul(c, a, only.Weight.Data, new MatMulArgs(only.Count, args.N, args.K, TransB: args.TransB, Accumulate: args.Accumulate));
         else if (groups.Length > 0)
             Backend.MatMulGroups(c, a, Array.ConvertAll(groups, g => new MatMulGroup(g.Start, g.Count, g.Weight.Data)), args);

@@ -54,6 +54,8 @@ public sealed class InspectVerb
             table.Row("family", c.ModelType);
             table.Row("blocks", $"{c.NumLayers}");
             table.Row("width", $"{c.HiddenSize}, MLP {c.IntermediateSize}");
+            if (c.Experts is { } experts)
+                table.Row("experts", $"{experts.Count} of width {experts.IntermediateSize}, {experts.PerToken} a token{(experts.SharedIntermediateSize > 0 ? $", one of {experts.SharedIntermediateSize} for every token" : "")}, in {experts.Layers.Count(l => l)} of {c.NumLayers} blocks");
             table.Row("heads", $"{c.NumHeads} of {c.HeadDim}, {c.NumKvHeads} for keys and values");
             table.Row("vocabulary", $"{c.VocabSize}{(c.TiedHead ? ", head tied to the embedding" : "")}");
             table.Row("context", $"{c.MaxPositions} tokens");

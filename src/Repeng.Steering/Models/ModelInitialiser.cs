@@ -14,13 +14,14 @@ public sealed unsafe class ModelInitialiser : ITensorSource
     private readonly ulong _seed;
     private readonly double _std;
     private readonly Dictionary<string, TensorInfo> _tensors = [];
+    private readonly Dictionary<string, int> _streams = [];
     private readonly List<string> _names = [];
 
     /// <summary>Weights for a gated decoder with separate projections and rotary positions.</summary>
     public ModelInitialiser(ModelConfig config, ulong seed, double std = 0.02)
     {
-        if (config.Norm != NormKind.Rms || config.Names.FusedQkv is not null || config.Names.FusedGateUp is not null || !config.Gated || config.LinearStoredTransposed)
-            throw new UserErrorException($"training from scratch knows decoders of the llama and qwen3 shape, not {config.ModelType}");
+        if (config.Norm != NormKind.Rms || config.Names.FusedQkv is not null || config.Names.FusedGateUp is not null || !config.Gated || config.LinearStoredTransposed || config.AttentionSinks || config.Experts is { Bias: true })
+            throw new UserErrorException($"training from scratch knows decoders of the llama and qwen3 shape and mixtures of experts that are stored one by one, not {config.ModelType}");
         (_config, _seed, _std) = (config, seed, std);
         int d = config.HiddenSize, q = config.NumHeads * config.HeadDim, kv = config.NumKvHeads * config.HeadDim;
         Add($"{config.Prefix}{config.Embedding}.weight", config.VocabSize, d);
@@ -38,13 +39,29 @@ public sealed unsafe class ModelInitialiser : ITensorSource
             AddLinear($"{a}.k_proj", kv, d, config.QkvBias);
             AddLinear($"{a}.v_proj", kv, d, config.QkvBias);
             AddLinear($"{a}.{config.Names.Output}", d, q, config.OutputBias);
-            AddLinear($"{m}.gate_proj", config.IntermediateSize, d, config.MlpBias);
-            AddLinear($"{m}.{config.Names.Up}", config.IntermediateSize, d, config.MlpBias);
-            AddLinear($"{m}.{config.Names.Down}", d, config.IntermediateSize, config.MlpBias);
+            if (config.ExpertsOf(i) is not { } experts)
+            {
+                AddMlp(m, "gate_proj", config.Names.Up, config.Names.Down, config.IntermediateSize, config.MlpBias);
+                continue;
+            }
+            AddLinear($"{m}.{experts.Router}", experts.Count, d, experts.RouterBias);
+            for (int e = 0; e < experts.Count; e++)
+                AddMlp($"{m}.{experts.List}.{e}", experts.Gate, experts.Up, experts.Down, experts.IntermediateSize, experts.Bias);
+            if (experts.SharedIntermediateSize == 0)
+                continue;
+            AddMlp($"{m}.shared_expert", experts.Gate, experts.Up, experts.Down, experts.SharedIntermediateSize, experts.Bias);
+            AddLinear($"{m}.shared_expert_gate", 1, d, false);
         }
         Add($"{config.Prefix}{config.FinalNorm}.weight", d);
         if (!config.TiedHead)
-            Add("lm_head.weight", config.VocabSize, d);
+            Add($"{config.HeadPath}.weight", config.VocabSize, d);
+
+        void AddMlp(string path, string gate, string up, string down, int width, bool bias)
+        {
+            AddLinear($"{path}.{gate}", width, d, bias);
+            AddLinear($"{path}.{up}", width, d, bias);
+            AddLinear($"{path}.{down}", d, width, bias);
+        }
     }
 
     /// <inheritdoc/>
@@ -66,9 +83,9 @@ public sealed unsafe class ModelInitialiser : ITensorSource
             values.Fill(name.EndsWith(".bias", StringComparison.Ordinal) || _config.NormOffset == 1 ? 0 : 1);
             return;
         }
-        bool residual = name.EndsWith($".{_config.Names.Output}.weight", StringComparison.Ordinal) || name.EndsWith($".{_config.Names.Down}.weight", StringComparison.Ordinal);
+        bool residual = new[] { _config.Names.Output, _config.Names.Down, _config.Experts?.Down }.OfType<string>().Any(n => name.EndsWith($".{n}.weight", StringComparison.Ordinal));
         double std = residual ? _std / Math.Sqrt(2.0 * _config.NumLayers) : _std;
-        ulong stream = (ulong)_names.IndexOf(name), start = (ulong)(firstRow * info.RowLength);
+        ulong stream = (ulong)_streams[name], start = (ulong)(firstRow * info.RowLength);
         Philox.FillNormal(values, _seed, stream, start);
         for (int i = 0; i < values.Length; i++)
             values[i] = (float)(values[i] * std);
@@ -100,6 +117,7 @@ public sealed unsafe class ModelInitialiser : ITensorSource
     {
         long elements = shape.Aggregate(1L, (a, b) => a * b);
         _tensors.Add(name, new TensorInfo(name, [.. shape.Select(s => (long)s)], "F32", elements, elements * 4));
+        _streams.Add(name, _names.Count);
         _names.Add(name);
     }
 }

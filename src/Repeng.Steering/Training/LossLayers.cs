@@ -13,11 +13,17 @@ public static class LossLayers
 {
     /// <summary>
     /// Upstream's rule: adapted modules grouped by leaf name, per group the deepest one in a block at most N − 3 (the
-    /// first of a group is taken even when it is deeper).
+    /// first of a group is taken even when it is deeper). Layers of experts, which a token need not go through, are left out; where
+    /// nothing else is adapted the attention's outputs in their blocks take their place.
     /// </summary>
     public static string[] Select(DecoderModel model, IEnumerable<string> adapted)
     {
         int limit = model.Config.NumLayers - 3;
+        HashSet<string> experts = [.. model.Blocks.SelectMany(b => b.Experts?.All ?? []).SelectMany(e => new[] { e.Gate.Path, e.Up.Path, e.Down.Path })];
+        string[] all = [.. adapted];
+        adapted = all.Except(experts);
+        if (!adapted.Any())
+            adapted = all.Select(p => model.Blocks[Block(p)].Output.Path).Distinct();
         return [.. adapted.GroupBy(p => p[(p.LastIndexOf('.') + 1)..]).OrderBy(g => g.Key, StringComparer.Ordinal).Select(g =>
         {
             string best = g.First();

@@ -153,8 +153,8 @@ public sealed record RunPlan
         {
             int outputs = model.Linears[name].Outputs;
             var direction = new Tensor(device, DType.F32, outputs, 1);
-            return !config.FullLossU && adapter is SvdAdapter svd
-                ? new LossLayer(name, direction, null, new Tensor(device, DType.F32, outputs, svd.Layers[name].U.Cols))
+            return !config.FullLossU && adapter is SvdAdapter svd && svd.Layers.TryGetValue(name, out SvdLayer? layer)
+                ? new LossLayer(name, direction, null, new Tensor(device, DType.F32, outputs, layer.U.Cols))
                 : new LossLayer(name, direction, new Tensor(device, DType.F32, outputs, 1), null);
         })];
         return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss) { CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence }, layers);

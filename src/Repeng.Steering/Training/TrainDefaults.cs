@@ -79,6 +79,9 @@ public static class TrainDefaults
         int n = config.NumLayers;
         IEnumerable<int> blocks = Enumerable.Range(0, AdaptedBlocks)
             .Select(i => Math.Clamp((int)Math.Round(n * (FirstDepth + (LastDepth - FirstDepth) * i / (AdaptedBlocks - 1)), MidpointRounding.AwayFromZero), 0, n - 1)).Distinct();
+        // A mixture of experts has hundreds of small layers in each block, of which a token meets a few: its attention is adapted.
+        if (config.Experts is not null)
+            return $@".*\.({string.Join('|', blocks)})\..*(v_proj|{config.Names.Output})";
         string first = config.Gated ? config.Names.FusedGateUp ?? "gate_proj" : config.Names.Up;
         return $@".*\.({string.Join('|', blocks)})\..*({first}|{config.Names.Down})";
     }

@@ -208,8 +208,8 @@ public static class TrainRun
         int perBatch = Math.Max(1, config.BatchSize / 2), count = train.Pairs.Count;
         IEnumerable<TokenBatch> batches = train.ByLength(count, perBatch).Select(pairs => train.Batch(pairs));
         Dictionary<string, float[]> mean = MeanDifferences.Collect(model, names, batches, config.TokenFromEnd, done => listener.Preparing("steering direction", done, count));
-        return [.. names.Select(n => !config.FullLossU && adapter is SvdAdapter svd
-            ? LossLayers.OnAdapterBasis(model, svd.Layers[n], mean[n])
+        return [.. names.Select(n => !config.FullLossU && adapter is SvdAdapter svd && svd.Layers.TryGetValue(n, out SvdLayer? layer)
+            ? LossLayers.OnAdapterBasis(model, layer, mean[n])
             : LossLayers.OnFullBasis(model, n, mean[n]))];
     }
 }

@@ -10,8 +10,8 @@ internal static class TinyDecoder
 {
     public const int Vocabulary = 40;
 
-    /// <summary>A qwen3 of width 16 with an own head; change may alter its description, seed its weights.</summary>
-    public static DecoderModel Load(Device device, int layers = 4, Func<ModelConfig, ModelConfig>? change = null, ulong seed = 3)
+    /// <summary>A qwen3, or qwen3_moe with six experts of which a token sees two, of width 16 with an own head; change may alter its description, seed its weights.</summary>
+    public static DecoderModel Load(Device device, int layers = 4, Func<ModelConfig, ModelConfig>? change = null, ulong seed = 3, bool experts = false)
     {
         var json = new JsonObject
         {
@@ -31,6 +31,8 @@ internal static class TinyDecoder
             ["tie_word_embeddings"] = false,
             ["eos_token_id"] = Vocabulary - 1,
         };
+        if (experts)
+            (json["model_type"], json["num_experts"], json["num_experts_per_tok"], json["moe_intermediate_size"], json["norm_topk_prob"]) = ("qwen3_moe", 6, 2, 12, true);
         ModelConfig config = Families.Read(new ConfigReader(json, "tiny"));
         config = change?.Invoke(config) ?? config;
         using var weights = new ModelInitialiser(config, seed, 0.3);

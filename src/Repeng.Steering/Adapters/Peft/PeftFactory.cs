@@ -96,6 +96,10 @@ public static class PeftFactory
         return Array.ConvertAll(squares, x => (float)Math.Sqrt(x));
     }
 
+    // The layers that end an MLP, those of experts included.
+    private static string FeedForward(ModelConfig c) =>
+        $@".*\.{Regex.Escape(c.Names.Mlp)}\.(?:.*\.)?(?:{string.Join('|', new[] { c.Names.Down, c.Experts?.Down }.OfType<string>().Distinct().Select(Regex.Escape))})";
+
     private static JsonObject Json(DecoderModel model, PeftSettings s)
     {
         JsonNode targets = s.TargetModules;
@@ -109,7 +113,7 @@ public static class PeftFactory
         switch (s.Kind)
         {
             case "ia3":
-                (json["feedforward_modules"], json["init_ia3_weights"]) = (s.FeedForwardModules ?? $@".*\.{Regex.Escape(model.Config.Names.Mlp)}\.{Regex.Escape(model.Config.Names.Down)}", true);
+                (json["feedforward_modules"], json["init_ia3_weights"]) = (s.FeedForwardModules ?? FeedForward(model.Config), true);
                 break;
             case "vera":
                 // PEFT's generator takes 32 bits.
