@@ -33,12 +33,12 @@ public static unsafe partial class ModelLoader
 
         private void CheckExperts(ExpertConfig x, string list)
         {
-            string? missing = Enumerable.Range(0, x.Count).SelectMany(e => new[] { x.Gate, x.Up, x.Down }.Select(n => $"{list}.{e}.{n}.weight")).FirstOrDefault(n => !source.Contains(n));
-            bool more = source.Contains($"{list}.{x.Count}.{x.Gate}.weight");
-            if (missing is null && !more)
+            string[] Names(int e) => [.. new[] { x.Gate, x.Up, x.Down }.Select(n => $"{list}.{e}.{n}.weight")];
+            string? missing = Enumerable.Range(0, x.Count).SelectMany(Names).FirstOrDefault(n => !source.Contains(n));
+            if (missing is null && !source.Contains(Names(x.Count)[0]))
                 return;
             int held = 0;
-            while (source.Contains($"{list}.{held}.{x.Gate}.weight"))
+            while (Names(held).All(source.Contains))
                 held++;
             string what = missing is null ? "there are more experts than that" : $"tensor '{missing}' is missing";
             throw new UserErrorException($"{source.Description}: the configuration has {x.Count} experts a layer, {list} holds {held} in a row, and {what}; take configuration and weights of the same model, or fetch the file again");
@@ -61,35 +61,24 @@ public static unsafe partial class ModelLoader
             }
         }
 
-        // Memory is [experts, out, in] with the rows of gate above those of up, whatever the file has.
+        // Memory is [experts, out, in] with the rows of gate above those of up, whatever the file has. Quantisation at load leaves stacks
+        // as they are: transformers quantises linear layers, and these are none.
         private Tensor Stack(string name, ExpertConfig x, int outputs, int inputs, bool packed)
         {
-            bool turned = x.Stack == StackLayout.InOutInterleaved && !packed, interleaved = x.Stack == StackLayout.InOutInterleaved && name.EndsWith(".gate_up_proj", StringComparison.Ordinal);
-            var each = new FileLayout(0, outputs, inputs, turned, interleaved);
-            if (x.Stack == StackLayout.InOutInterleaved)
-                _layouts[name] = new FileLayout(x.Count, outputs, inputs, Transposed: true, interleaved);
-            string? type = packed ? "BF16" : Shaped(name, [x.Count, .. each.Shape]).Type;
-            if (packed && (inputs % Mxfp4.Block != 0))
-                throw new UserErrorException($"{source.Description}: {name} of {inputs} inputs cannot be stored in MXFP4 blocks of {Mxfp4.Block}; take configuration and weights of the same model");
+            bool interleaved = x.Stack == StackLayout.InOutInterleaved && name.EndsWith(".gate_up_proj", StringComparison.Ordinal);
+            var each = new FileLayout(0, outputs, inputs, Transposed: x.Stack == StackLayout.InOutInterleaved, interleaved);
+            if (each.Transposed)
+                _layouts[name] = each with { Count = x.Count };
             if (packed)
-            {
-                Shaped($"{name}_blocks", x.Count, outputs, inputs / Mxfp4.Block, Mxfp4.Block / 2);
-                Shaped($"{name}_scales", x.Count, outputs, inputs / Mxfp4.Block);
-            }
-            DType memory = weights == WeightType.F32 ? DType.F32 : type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
-            var t = new Tensor(device, memory, x.Count, outputs, inputs) { Name = name };
-            parameters.Add(name, t);
+                return PackedStack(name, x, each);
+            TensorInfo info = Shaped(name, [x.Count, .. each.Shape]);
+            DType memory = weights.Type == WeightType.F32 ? DType.F32 : info.Type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
+            Tensor t = Add(new Tensor(device, memory, x.Count, outputs, inputs), name);
             long size = (long)outputs * inputs;
             for (int e = 0; e < x.Count && device.Backend is not DryBackend; e++)
             {
                 View to = t.Data.Slice(e * size, size);
-                if (packed)
-                {
-                    byte[] blocks = Rows($"{name}_blocks", e, x.Count), scales = Rows($"{name}_scales", e, x.Count);
-                    ushort[] values = each.FromFile<ushort>(Mxfp4.ToBFloat16(blocks, scales));
-                    device.Backend.Upload(to, memory == DType.F32 ? MemoryMarshal.AsBytes(Array.ConvertAll(values, v => BitConverter.UInt32BitsToSingle((uint)v << 16)).AsSpan()) : MemoryMarshal.AsBytes(values.AsSpan()));
-                }
-                else if (memory == DType.F32)
+                if (memory == DType.F32)
                 {
                     var stored = new float[size];
                     long rows = size / each.Shape[^1];
@@ -99,12 +88,31 @@ public static unsafe partial class ModelLoader
                 }
                 else
                 {
-                    byte[] stored = Rows(name, e, x.Count);
-                    device.Backend.Upload(to, MemoryMarshal.AsBytes(each.FromFile<ushort>(MemoryMarshal.Cast<byte, ushort>(stored)).AsSpan()));
+                    device.Backend.Upload(to, MemoryMarshal.AsBytes(each.FromFile<ushort>(MemoryMarshal.Cast<byte, ushort>(Rows(name, e, x.Count))).AsSpan()));
                 }
             }
             Check(t);
             return t;
+        }
+
+        // MXFP4, [experts, out, in / 32] blocks and scales: held as ggml's blocks of the same numbers.
+        private Tensor PackedStack(string name, ExpertConfig x, FileLayout each)
+        {
+            int n = x.Count, outputs = each.Rows, inputs = each.Columns;
+            if (inputs % Mxfp4.Block != 0)
+                throw new UserErrorException($"{source.Description}: {name} of {inputs} inputs cannot be stored in MXFP4 blocks of {Mxfp4.Block}; take configuration and weights of the same model");
+            foreach ((string part, long[] shape) in new[] { ("blocks", (long[])[n, outputs, inputs / Mxfp4.Block, Mxfp4.Block / 2]), ("scales", [n, outputs, inputs / Mxfp4.Block]) })
+                if (Shaped($"{name}_{part}", shape) is { Type: not "U8" and var type })
+                    throw new UserErrorException($"{source.Description}: tensor '{name}_{part}' is stored as {type}, MXFP4 is bytes (U8); fetch the file again");
+            PackedTensor stored = Mxfp4.Packed((long)n * outputs * inputs, to =>
+            {
+                for (int e = 0; e < n; e++)
+                    Mxfp4.Write(Rows($"{name}_blocks", e, n), Rows($"{name}_scales", e, n), each, to + e * Mxfp4.Bytes((long)outputs * inputs));
+            });
+            if (weights.Type != WeightType.F32)
+                return Keep(PackedStorage.Load(device, stored, n, outputs, inputs), name);
+            using Tensor blocks = PackedStorage.Load(device, stored, n, outputs, inputs);
+            return Keep(device.Backend is DryBackend ? new Tensor(device, DType.F32, n, outputs, inputs) : Tensor.From(device, WeightReader.ToHost(blocks), n, outputs, inputs), name);
         }
 
         private Tensor StackedBias(string name, ExpertConfig x, int outputs)
@@ -112,12 +120,10 @@ public static unsafe partial class ModelLoader
             Shaped(name, x.Count, outputs);
             var layout = new FileLayout(x.Count, outputs, 1, Transposed: false, x.Stack == StackLayout.InOutInterleaved && name.EndsWith(".gate_up_proj_bias", StringComparison.Ordinal));
             if (layout.Interleaved)
-                _layouts[name] = layout with { Columns = 1 };
-            Tensor t = device.Backend is DryBackend ? new Tensor(device, DType.F32, x.Count, outputs) : Tensor.From(device, layout.FromFile<float>(source.ReadF32(name)), x.Count, outputs);
-            t.Name = name;
-            parameters.Add(name, t);
-            Check(t);
-            return t;
+                _layouts[name] = layout;
+            return device.Backend is DryBackend
+                ? Add(new Tensor(device, DType.F32, x.Count, outputs), name)
+                : Keep(Tensor.From(device, layout.FromFile<float>(source.ReadF32(name)), x.Count, outputs), name);
         }
 
         // The stored bytes of one matrix of a stack.

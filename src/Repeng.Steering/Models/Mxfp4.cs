@@ -1,28 +1,46 @@
+using Repeng.Kernels.Quantised;
+using Repeng.Runtime.Formats;
+
 namespace Repeng.Steering.Models;
 
 /// <summary>
-/// MXFP4 as gpt-oss's safetensors store it (OCP Microscaling formats, 2023): blocks of 32 values along the input, 16 bytes with the
-/// earlier of two values in the low half, and a scale 2^(s − 127) a block. Every value is one of 16 fp4 (e2m1)
-/// numbers times a power of two, which bf16 holds exactly.
+/// MXFP4 (OCP Microscaling formats, 2023) as gpt-oss's safetensors store it: blocks of 32 values along the input, 16 bytes with
+/// the earlier of two values in the low half, and beside them a scale 2^(s − 127) a block. ggml's blocks hold the same
+/// numbers as a scale byte and 16 bytes with value j in the low and value j + 16 in the high half of byte j.
 /// </summary>
-internal static class Mxfp4
+internal static unsafe class Mxfp4
 {
     /// <summary>Values of a block.</summary>
     public const int Block = 32;
 
-    // bf16 of the e2m1 numbers 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-    private static readonly float[] s_values = [0, 0.5f, 1, 1.5f, 2, 3, 4, 6];
+    private const string Form = "MXFP4";
 
-    /// <summary>bf16 bits of blocks with one scale each; a scale of 255 (NaN) gives NaN.</summary>
-    public static ushort[] ToBFloat16(ReadOnlySpan<byte> blocks, ReadOnlySpan<byte> scales)
+    /// <summary>Bytes of so many values, in whole blocks.</summary>
+    public static long Bytes(long elements) => BlockType.Find(Form)!.SizeOf(elements);
+
+    /// <summary>A matrix of ggml's blocks that fill writes.</summary>
+    public static PackedTensor Packed(long elements, PackedFill fill) => new()
     {
-        var values = new ushort[2 * blocks.Length];
-        for (int i = 0; i < values.Length; i++)
-        {
-            int code = blocks[i / 2] >> (4 * (i & 1)) & 15, scale = scales[i / Block];
-            float v = scale == 255 ? float.NaN : MathF.ScaleB(s_values[code & 7], scale - 127);
-            values[i] = (ushort)(BitConverter.SingleToUInt32Bits((code & 8) == 0 ? v : -v) >> 16);
-        }
-        return values;
+        Form = Form,
+        Bytes = Bytes(elements),
+        At = address => Packing.OfBlocks(BlockType.Find(Form)!, address, elements),
+        Fill = fill,
+    };
+
+    /// <summary>Writes the blocks of one expert, [out, in] with the rows in the order of memory, given those of the file.</summary>
+    public static void Write(ReadOnlySpan<byte> blocks, ReadOnlySpan<byte> scales, FileLayout layout, byte* to)
+    {
+        int perRow = layout.Columns / Block;
+        for (int row = 0; row < layout.Rows; row++)
+            for (int b = 0; b < perRow; b++)
+            {
+                int from = layout.FileRow(row) * perRow + b;
+                ReadOnlySpan<byte> pairs = blocks.Slice(from * Block / 2, Block / 2);
+                *to++ = scales[from];
+                for (int j = 0; j < Block / 2; j++)
+                    *to++ = (byte)(Value(pairs, j) | Value(pairs, j + Block / 2) << 4);
+            }
     }
+
+    private static int Value(ReadOnlySpan<byte> pairs, int i) => pairs[i / 2] >> (4 * (i & 1)) & 15;
 }
