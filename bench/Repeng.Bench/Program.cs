@@ -1,5 +1,6 @@
 using Repeng.Bench;
 using Repeng.Bench.Decoding;
+using Repeng.Bench.Hub;
 using Repeng.Bench.Training;
 using Repeng.Bench.Vectors;
 using Repeng.Kernels;
@@ -13,6 +14,7 @@ try
         ["train", .. var rest] => TrainBench.Run(rest),
         ["vectors", .. var rest] => VectorBench.Run(rest),
         ["fisher", .. var rest] => FisherBench.Run(rest),
+        ["hub", .. var rest] => HubBench.Run(rest),
         _ => Usage(),
     };
 }
@@ -66,6 +68,8 @@ static int Usage()
                    --no-memory    leave out the two processes that measure peak memory
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
                    --profile      time of each kind of op in our step, instead
+          hub      a large file from a hub on this machine, whole and killed twice, beside curl
+                   --mb N --runs N           size in MiB (1024), runs in turns (3)
         """);
     return 2;
 }

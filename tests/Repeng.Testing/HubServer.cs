@@ -153,6 +153,9 @@ public sealed class HubServer : IDisposable
     /// <summary>Takes a file out.</summary>
     public void Remove(string name) => _files.TryRemove(name, out _);
 
+    /// <summary>Bytes of a file.</summary>
+    public long Size(string name) => _files[name].Body.Length;
+
     /// <summary>Etag of a file.</summary>
     public string Etag(string name) => _files[name].Etag;
 

@@ -1,4 +1,6 @@
+using System.Diagnostics;
 using System.Net;
+using Microsoft.Win32.SafeHandles;
 using Repeng.Kernels;
 using Repeng.Runtime.Formats;
 
@@ -11,40 +13,61 @@ namespace Repeng.Runtime.Hub;
 /// </summary>
 internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListener listener, HubReference reference, HubFile file, Uri url, string etag, long? size, string partial)
 {
-    private const int ReadAtOnce = 1 << 17;
+    private const int ReadAtOnce = 1 << 20;
+    // Written bytes after which the disk gets something to do, so that the flush at the end finds little left.
+    private const long FlushEvery = 64 << 20;
+    // From a near server small ranges are faster: what came is written while it is still in the processor's cache
+    // (docs/decisions.md). Over a longer way every request
+    // costs its time, and large ranges are.
+    private const int NearRange = 1 << 19, FarRange = 8 << 20;
+    // The first answers come slowly from everywhere: connections are made, code is compiled.
+    private const int AnswersToJudgeBy = 16;
+    private static readonly TimeSpan s_near = TimeSpan.FromMilliseconds(5);
     private readonly string _what = $"{reference}, {file.Name}";
     // Where the hub sends on to, so that it is not asked for every range; forgotten when that place refuses.
     private volatile Uri? _place;
     private string? _placeEtag;
+    private TimeSpan _latency = TimeSpan.MaxValue;
+    private int _answers;
     private long _kept;
+    private long _flushed;
+    private Task _flush = Task.CompletedTask;
 
     /// <summary>Fetches what is missing, checks all, and leaves the whole file under the partial name.</summary>
     public async Task Run(CancellationToken stop)
     {
         for (bool again = false; ; again = true)
         {
-            using Stream output = Open();
+            using SafeFileHandle output = Open();
             // A part that is longer than the file, or of a file whose length nobody knows, is of no use.
-            if (output.Length > (size ?? 0))
-                output.SetLength(0);
-            long had = output.Length;
+            if (RandomAccess.GetLength(output) > (size ?? 0))
+                RandomAccess.SetLength(output, 0);
+            long had = RandomAccess.GetLength(output);
             CheckSpace(had);
             listener.Begin(file.Name, size ?? -1, had);
             using var hash = new BlobHash(etag, size ?? -1);
-            await HashPrefix(output, hash, had, stop);
-            _kept = had;
-            if (size is null || had < size)
-                await Fetch(output, hash, stop);
+            HashPrefix(output, hash, had, stop);
+            (_kept, _flushed) = (had, had);
+            try
+            {
+                if (size is null || had < size)
+                    await Fetch(output, hash, stop);
+            }
+            finally
+            {
+                // The file must not be closed under it; what it says is said again at the end.
+                await _flush.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
             string found = hash.Finish();
             if (found == etag)
             {
                 if (hash.Kind is null)
                     listener.Note($"{_what}: this server names no hash; the file is checked by its size alone");
-                await Flush(output);
+                Flush(output);
                 return;
             }
-            long length = output.Length;
-            output.SetLength(0);
+            long length = RandomAccess.GetLength(output);
+            RandomAccess.SetLength(output, 0);
             if (had == 0 || again)
             {
                 output.Dispose();
@@ -56,11 +79,11 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         }
     }
 
-    private Stream Open()
+    private SafeFileHandle Open()
     {
         try
         {
-            return settings.OpenPartial(partial);
+            return File.OpenHandle(partial, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.Read);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -75,13 +98,13 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
             throw new UserErrorException($"{_what}: {size - had} bytes are still to come, {free} bytes are free in {settings.CacheFolder}; free space, or name a cache on another disk by HF_HOME");
     }
 
-    private static async Task HashPrefix(Stream output, BlobHash hash, long length, CancellationToken stop)
+    private static void HashPrefix(SafeFileHandle output, BlobHash hash, long length, CancellationToken stop)
     {
-        output.Position = 0;
-        byte[] part = new byte[1 << 20];
+        byte[] part = new byte[(int)Math.Min(length, 1 << 20)];
         for (long done = 0; done < length;)
         {
-            int count = await output.ReadAsync(part.AsMemory(0, (int)Math.Min(part.Length, length - done)), stop);
+            stop.ThrowIfCancellationRequested();
+            int count = RandomAccess.Read(output, part.AsSpan(0, (int)Math.Min(part.Length, length - done)), done);
             if (count == 0)
                 throw new EndOfStreamException("the partial file became shorter while it was read");
             hash.Append(part.AsSpan(0, count));
@@ -89,19 +112,22 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         }
     }
 
-    private async Task Fetch(Stream output, BlobHash hash, CancellationToken stop)
+    private int NextRange => settings.RangeBytes ?? (_answers >= AnswersToJudgeBy && _latency > s_near ? FarRange : NearRange);
+
+    private async Task Fetch(SafeFileHandle output, BlobHash hash, CancellationToken stop)
     {
         // The first request decides: a server that answers with everything gives one stream, else ranges go side by side.
         long first = _kept;
-        bool ranges = size is { } all && (first > 0 || all > settings.RangeBytes);
-        HubAnswer answer = await Ask(ranges ? (first, Math.Min(first + settings.RangeBytes, size!.Value) - 1) : null, stop);
+        bool ranges = size is { } all && (first > 0 || all > NextRange);
+        int range = NextRange;
+        HubAnswer answer = await Ask(ranges ? (first, Math.Min(first + range, size!.Value) - 1) : null, stop);
         if (answer.Response.StatusCode == HttpStatusCode.PartialContent)
-            await Ranges(answer, output, hash, stop);
+            await Ranges(answer, range, output, hash, stop);
         else
             await OneStream(answer, output, hash, stop);
     }
 
-    private async Task Ranges(HubAnswer firstAnswer, Stream output, BlobHash hash, CancellationToken stop)
+    private async Task Ranges(HubAnswer firstAnswer, int firstRange, SafeFileHandle output, BlobHash hash, CancellationToken stop)
     {
         using CancellationTokenSource all = CancellationTokenSource.CreateLinkedTokenSource(stop);
         var flying = new Queue<Task<(byte[] Bytes, int Count)>>();
@@ -117,7 +143,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
                 (byte[] bytes, int count) = await flying.Dequeue();
                 if (next < size)
                     Start();
-                await Append(output, hash, bytes.AsMemory(0, count), stop);
+                await Append(output, hash, bytes.AsMemory(0, count));
                 spare.Push(bytes);
             }
         }
@@ -132,8 +158,8 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
 
         void Start()
         {
-            byte[] bytes = spare.TryPop(out byte[]? used) ? used : GC.AllocateUninitializedArray<byte>(settings.RangeBytes);
-            int count = (int)Math.Min(settings.RangeBytes, size!.Value - next);
+            int count = (int)Math.Min(answer is null ? NextRange : firstRange, size!.Value - next);
+            byte[] bytes = spare.TryPop(out byte[]? used) && used.Length >= count ? used : GC.AllocateUninitializedArray<byte>(count);
             HubAnswer? given = answer;
             answer = null;
             long from = next;
@@ -204,7 +230,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     }
 
     /// <summary>Reads answers that begin at the first byte, and skips what is there already when one broke off.</summary>
-    private async Task OneStream(HubAnswer? answer, Stream output, BlobHash hash, CancellationToken stop)
+    private async Task OneStream(HubAnswer? answer, SafeFileHandle output, BlobHash hash, CancellationToken stop)
     {
         byte[] part = new byte[1 << 18];
         for (int failures = 0; ;)
@@ -228,7 +254,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
                     if (skip > 0)
                         listener.Received(file.Name, -skip);
                     if (skip < count)
-                        await Append(output, hash, part.AsMemory(skip, count - skip), stop);
+                        await Append(output, hash, part.AsMemory(skip, count - skip));
                 }
                 if (size is null || at == size)
                     return;
@@ -266,7 +292,11 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         for (bool again = false; ; again = true)
         {
             Uri place = _place ?? url;
+            var watch = Stopwatch.StartNew();
             HubAnswer answer = await http.Send(HttpMethod.Get, place, _what, follow: true, range, patient: true, stop);
+            // The shortest counts: a request that was sent on or had to wait for a connection says nothing of the way.
+            _latency = watch.Elapsed < _latency ? watch.Elapsed : _latency;
+            Interlocked.Increment(ref _answers);
             try
             {
                 // The addresses of stores are signed for some time only.
@@ -316,36 +346,37 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
 
     private UserErrorException WrongSize(long said) => new($"{_what}: the server names {size} bytes and sends {said}; nothing more was fetched, run it again, and if that helps not the file on the server is damaged");
 
-    private async Task Append(Stream output, BlobHash hash, ReadOnlyMemory<byte> bytes, CancellationToken stop)
+    private async Task Append(SafeFileHandle output, BlobHash hash, ReadOnlyMemory<byte> bytes)
     {
-        Task hashed = bytes.Length > 1 << 20 ? Task.Run(() => hash.Append(bytes.Span), CancellationToken.None) : Task.CompletedTask;
+        // Hashing takes as long as writing; large parts get a thread for it.
+        Task hashed = bytes.Length >= 1 << 18 ? Task.Run(() => hash.Append(bytes.Span)) : Task.CompletedTask;
+        if (hashed.IsCompleted)
+            hash.Append(bytes.Span);
         try
         {
-            output.Position = _kept;
-            await output.WriteAsync(bytes, stop);
+            settings.Write(output, bytes.Span, _kept);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            await hashed;
             throw CannotWrite(e);
         }
-        catch
+        finally
         {
             await hashed;
-            throw;
         }
-        if (hashed == Task.CompletedTask)
-            hash.Append(bytes.Span);
-        await hashed;
         _kept += bytes.Length;
+        if (_kept - _flushed >= FlushEvery && _flush.IsCompleted)
+        {
+            _flushed = _kept;
+            _flush = Task.Run(() => RandomAccess.FlushToDisk(output));
+        }
     }
 
-    private async Task Flush(Stream output)
+    private void Flush(SafeFileHandle output)
     {
         try
         {
-            await output.FlushAsync(CancellationToken.None);
-            (output as FileStream)?.Flush(flushToDisk: true);
+            RandomAccess.FlushToDisk(output);
         }
         catch (IOException e)
         {

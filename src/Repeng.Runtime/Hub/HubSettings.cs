@@ -1,3 +1,4 @@
+using Microsoft.Win32.SafeHandles;
 using Repeng.Kernels;
 
 namespace Repeng.Runtime.Hub;
@@ -31,8 +32,8 @@ public sealed record HubSettings
     /// <summary>Ranges of one file that are fetched at once.</summary>
     public int Connections { get; init; } = 8;
 
-    /// <summary>Bytes of one range; so many bytes times <see cref="Connections"/> is the memory that a download takes.</summary>
-    public int RangeBytes { get; init; } = 8 << 20;
+    /// <summary>Bytes of one range; null: 512 KiB from a server that answers within 5 ms, else 8 MiB. Times <see cref="Connections"/> it is the memory that a download takes.</summary>
+    public int? RangeBytes { get; init; }
 
     /// <summary>Requests that may fail one after the other without a new byte.</summary>
     public int Attempts { get; init; } = 6;
@@ -46,8 +47,8 @@ public sealed record HubSettings
     /// <summary>Bytes free on the disk of a folder.</summary>
     internal Func<string, long> FreeBytes { get; init; } = Formats.AtomicFile.FreeBytes;
 
-    /// <summary>Opens the file that a download grows in; tests put full disks here.</summary>
-    internal Func<string, Stream> OpenPartial { get; init; } = static path => new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.Read, bufferSize: 0);
+    /// <summary>Writes to the file that a download grows in; tests put full disks here.</summary>
+    internal PartialWrite Write { get; init; } = static (file, bytes, offset) => RandomAccess.Write(file, bytes, offset);
 
     /// <summary>Makes symbolic links; tests stand for systems that have none.</summary>
     internal Action<string, string> MakeLink { get; init; } = static (path, target) => File.CreateSymbolicLink(path, target);
@@ -103,3 +104,6 @@ public sealed record HubSettings
         }
     }
 }
+
+/// <summary>Writes bytes at an offset of a file.</summary>
+internal delegate void PartialWrite(SafeFileHandle file, ReadOnlySpan<byte> bytes, long offset);

@@ -279,9 +279,18 @@ public sealed class HubFaultTests : IDisposable
         _hub.Settings = _hub.Settings with { FreeBytes = _ => 10_000 };
         _hub.Fails(["model.safetensors", "50000 bytes", "10000 bytes are free", "HF_HOME"]);
         Assert.Equal(0, _hub.Server.Gets("model.safetensors"));
-        _hub.Settings = _hub.Settings with { FreeBytes = _ => long.MaxValue, OpenPartial = path => new FullDisk(path, 20_000) };
+        _hub.Settings = _hub.Settings with
+        {
+            FreeBytes = _ => long.MaxValue,
+            Write = (file, bytes, offset) =>
+            {
+                if (offset + bytes.Length > 20_000)
+                    throw new IOException("No space left on device", 28);
+                RandomAccess.Write(file, bytes, offset);
+            },
+        };
         _hub.Fails(["no space left", "bytes; they are kept", "HF_HOME"]);
-        _hub.Settings = _hub.Settings with { OpenPartial = static path => new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite) };
+        _hub.Settings = _hub.Settings with { Write = static (file, bytes, offset) => RandomAccess.Write(file, bytes, offset) };
         Assert.InRange(new FileInfo(_hub.Blob("model.safetensors") + ".incomplete").Length, 4096, 20_000);
         _hub.Fetch();
         _hub.AssertWhole();
@@ -371,11 +380,5 @@ public sealed class HubFaultTests : IDisposable
                 reply.Headers["ETag"] = $"\"{etag}\"";
         };
         _hub.Fails(["config.json", "etag"]);
-    }
-
-    private sealed class FullDisk(string path, long room) : FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite)
-    {
-        public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) =>
-            Position + buffer.Length > room ? throw new IOException("No space left on device", 28) : base.WriteAsync(buffer, cancellationToken);
     }
 }
