@@ -73,6 +73,7 @@ public static class CliApp
             ConvertDilemmasVerb.Create(session),
             ForwardVerb.Create(session),
             ExportVerb.Create(session),
+            QuantizeVerb.Create(session),
             FetchVerb.Create(session),
             InspectVerb.Create(session),
             PlanVerb.Create(session),

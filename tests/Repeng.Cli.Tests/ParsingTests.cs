@@ -139,8 +139,6 @@ public sealed class ParsingTests
     }
 
     [Theory]
-    [InlineData("train --quantization_type 4bit", "4bit")]
-    [InlineData("train --quantization-type 8bit", "8bit")]
     [InlineData("train --device cuda", "cuda")]
     public void What_comes_later_stops_in_one_line(string line, string named)
     {

@@ -17,6 +17,7 @@ public sealed class ExportVerb
     private readonly Option<string?> _to = Opt.Choice("--to", "lora: a plain LoRA that PEFT loads (default); merged: a whole model in fp32", "lora", "merged");
     private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "coefficient that the files stand for (default 1)");
     private readonly Option<string?> _output = Opt.Text("--output", "FOLDER", "new folder to write");
+    private readonly WeightOptions _weights = new();
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
     private readonly Session _session;
@@ -28,7 +29,7 @@ public sealed class ExportVerb
     {
         var verb = new ExportVerb(session);
         var command = new Command("export", "Write an adapter at one coefficient as a LoRA of PEFT or merged into the model");
-        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._coefficient, verb._output, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._coefficient, verb._output }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -45,12 +46,12 @@ public sealed class ExportVerb
         float c = (float)(p.GetValue(_coefficient) ?? 1);
         string source = ConfigFolder(model, merged);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, model);
+        using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p));
         using IAdapter adapter = AdapterFile.LoadAny(bundle.Model, folder);
         if (merged)
         {
             AtomicFile.WriteFolder(output, into => WriteMerged(adapter, c, source, into));
-            _session.Print($"{output}: {model} with the {adapter.Kind} adapter of {folder} at c = {Reports.Format.Coefficient(c)}, fp32");
+            _session.Print($"{output}: {model} with the {adapter.Kind} adapter of {folder} at c = {Reports.Format.Coefficient(c)}, fp32{Decoded(bundle.Model)}");
             return ExitCodes.Ok;
         }
         using PeftAdapter lora = LoraExport.Of(adapter, c, model);
@@ -58,6 +59,10 @@ public sealed class ExportVerb
         _session.Print($"{output}: LoRA of rank {lora.Config.Rank} on {lora.Modules.Count} layers; at its full strength it is the {adapter.Kind} adapter of {folder} at c = {Reports.Format.Coefficient(c)}");
         return ExitCodes.Ok;
     }
+
+    // A quantised base is written as what it decodes to, which is larger than the base was.
+    private static string Decoded(DecoderModel model) => model.Parameters.Values.FirstOrDefault(t => t.Type == DType.Packed) is { } packed
+        ? $"; weights held as {packed.TypeName} are written decoded, quantize makes them small again" : "";
 
     // A merged model is written in the layout of its folder, of which a .gguf file has none.
     private static string ConfigFolder(string model, bool merged)

@@ -20,6 +20,7 @@ public sealed class ForwardVerb
     private readonly Option<bool?> _gradients = Opt.Flag("--gradients", "also grad.NAME of the loss for every parameter");
     private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
     private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "steering coefficient (default 1 with an adapter)");
+    private readonly WeightOptions _weights = new();
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
     private readonly Session _session;
@@ -31,7 +32,7 @@ public sealed class ForwardVerb
     {
         var verb = new ForwardVerb(session);
         var command = new Command("forward", "Write logits, hidden states, module outputs and gradients of a forward pass");
-        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._coefficient, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._coefficient }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -51,7 +52,7 @@ public sealed class ForwardVerb
 
         HubModels.Ready(_session, model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, gradients ? WeightType.F32 : WeightType.AsStored);
+        (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, Storage(p, gradients));
         using (owner)
         {
             using IAdapter? adapter = folder is null ? null : AdapterFile.LoadAny(decoder, folder);
@@ -70,8 +71,17 @@ public sealed class ForwardVerb
         return ExitCodes.Ok;
     }
 
+    // Gradients of weights need them in fp32.
+    private WeightStorage Storage(ParseResult p, bool gradients)
+    {
+        WeightStorage storage = _weights.Read(p);
+        if (gradients && storage.Quantise is not null)
+            throw new UserErrorException("--gradients beside --quantization_type: quantised weights have no gradients; leave one of them out");
+        return gradients ? storage with { Type = WeightType.F32 } : storage;
+    }
+
     // Rows that are token ids already need no tokenizer, and a folder may be without one.
-    private static (DecoderModel, Func<string, int[]>?, IDisposable) Load(Device device, string model, bool needsTokenizer, WeightType weights)
+    private static (DecoderModel, Func<string, int[]>?, IDisposable) Load(Device device, string model, bool needsTokenizer, WeightStorage weights)
     {
         if (needsTokenizer)
         {

@@ -38,6 +38,7 @@ public sealed class GenerateVerb
     private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "makes tokens that were there less likely (default 1: off)");
     private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random draws (default 42)");
     private readonly Option<bool?> _json = Opt.Flag("--json", "print one JSON object");
+    private readonly WeightOptions _weights = new();
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
     private readonly Session _session;
@@ -49,7 +50,7 @@ public sealed class GenerateVerb
     {
         var verb = new GenerateVerb(session);
         var command = new Command(name, description);
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -78,7 +79,7 @@ public sealed class GenerateVerb
 
         HubModels.Ready(_session, model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, model);
+        using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p));
         bundle.EnableThinking = p.GetValue(_enableThinking);
         using IAdapter? adapter = adapterFolder is null ? null : AdapterFile.LoadAny(bundle.Model, adapterFolder);
         int[] ids = raw ? bundle.EncodeRaw(prompt) : bundle.EncodeChat([.. p.GetValue(_system) is { } system ? new[] { new ChatMessage("system", system) } : [], new ChatMessage("user", prompt)]);

@@ -113,12 +113,14 @@ public sealed class InspectVerb
 
     private void Parameters(ITensorSource tensors)
     {
-        Spectre.Console.Table table = Format.Table("type", ">tensors", ">values", ">size");
+        Spectre.Console.Table table = Format.Table("type", ">tensors", ">values", ">size", ">bits a value");
         TensorInfo[] all = [.. tensors.Names.Select(n => tensors.Info(n))];
         foreach (IGrouping<string, TensorInfo> type in all.GroupBy(t => t.Type).OrderBy(g => g.Key, StringComparer.Ordinal))
-            table.Row(type.Key, $"{type.Count()}", $"{type.Sum(t => t.Elements)}", Format.Bytes(type.Sum(t => t.Bytes)));
-        table.Row("all", $"{all.Length}", $"{all.Sum(t => t.Elements)}", Format.Bytes(all.Sum(t => t.Bytes)));
+            table.Row(type.Key, $"{type.Count()}", $"{type.Sum(t => t.Elements)}", Format.Bytes(type.Sum(t => t.Bytes)), Bits(type));
+        table.Row("all", $"{all.Length}", $"{all.Sum(t => t.Elements)}", Format.Bytes(all.Sum(t => t.Bytes)), Bits(all));
         _session.Print("Tensors", table);
+
+        static string Bits(IEnumerable<TensorInfo> tensors) => tensors.Sum(t => t.Elements) is > 0 and var values ? Format.Number(8.0 * tensors.Sum(t => t.Bytes) / values, 3) : "";
     }
 
     private void List(ITensorSource tensors)

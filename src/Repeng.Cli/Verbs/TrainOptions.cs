@@ -97,14 +97,14 @@ public sealed class TrainOptions
     private readonly Option<bool?> _saveCheckpoints = Opt.Flag("--save_checkpoints", "write checkpoints while training (default: yes)");
     private readonly Option<int?> _checkpointEvery = Opt.Int("--checkpoint_every", "optimiser steps between checkpoints (default 25)");
     private readonly Option<bool?> _checkpointActivations = Opt.Flag("--checkpoint_activations", "run blocks again in the backward pass: less memory, more time");
-    private readonly Option<string?> _quantization = Opt.Choice("--quantization_type", "how weights are held: none (4bit and 8bit come later)", "none", "4bit", "8bit");
+    private readonly WeightOptions _weights = new();
     private readonly Option<bool?> _wandb = Opt.Flag("--use_wandb", "write an offline run of Weights & Biases, for wandb sync (default: no)");
     private readonly Option<string?> _wandbProject = Opt.Text("--wandb_project", "NAME", $"project of --use_wandb (default {RunLogSettings.DefaultProject})");
     private readonly Option<string?> _wandbDir = Opt.Text("--wandb_dir", "DIR", $"where --use_wandb makes the folder offline-run-{{time}}-{{id}} (default {RunLogSettings.DefaultWandbFolder})");
     private readonly Option<string?> _logDir = Opt.Text("--logdir", "DIR", "write TensorBoard's events into DIR/{name of the run} (default: none)");
 
     /// <summary>What says on which texts: model, personas, template, suffixes, how many, seed, and where it runs.</summary>
-    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _thinking, ThinkTag, EnableThinking, _maxPairs, _maxTokens, _seed, Device, Threads];
+    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _thinking, ThinkTag, EnableThinking, _maxPairs, _maxTokens, _seed, Device, Threads, .. _weights.All];
 
     /// <summary>What says what a pair of texts is made of.</summary>
     public IReadOnlyList<Option> Pairs => [_personas, _template, _suffixes, _thinking];
@@ -119,15 +119,13 @@ public sealed class TrainOptions
         .. _antiPasto.All,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
         OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _checkpointActivations,
-        LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, _quantization, _wandb, _wandbProject, _wandbDir, _logDir,
+        LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, .. _weights.All, _wandb, _wandbProject, _wandbDir, _logDir,
     ];
 
     /// <summary>Stops for what the program cannot do yet, before anything is read.</summary>
     public void RefuseMissing(ParseResult p)
     {
         RefuseIdleTag(p);
-        if (p.GetValue(_quantization) is { } q and not "none")
-            throw new UserErrorException($"--quantization_type {q}: weights of 4 and 8 bits come later; take none (GGUF files with quantised blocks are read as they are)");
         if (p.GetValue(_profile) == "antipasto" && LossOption(p) is { } option)
             throw new UserErrorException($"{option.Name} belongs to the reference state's loss; --profile antipasto has its own. Leave one of them out");
     }
@@ -165,9 +163,12 @@ public sealed class TrainOptions
             throw new UserErrorException($"--max_tokens {maxTokens} must be at least 3");
         TrainConfig train = Train(p, preset, quick);
         train.Validate();
+        WeightStorage storage = _weights.Read(p);
         return new RunSettings
         {
             Model = model,
+            Weights = storage.Type,
+            Quantise = storage.Quantise,
             DatasetName = Name(p.GetValue(_datasetName), "--dataset_name") ?? Plain(personas[0].Positive),
             Template = template,
             Personas = personas,

@@ -25,6 +25,9 @@ public enum QuantisedForm
 /// <param name="BlockSize">Values of a 4-bit weight that share a scale.</param>
 public sealed record Quantisation(QuantisedForm Form, bool DoubleQuant = false, int BlockSize = FourBitCode.DefaultBlockSize)
 {
+    /// <summary>Block size where nothing else is asked for.</summary>
+    public const int DefaultBlockSize = FourBitCode.DefaultBlockSize;
+
     /// <summary>Code book of a 4-bit form; null for 8 bits.</summary>
     [JsonIgnore]
     public FourBitCode? Code => Form switch { QuantisedForm.Nf4 => FourBitCode.Nf4, QuantisedForm.Fp4 => FourBitCode.Fp4, _ => null };

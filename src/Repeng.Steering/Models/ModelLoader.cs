@@ -218,6 +218,9 @@ public static unsafe partial class ModelLoader
 
         private Tensor ReadTransposed(string name, int outputs, int inputs)
         {
+            // Quantised weights are [out, in] in every family.
+            if (source.Packed(name) is not null)
+                return Read(name, outputs, inputs);
             Shaped(name, inputs, outputs);
             _layouts[name] = new FileLayout(0, outputs, inputs, Transposed: true, Interleaved: false);
             if (device.Backend is DryBackend)
