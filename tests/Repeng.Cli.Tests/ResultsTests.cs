@@ -87,7 +87,7 @@ public sealed class ResultsTests : IDisposable
         CliResult page = CliRun.Run([.. results, "--render"], "");
         Assert.True(page.Code == ExitCodes.Ok, page.Error);
         string text = File.ReadAllText(folder + ".md");
-        Assert.Contains("Commit abcdef123 (1 records). 1 records of the 2 that the command makes", text);
+        Assert.Contains("Commit abcdef123 (1 record). 1 record of the 2 that the command makes", text);
         Assert.Contains("+0.50", text);
         File.WriteAllText(file, File.ReadAllText(file) + "{\"task\": \"demo\"}\n");
         Fails("records.jsonl, line 2", results);

@@ -52,7 +52,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
 
                 {command}
 
-            {Made()}
+            {Made(files)}
 
             ## How to read it
             * A coefficient means nothing by itself. Each method is measured at the two coefficients, one of each sign, at which the 95th percentile of KL(plain ‖ steered) over tokens of neutral texts is {plan.Budget:0.###} nat ([evaluation.md](evaluation.md)); to {ResultsSubject.Tolerance * 100:0} % of that.
@@ -60,7 +60,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
               methods on activations and gradients draw nothing else, so that for them seeds are other texts. Of the prompts each seed has another pair of words (the demo's are the same for all).
             * NLL: rise of the input NLL of the questions at −c / +c, nats a token, against the plain model. Mass: part of the plain model's choice mass that is left. Both are means over seeds. A method that passes 1 nat or 0.8 there is not coherent any more.
             * "Told from chance" is more than two standard errors above the random directions: the method's own error (seeds and questions together) and the standard deviation of single random directions, as a vector is one direction however sure its own effect is. Among so many methods some pass it by luck.
-            * Settings were not searched for this page; the demo's preset was searched for the rotation with AntiPaSTO's loss ([decisions.md](decisions.md)), at the seed 45, which is none of these unless it is named. The tasks on the real model are small, so that all of it can be made again in about an hour: read them as what little training does, not as what a method can do.
+            * Settings were not searched for this page; the demo's preset was searched for the rotation with AntiPaSTO's loss ([decisions.md](decisions.md)), at the seed 45: its effect here over all seeds is the one to believe, not that of the quick start. The tasks on the real model are small, so that all of it can be made again in about an hour: read them as what little training does, not as what a method can do.
 
 
             """);
@@ -132,13 +132,15 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
             .Append(new CurvePoint(0, 0, 0)).OrderBy(p => p.X)])).Where(c => c.Points.Count > 2),
     ];
 
-    private string Made()
+    private string Made(string files)
     {
-        string[] commits = [.. records.GroupBy(r => r.Commit).Select(g => $"{g.Key} ({g.Count()} records)")];
+        string[] commits = [.. records.GroupBy(r => r.Commit).Select(g => $"{g.Key} ({Records(g.Count())})")];
         string[] tasks = [.. _tasks.Select(t => $"{t.Task.Name} {Seeds(t)}")];
         int cells = plan.Cells().Count;
-        return $"Commit{(commits.Length == 1 ? "" : "s")} {string.Join(", ", commits)}. {records.Count} records{(records.Count < cells ? $" of the {cells} that the command makes; what is missing was not measured" : "")}: {string.Join("; ", tasks)}. Numbers of each record: [records.jsonl](results/records.jsonl), [results.csv](results/results.csv).";
+        return $"Commit{(commits.Length == 1 ? "" : "s")} {string.Join(", ", commits)}. {Records(records.Count)}{(records.Count < cells ? $" of the {cells} that the command makes; what is missing was not measured" : "")}: {string.Join("; ", tasks)}. Numbers of each record: [{ResultsStore.FileName}]({files}/{ResultsStore.FileName}), [results.csv]({files}/results.csv).";
     }
+
+    private static string Records(int count) => $"{count} record{(count == 1 ? "" : "s")}";
 
     // Seeds that every method has, and those that are begun.
     private static string Seeds(ResultsSummary summary)
