@@ -42,7 +42,7 @@ public sealed record Calibration(string Model, double Budget, string Neutral, in
     /// <param name="normalize">For the record.</param>
     /// <param name="progress">Hears of every coefficient that was measured.</param>
     /// <param name="tolerance">Part of the budget that the result may miss it by.</param>
-    /// <param name="guess">Begin where KL ~ c² says that the budget lies: half as many passes, but a crossing far below it may be missed.</param>
+    /// <param name="guess">Begin where KL ~ c² says that the budget lies: fewer passes, but a crossing far below it may be missed.</param>
     public static Calibration Run(NeutralKl neutral, Generation.Steering steering, double budget, string model, bool normalize = false, Action<double, KlStatistics>? progress = null, double tolerance = BudgetSearch.Tolerance, bool guess = false)
     {
         CalibratedSide plus = Side(1, 1);
