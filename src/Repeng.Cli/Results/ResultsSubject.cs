@@ -53,7 +53,6 @@ internal sealed class ResultsSubject : IDisposable
     public ResultsRecord Measure(ResultsRecord record, ResultsMethod method, Func<IReadOnlyList<string>, RunSettings> settings, IReadOnlyList<double> doses)
     {
         Share(record.Seed, settings);
-        string model = _task.Demo ? ModelBundle.Demo : _bundle.Name;
         switch (method.Kind)
         {
             case ResultsKind.Unsteered:
@@ -65,11 +64,7 @@ internal sealed class ResultsSubject : IDisposable
             case ResultsKind.Vector:
                 return Steered(record, Vector(method.For(_task.Demo)), doses);
             case ResultsKind.WeightSvd:
-            {
-                string[] linears = [.. LayerSelection.Modules(_bundle.Model, WeightSvdSteering.DefaultLayers(_bundle.Model), null).Where(m => _modules.Contains(_bundle.Model.Blocks[LayerSelection.BlockOf(_bundle.Model, m)!.Value].Path))];
-                using PeftAdapter edit = WeightSvdSteering.Train(_bundle.Model, linears, _pairs, _bundle.PadId, WeightSvdSteering.RankOf(method.Name)!.Value, new RepresentationSettings(), model, (_, _, _) => _stop.ThrowIfCancellationRequested());
-                return Steered(record, new Steering.Generation.Steering(edit), doses);
-            }
+                return WeightSvd(record, method, doses);
             default:
                 return Trained(record, settings([.. _task.Training, .. method.For(_task.Demo), "--save_checkpoints", "false"]), doses);
         }
@@ -105,6 +100,13 @@ internal sealed class ResultsSubject : IDisposable
         return ControlVectorTrainer.FromRows(_bundle.Model, _modules, rows, method);
 
         string? Option(string name) => options.Index().Where(o => o.Item == name).Select(o => options[o.Index + 1]).FirstOrDefault();
+    }
+
+    private ResultsRecord WeightSvd(ResultsRecord record, ResultsMethod method, IReadOnlyList<double> doses)
+    {
+        string[] linears = [.. LayerSelection.Modules(_bundle.Model, WeightSvdSteering.DefaultLayers(_bundle.Model), null).Where(m => _modules.Contains(_bundle.Model.Blocks[LayerSelection.BlockOf(_bundle.Model, m)!.Value].Path))];
+        using PeftAdapter edit = WeightSvdSteering.Train(_bundle.Model, linears, _pairs, _bundle.PadId, WeightSvdSteering.RankOf(method.Name)!.Value, new RepresentationSettings(), _bundle.Name, (_, _, _) => _stop.ThrowIfCancellationRequested());
+        return Steered(record, new Steering.Generation.Steering(edit), doses);
     }
 
     private ResultsRecord Trained(ResultsRecord record, RunSettings settings, IReadOnlyList<double> doses)
