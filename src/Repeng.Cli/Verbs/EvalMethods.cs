@@ -50,9 +50,7 @@ internal sealed class EvalMethods : IDisposable
     /// <summary>A control vector file.</summary>
     public void AddVector(string file, bool normalize)
     {
-        ControlVector vector = ControlVectorFile.Read(file, _session.Say);
-        if (vector.ModelType != _bundle.Model.Config.ModelType)
-            _session.Say($"{file} says it is for {vector.ModelType}; {_bundle.Name} is {_bundle.Model.Config.ModelType}");
+        ControlVector vector = ControlVectorFile.ReadFor(_bundle.Model, file, _session.Say);
         Add(Free(Path.GetFileNameWithoutExtension(file), file), vector, file, normalize);
         _vectors.Add(vector);
     }

@@ -91,7 +91,7 @@ public sealed class GenerateVerb
             if (Steering.Evaluation.Calibration.Describe(source) is { } calibrated)
                 _session.Say($"{source}: {calibrated}");
         _session.Say(Describe(sampling));
-        using VectorControl? vector = vectorFile is null ? null : new VectorControl(bundle.Model, ControlVectorFile.Read(vectorFile, _session.Say), p.GetValue(_normalize) == true);
+        using VectorControl? vector = vectorFile is null ? null : new VectorControl(bundle.Model, ControlVectorFile.ReadFor(bundle.Model, vectorFile, _session.Say), p.GetValue(_normalize) == true);
         var steering = new Steering.Generation.Steering(adapter, vector);
         if (p.GetValue(_json) == true)
             WriteJson(SteeredTexts.Generate(bundle, steering, ids, coefficients, sampling, maxNew, null, _session.Stop), model, adapterFolder, prompt, sampling);

@@ -2,6 +2,7 @@ using System.Globalization;
 using Repeng.Kernels;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
+using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Vectors;
 
@@ -44,7 +45,16 @@ public static class ControlVectorFile
         writer.Write(path);
     }
 
-    /// <summary>Reads a vector. warn hears of what is odd but readable.</summary>
+    /// <summary>Reads a vector to steer a model with. As <see cref="Read"/>, and throws where the file says that it was made for another type of model.</summary>
+    public static ControlVector ReadFor(DecoderModel model, string path, Action<string>? warn = null)
+    {
+        ControlVector vector = Read(path, warn);
+        return vector.ModelType == model.Config.ModelType
+            ? vector
+            : throw new UserErrorException($"{path}: made for a model of type {vector.ModelType}, {model.Source} is of type {model.Config.ModelType}; where both names mean one model (as in files of two formats), write it anew with vector import {path} --model MODEL -o FILE");
+    }
+
+    /// <summary>Reads a vector. warn hears of what is odd but readable. Throws <see cref="UserErrorException"/> for a file that is no control vector or whose values are no numbers.</summary>
     public static ControlVector Read(string path, Action<string>? warn = null)
     {
         if (Directory.Exists(path))
@@ -53,9 +63,9 @@ public static class ControlVectorFile
                 : $"{path} is a folder; give the .gguf file of a control vector");
         using GgufFile file = GgufFile.Open(path);
         if (file.Architecture != ArchitectureName)
-            warn?.Invoke($"{path}: general.architecture is {file.Architecture ?? "missing"}, not {ArchitectureName}");
+            throw new UserErrorException($"{path}: general.architecture is {file.Architecture ?? "missing"} where a control vector has {ArchitectureName}; this is no control vector{(file.Architecture is { } a ? $" but a {a} file" : "")}, give a file that vector train, repeng or llama.cpp's cvector-generator wrote");
         string hint = file.Metadata.OptionalText(HintKey)
-            ?? throw new UserErrorException($"{path}: no {HintKey}; this is no control vector{(file.Architecture is { } a ? $" but a {a} file" : "")}");
+            ?? throw new UserErrorException($"{path}: no {HintKey}; this is no control vector, or a damaged one");
         var directions = new List<KeyValuePair<string, Direction>>();
         foreach (string name in file.Names)
         {
@@ -94,7 +104,7 @@ public static class ControlVectorFile
             if (ControlVector.BlockOf(layer) is not { } block)
                 throw new UserErrorException($"layer {layer} is a module; llama.cpp knows the outputs of blocks only (direction.NUMBER): train on blocks");
             if (block == 0)
-                throw new UserErrorException("llama.cpp refuses direction.0: it cannot steer the first block; leave layer 0 out (vector train --layers 1-)");
+                throw new UserErrorException("llama.cpp refuses direction.0: it cannot steer the first block; leave layer 0 out (vector export --drop_layer_0, or vector train --layer_range 1:)");
         }
         if (vector.Directions.Values.Select(d => d.Width).Distinct().Count() > 1)
             throw new UserErrorException("llama.cpp needs directions of one width");

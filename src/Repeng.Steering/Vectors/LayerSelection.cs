@@ -87,7 +87,12 @@ public static partial class LayerSelection
         HashSet<int>? blocks = range is { } r ? [.. Blocks(r, model.Blocks.Count)] : null;
         string[] found = [.. model.Modules.Where(m => expression.IsMatch(m) && (blocks is null || BlockOf(model, m) is { } b && blocks.Contains(b)))];
         if (found.Length == 0)
-            throw new UserErrorException($"layers '{regex}'{(range is { } q ? $" in blocks {q.Low.Of(model.Blocks.Count)} … {q.High.Of(model.Blocks.Count) - 1}" : "")} match no module of {model.Source} with its {model.Blocks.Count} blocks; there are: {string.Join(", ", model.Modules.Select(m => Digits().Replace(m, "{N}")).Distinct())}");
+        {
+            (int low, int high) = range is { } q ? (q.Low.Of(model.Blocks.Count), q.High.Of(model.Blocks.Count)) : (0, model.Blocks.Count);
+            if (low >= high)
+                throw new UserErrorException($"layer range {low}:{high} (from the block before the colon up to the one behind it) holds no block of {model.Source} with its {model.Blocks.Count} blocks; write the smaller end first, such as 1:{model.Blocks.Count}");
+            throw new UserErrorException($"layers '{regex}'{(range is null ? "" : $" in blocks {low} … {high - 1}")} match no module of {model.Source} with its {model.Blocks.Count} blocks; there are: {string.Join(", ", model.Modules.Select(m => Digits().Replace(m, "{N}")).Distinct())}");
+        }
         return found;
     }
 

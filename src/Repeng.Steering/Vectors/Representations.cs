@@ -100,17 +100,25 @@ public sealed class Representations : IDisposable
     {
         if (pairs.Count == 0)
             throw new UserErrorException("no pair of texts to make a direction from; give at least one persona pair and one suffix");
-        var collected = new Representations(model, modules, pairs.Count, needs, settings);
         int shortest = pairs.Min(p => Math.Min(p.Positive.Length, p.Negative.Length));
-        if (shortest < collected._token || collected.Scores && shortest < 2)
-            throw new UserErrorException($"a text of {shortest} token{(shortest == 1 ? "" : "s")} is too short for token position {collected._token} from the end; give longer suffixes");
-        var data = new PairData(pairs, padId);
-        int perBatch = settings.BatchRows / 2, done = 0;
-        foreach (int[] batch in Enumerable.Range(0, pairs.Count).Chunk(perBatch))
+        var collected = new Representations(model, modules, pairs.Count, needs, settings);
+        try
         {
-            collected.Run(data.Batch(batch), 2 * done);
-            done += batch.Length;
-            progress?.Invoke(done, pairs.Count);
+            if (shortest < collected._token || collected.Scores && shortest < 2)
+                throw new UserErrorException($"a text of {shortest} token{(shortest == 1 ? "" : "s")} is too short for token position {collected._token} from the end; give longer suffixes");
+            var data = new PairData(pairs, padId);
+            int perBatch = settings.BatchRows / 2, done = 0;
+            foreach (int[] batch in Enumerable.Range(0, pairs.Count).Chunk(perBatch))
+            {
+                collected.Run(data.Batch(batch), 2 * done);
+                done += batch.Length;
+                progress?.Invoke(done, pairs.Count);
+            }
+        }
+        catch
+        {
+            collected.Dispose();
+            throw;
         }
         collected.Layers = modules.ToDictionary(m => m, m => new LayerRows(LayerSelection.Width(model, m), collected._rows)
         {

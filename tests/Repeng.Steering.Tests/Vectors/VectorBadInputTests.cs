@@ -55,7 +55,7 @@ public sealed class VectorBadInputTests : IDisposable
         Refused("no training pair", () => new PairData([], 0));
         string message = Refused("match no module", () => LayerSelection.Modules(model, "k_project$", null));
         Assert.Contains("model.layers.{N}.self_attn.k_proj", message, StringComparison.Ordinal);
-        Refused("match no module", () => LayerSelection.Modules(model, null, (new(3, false), new(3, false))));
+        Refused("layer range 3:3", () => LayerSelection.Modules(model, null, (new(3, false), new(3, false))));
         Refused("no regular expression", () => LayerSelection.Modules(model, "(", null));
     }
 
@@ -90,6 +90,14 @@ public sealed class VectorBadInputTests : IDisposable
         string model = Path.Combine(_folder, "model.gguf");
         new GgufWriter("llama").Add("general.name", "x").AddTensor("output.weight", [2], new float[] { 1, 2 }).Write(model);
         Assert.Contains("a llama file", Refused("no control vector", () => ControlVectorFile.Read(model)), StringComparison.Ordinal);
+        // A model's file with a tensor of that name is no vector either.
+        Write(model, "qwen3", "direction.1", [1, 2]);
+        Refused("general.architecture is qwen3", () => ControlVectorFile.Read(model));
+        using (DecoderModel qwen = TinyDecoder.Load(_device))
+        {
+            ControlVectorFile.Write(model, new ControlVector("llama", [KeyValuePair.Create("1", new Direction(new float[16]))]));
+            Assert.Contains("vector import", Refused("made for a model of type llama", () => ControlVectorFile.ReadFor(qwen, model)), StringComparison.Ordinal);
+        }
         Write(model, "controlvector", "other", [1, 2]);
         Refused("is empty", () => ControlVectorFile.Read(model));
         string two = Path.Combine(_folder, "two.gguf");
