@@ -92,7 +92,7 @@ public sealed partial class PtxDevice
             _tick = 1;
         }
 
-        IExecutor executor = Interpreter.Instance;
+        IExecutor executor = Options.Compile ? Compilation.Compiler.Instance : Interpreter.Instance;
         var grid = new Grid(kernel, Memory, parameters, gridSize, block, dynamicShared, Options, executor, ++_launches, _tick + 1);
         long started = Stopwatch.GetTimestamp();
         try

@@ -1,44 +1,98 @@
 using System.Numerics;
+using System.Runtime.InteropServices;
 using Repeng.PtxEmulator.Ir;
 
 namespace Repeng.PtxEmulator.Execution;
 
-/// <summary>A cp.async of one lane under way: where its bytes go.</summary>
-internal sealed class AsyncCopy
+/// <summary>A cp.async under way: what its lanes read, and where it goes.</summary>
+internal sealed unsafe class AsyncCopy
 {
-    public required int Lane { get; init; }
+    public AsyncCopy() => Bytes = (byte*)NativeMemory.Alloc(16 * Execution.Warp.Lanes);
 
-    public required int Group { get; init; }
+    ~AsyncCopy() => NativeMemory.Free(Bytes);
 
-    public required int Destination { get; init; }
+    /// <summary>Lanes whose bytes have not arrived.</summary>
+    public uint Mask { get; set; }
 
-    /// <summary>What was read from global memory when the copy was issued, filled up with zeros.</summary>
-    public required byte[] Bytes { get; init; }
+    /// <summary>The group that the lanes will commit it to.</summary>
+    public int Group { get; set; }
 
-    public required Instruction Instruction { get; init; }
+    public int[] Destination { get; } = new int[Execution.Warp.Lanes];
 
-    public required int Warp { get; init; }
+    /// <summary>Bytes a lane: 4, 8 or 16.</summary>
+    public int Size { get; set; }
+
+    /// <summary>16 bytes a lane, read from global memory when the copy was issued.</summary>
+    public byte* Bytes { get; }
+
+    public Instruction Instruction { get; set; } = null!;
+
+    public int Warp { get; set; }
+
+    /// <summary>The lane that writes to a range of shared memory, −1 when none does.</summary>
+    public int LaneAt(int address, int size)
+    {
+        for (uint lanes = Mask; lanes != 0; lanes &= lanes - 1)
+        {
+            int lane = BitOperations.TrailingZeroCount(lanes);
+            if (Destination[lane] < address + size && address < Destination[lane] + Size)
+                return lane;
+        }
+
+        return -1;
+    }
 }
 
 /// <summary>The cp.async groups of a warp's lanes. Bytes arrive when the lane waits for their group, no sooner.</summary>
 internal sealed unsafe class AsyncCopies
 {
     private readonly List<AsyncCopy> _copies = [];
+    private readonly Stack<AsyncCopy> _spare = new();
     private readonly int[] _groups = new int[Warp.Lanes];
 
     public bool Pending => _copies.Count > 0;
 
     public void Clear()
     {
+        foreach (AsyncCopy copy in _copies)
+            _spare.Push(copy);
         _copies.Clear();
         Array.Clear(_groups);
     }
 
-    public void Issue(Warp warp, Instruction i, int lane, int destination, byte[] bytes)
+    public AsyncCopy New(Warp warp, Instruction i, uint mask)
     {
-        var copy = new AsyncCopy { Lane = lane, Group = _groups[lane], Destination = destination, Bytes = bytes, Instruction = i, Warp = warp.Index };
-        _copies.Add(copy);
-        warp.Block.Begin(copy);
+        AsyncCopy copy = _spare.Count > 0 ? _spare.Pop() : new AsyncCopy();
+        copy.Mask = mask;
+        copy.Size = i.Count;
+        copy.Instruction = i;
+        copy.Warp = warp.Index;
+        return copy;
+    }
+
+    public void Issue(Warp warp, AsyncCopy copy)
+    {
+        // Lanes that have committed a different number of groups go separate ways.
+        for (uint left = copy.Mask; left != 0;)
+        {
+            int group = _groups[BitOperations.TrailingZeroCount(left)];
+            uint same = 0;
+            for (uint lanes = left; lanes != 0; lanes &= lanes - 1)
+                if (_groups[BitOperations.TrailingZeroCount(lanes)] == group)
+                    same |= lanes & (uint)-(int)lanes;
+            AsyncCopy part = copy;
+            if (same != copy.Mask)
+            {
+                part = New(warp, copy.Instruction, same);
+                copy.Destination.CopyTo(part.Destination, 0);
+                NativeMemory.Copy(copy.Bytes, part.Bytes, 16 * Warp.Lanes);
+            }
+
+            part.Group = group;
+            _copies.Add(part);
+            warp.Block.Begin(part);
+            left &= ~same;
+        }
     }
 
     public void Commit(uint mask)
@@ -50,27 +104,50 @@ internal sealed unsafe class AsyncCopies
     /// <summary>Lets arrive all but the <paramref name="left"/> latest groups of the lanes; negative for everything, committed or not.</summary>
     public void Complete(Warp warp, uint mask, int left)
     {
-        Block block = warp.Block;
         int kept = 0;
         for (int k = 0; k < _copies.Count; k++)
         {
             AsyncCopy copy = _copies[k];
-            bool arrives = (mask >> copy.Lane & 1) != 0 && (left < 0 || copy.Group < _groups[copy.Lane] - left);
-            if (!arrives)
+            uint arrives = 0;
+            for (uint lanes = mask & copy.Mask; lanes != 0; lanes &= lanes - 1)
+                if (left < 0 || copy.Group < _groups[BitOperations.TrailingZeroCount(lanes)] - left)
+                    arrives |= lanes & (uint)-(int)lanes;
+            Arrive(warp, copy, arrives);
+            copy.Mask &= ~arrives;
+            if (copy.Mask != 0)
             {
                 _copies[kept++] = copy;
-                continue;
             }
-
-            copy.Bytes.AsSpan().CopyTo(new Span<byte>(block.Shared + copy.Destination, copy.Bytes.Length));
-            block.SharedWritten!.Set(copy.Destination, copy.Bytes.Length);
-            // The write counts as of now: others need a barrier after this wait.
-            if (block.SharedRaces is { } races)
-                for (int b = 0; b < copy.Bytes.Length; b += 4)
-                    races.Access((copy.Destination + b) / 4, 15, write: true, strong: false, (uint)warp.Index, warp.Clock, block.LastFullBarrier);
-            block.Finish(copy);
+            else
+            {
+                warp.Block.InFlight.Remove(copy);
+                _spare.Push(copy);
+            }
         }
 
         _copies.RemoveRange(kept, _copies.Count - kept);
+    }
+
+    private static void Arrive(Warp warp, AsyncCopy copy, uint arrives)
+    {
+        Block block = warp.Block;
+        while (arrives != 0)
+        {
+            // Neighbouring lanes most often write neighbouring bytes.
+            int first = BitOperations.TrailingZeroCount(arrives), at = copy.Destination[first], bytes = 0;
+            for (int lane = first; lane < Warp.Lanes && (arrives >> lane & 1) != 0 && copy.Destination[lane] == at + bytes; lane++)
+            {
+                NativeMemory.Copy(copy.Bytes + (16 * lane), block.Shared + at + bytes, (nuint)copy.Size);
+                bytes += copy.Size;
+                arrives &= ~(1u << lane);
+            }
+
+            block.SharedWritten!.Set(at, bytes);
+            block.CopyPending!.ClearRange(at, bytes);
+            // The write counts as of now: others need a barrier after this wait.
+            if (block.SharedRaces is { } races && !races.WriteWords(at >> 2, bytes >> 2, (uint)warp.Index, warp.Clock, block.LastFullBarrier))
+                for (int b = 0; b < bytes; b += 4)
+                    races.Access((at + b) >> 2, 15, write: true, strong: false, (uint)warp.Index, warp.Clock, block.LastFullBarrier);
+        }
     }
 }

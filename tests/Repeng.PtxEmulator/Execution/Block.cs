@@ -65,18 +65,15 @@ internal sealed unsafe class Block : IDisposable
     /// <summary>The bytes of <see cref="InFlight"/>; null until the first cp.async.</summary>
     public ByteBits? CopyPending { get; private set; }
 
+    public bool CopiesInFlight => InFlight.Count > 0;
+
     /// <summary>Notes the bytes of a copy as under way.</summary>
     public void Begin(AsyncCopy copy)
     {
         InFlight.Add(copy);
         CopyPending ??= new ByteBits(SharedBytes);
-        CopyPending.SetFew(copy.Destination, copy.Bytes.Length);
-    }
-
-    public void Finish(AsyncCopy copy)
-    {
-        InFlight.Remove(copy);
-        CopyPending!.ClearRange(copy.Destination, copy.Bytes.Length);
+        for (uint lanes = copy.Mask; lanes != 0; lanes &= lanes - 1)
+            CopyPending.SetFew(copy.Destination[BitOperations.TrailingZeroCount(lanes)], copy.Size);
     }
 
     /// <summary>Order among the blocks of the grid, for races in global memory.</summary>

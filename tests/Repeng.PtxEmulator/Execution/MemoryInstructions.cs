@@ -205,21 +205,24 @@ internal static unsafe class MemoryInstructions
             int lane = BitOperations.TrailingZeroCount(lanes);
             ulong to = destinations[lane] = MemoryUnit.AddressOf(warp, i.Address, i.Offset, lane), from = sources[lane] = MemoryUnit.AddressOf(warp, i.Address2, i.Offset2, lane);
             int read = i.Sources.Length > 0 ? (int)Math.Min(warp.Read(i.Sources[0], lane), (ulong)i.Count) : i.Count;
-            byte[] bytes = new byte[i.Count];
+            AsyncCopy copy = warp.Copies.New(warp, i, 1u << lane);
+            var bytes = new Span<byte>(copy.Bytes + (16 * lane), i.Count);
+            bytes.Clear();
             if ((from & (ulong)(i.Count - 1)) != 0)
                 throw new MisalignedAccessException($"cp.async of {i.Count} bytes from 0x{from:x}, which is no multiple of {i.Count}", Faults.Site(warp, i, 1u << lane), from);
             // A source size that is no power of two is read in pieces that are.
             for (int done = 0; done < read;)
             {
                 int piece = 1 << BitOperations.Log2((uint)(read - done));
-                new Span<byte>(MemoryUnit.Access(warp, i, lane, Space.Global, from + (ulong)done, piece, AccessKind.Read), piece).CopyTo(bytes.AsSpan(done));
+                new Span<byte>(MemoryUnit.Access(warp, i, lane, Space.Global, from + (ulong)done, piece, AccessKind.Read), piece).CopyTo(bytes[done..]);
                 done += piece;
             }
 
             if (read > 0)
                 reading |= 1u << lane;
             MemoryUnit.Access(warp, i, lane, Space.Shared, to, i.Count, AccessKind.Write);
-            warp.Copies.Issue(warp, i, lane, (int)to, bytes);
+            copy.Destination[lane] = (int)to;
+            warp.Copies.Issue(warp, copy);
         }
 
         if (!warp.Block.Grid.Options.CountMemory)

@@ -134,10 +134,10 @@ internal static unsafe class MemoryUnit
         Block block = warp.Block;
         if (!InShared(block.Grid, address, size))
             throw new OutOfBoundsException($"{Verb(kind)} of {size} bytes at shared 0x{address:x}: {DescribeShared(warp, address)}", Faults.Site(warp, i, 1u << lane), given);
-        if (block.InFlight.Count > 0 && block.CopyPending!.Any((long)address, size))
+        if (block.CopiesInFlight && block.CopyPending!.Any((long)address, size))
         {
-            AsyncCopy copy = block.InFlight.First(c => c.Destination < (int)address + size && (int)address < c.Destination + c.Bytes.Length);
-            throw new AsyncCopyRaceException($"{Verb(kind)} of {size} bytes at shared 0x{address:x} while the cp.async of PTX line {copy.Instruction.Line} by warp {copy.Warp}, lane {copy.Lane} is under way: {DescribeShared(warp, address)}",
+            (AsyncCopy copy, int by) = block.InFlight.Select(c => (c, c.LaneAt((int)address, size))).First(c => c.Item2 >= 0);
+            throw new AsyncCopyRaceException($"{Verb(kind)} of {size} bytes at shared 0x{address:x} while the cp.async of PTX line {copy.Instruction.Line} by warp {copy.Warp}, lane {by} is under way: {DescribeShared(warp, address)}",
                 Faults.Site(warp, i, 1u << lane), given);
         }
 

@@ -1,3 +1,4 @@
+using Repeng.PtxEmulator.Compilation;
 using Repeng.PtxEmulator.Syntax;
 
 namespace Repeng.PtxEmulator.Ir;
@@ -158,6 +159,14 @@ internal sealed class Instruction
 
     /// <summary>Source registers that may be read before they are written on some path.</summary>
     public Register[] MaybeUnset { get; set; } = [];
+
+    /// <summary>Access patterns that the compiler's memory code remembers; cp.async has two.</summary>
+    public AccessPattern?[]? Patterns;
+
+    public AccessPattern?[]? Patterns2;
+
+    /// <summary>What else compiled code keeps with the instruction.</summary>
+    public object? Prepared { get; set; }
 
     public override string ToString() => Text;
 }

@@ -59,6 +59,10 @@ internal sealed unsafe class ByteBits : IDisposable
 
     public void ClearRange(long at, long count)
     {
+        for (; count > 0 && ((at & 7) != 0 || count < 8); count--, at++)
+            _bits[at >> 3] &= (byte)~(1 << (int)(at & 7));
+        for (; count >= 8; count -= 8, at += 8)
+            _bits[at >> 3] = 0;
         for (; count > 0; count--, at++)
             _bits[at >> 3] &= (byte)~(1 << (int)(at & 7));
     }
