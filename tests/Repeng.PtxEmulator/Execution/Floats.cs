@@ -165,6 +165,53 @@ internal static class Floats
         };
     }
 
+    /// <summary>2⁻⁹⁰⁰: below it errors of products and remainders may underflow.</summary>
+    private const double Tiny = 1.1830521861667747e-271, TwoTo200 = 1.6069380442589903e60, TwoTo100 = 1.2676506002282294e30;
+
+    private static (System.Numerics.BigInteger Mantissa, int Exponent) Parts(double value)
+    {
+        ulong bits = Bits(value);
+        int exponent = (int)(bits >> 52 & 0x7ff);
+        long mantissa = (long)(bits & ((1ul << 52) - 1)) | (exponent == 0 ? 0 : 1L << 52);
+        return (value < 0 ? -mantissa : mantissa, Math.Max(exponent, 1) - 1075);
+    }
+
+    /// <summary>a·b + c in whole numbers, rounded once.</summary>
+    private static double Exact(double a, double b, double c, Rounding rounding)
+    {
+        (System.Numerics.BigInteger ma, int ea) = Parts(a);
+        (System.Numerics.BigInteger mb, int eb) = Parts(b);
+        (System.Numerics.BigInteger mc, int ec) = Parts(c);
+        int least = Math.Min(ea + eb, ec);
+        System.Numerics.BigInteger sum = ((ma * mb) << (ea + eb - least)) + (mc << (ec - least));
+        if (sum.IsZero)
+            return double.IsNegative(a) != double.IsNegative(b) != double.IsNegative(c) ? rounding == Rounding.Down ? -0.0 : 0.0 : (a * b) + c;
+        return Round(sum, least, rounding);
+    }
+
+    private static double Divide(double a, double b, Rounding rounding)
+    {
+        (System.Numerics.BigInteger ma, int ea) = Parts(a);
+        (System.Numerics.BigInteger mb, int eb) = Parts(b);
+        System.Numerics.BigInteger quotient = System.Numerics.BigInteger.DivRem(System.Numerics.BigInteger.Abs(ma) << 120, System.Numerics.BigInteger.Abs(mb), out System.Numerics.BigInteger rest);
+        quotient = (quotient << 1) | (rest.IsZero ? 0 : 1);
+        return Round(double.IsNegative(a) != double.IsNegative(b) ? -quotient : quotient, ea - eb - 121, rounding);
+    }
+
+    /// <summary>mantissa · 2^exponent, rounded towards zero, down or up.</summary>
+    private static double Round(System.Numerics.BigInteger mantissa, int exponent, Rounding rounding)
+    {
+        bool negative = mantissa.Sign < 0;
+        System.Numerics.BigInteger magnitude = System.Numerics.BigInteger.Abs(mantissa);
+        int top = (int)magnitude.GetBitLength() - 1 + exponent, last = Math.Max(top - 52, -1074), drop = last - exponent;
+        System.Numerics.BigInteger kept = drop > 0 ? magnitude >> drop : magnitude << -drop;
+        bool inexact = drop > 0 && kept << drop != magnitude;
+        if (inexact && (rounding == Rounding.Up ? !negative : rounding == Rounding.Down && negative))
+            kept += 1;
+        double value = Math.ScaleB((double)kept, last);
+        return negative ? -value : value;
+    }
+
     private static bool Finite(double a, double b, double c = 0) => double.IsFinite(a) && double.IsFinite(b) && double.IsFinite(c);
 
     public static double Add64(double a, double b, Rounding rounding)
@@ -179,7 +226,9 @@ internal static class Floats
     public static double Multiply64(double a, double b, Rounding rounding)
     {
         double p = a * b;
-        return rounding is Rounding.Nearest or Rounding.None || !Finite(a, b) ? p : Direct(p, Math.FusedMultiplyAdd(a, b, -p), rounding, false);
+        if (rounding is Rounding.Nearest or Rounding.None || !Finite(a, b))
+            return p;
+        return Math.Abs(p) < Tiny && a != 0 && b != 0 ? Exact(a, b, 0, rounding) : Direct(p, Math.FusedMultiplyAdd(a, b, -p), rounding, false);
     }
 
     public static double Fma64(double a, double b, double c, Rounding rounding)
@@ -187,6 +236,8 @@ internal static class Floats
         double r = Math.FusedMultiplyAdd(a, b, c);
         if (rounding is Rounding.Nearest or Rounding.None || !Finite(a, b, c))
             return r;
+        if (Math.Abs(r) < Tiny && a != 0 && b != 0)
+            return Exact(a, b, c, rounding);
         // The error of an FMA as a sum of two doubles (Boldo and Muller, "Exact and approximated error of the FMA", IEEE TC 2011).
         double u = a * b, u2 = Math.FusedMultiplyAdd(a, b, -u);
         (double alpha, double alpha2) = TwoSum(c, u2);
@@ -200,12 +251,19 @@ internal static class Floats
         double q = a / b;
         if (rounding is Rounding.Nearest or Rounding.None || !Finite(a, b) || b == 0)
             return q;
+        if (a != 0 && Math.Abs(q) < Tiny)
+            return Divide(a, b, rounding);
+        // The remainder must not underflow.
+        if (Math.Abs(a) < Tiny)
+            (a, b) = (a * TwoTo200, b * TwoTo200);
         double remainder = double.IsInfinity(q) ? 0 : Math.FusedMultiplyAdd(-q, b, a);
         return Direct(q, b > 0 ? remainder : -remainder, rounding, false);
     }
 
     public static double Sqrt64(double a, Rounding rounding)
     {
+        if (a is > 0 and < Tiny)
+            return Sqrt64(a * TwoTo200, rounding) / TwoTo100;
         double q = Math.Sqrt(a);
         return rounding is Rounding.Nearest or Rounding.None || !double.IsFinite(q) ? q : Direct(q, Math.FusedMultiplyAdd(-q, q, a), rounding, false);
     }
