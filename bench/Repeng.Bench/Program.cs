@@ -1,5 +1,6 @@
 using Repeng.Bench;
 using Repeng.Bench.Decoding;
+using Repeng.Bench.Packed;
 using Repeng.Bench.Hub;
 using Repeng.Bench.Training;
 using Repeng.Bench.Vectors;
@@ -10,6 +11,7 @@ try
     return args switch
     {
         ["matmul", .. var rest] => MatMulBench.Run(rest),
+        ["packed", .. var rest] => PackedBench.Run(rest),
         ["decode", .. var rest] => DecodeBench.Run(rest),
         ["train", .. var rest] => TrainBench.Run(rest),
         ["vectors", .. var rest] => VectorBench.Run(rest),
@@ -55,6 +57,8 @@ static int Usage()
                    --width N --pairs N --threads N
                                   9728, 1145, every core
                    --no-peer      ours alone
+          packed   quantised weights beside bf16 ones: products (--forms A,B --threads N --seconds S), train (--form NF4
+                   and the options of train), first-token (--model M --tokens N --expanded: load to first token, resident memory)
           train    a training step of an SVD adapter beside the same mathematics in TorchSharp
                    --model M      a GGUF file or folder of a llama model (default: the SmolLM2 GGUF in
                                   ../shared/models), or "shape": random weights in SmolLM2-135M's shape

@@ -1,5 +1,6 @@
 using Repeng.Kernels;
 using Repeng.Runtime;
+using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Data;
 using Repeng.Steering.Losses;
@@ -38,11 +39,11 @@ internal sealed class TrainCase : IDisposable
 
     public string Name { get; }
 
-    public static TrainCase Create(Device device, TrainBenchOptions options)
+    public static TrainCase Create(Device device, TrainBenchOptions options, ITensorSource? weights = null, WeightStorage? storage = null)
     {
         int pairs = options.Rows / 2;
         ModelBundle? bundle = options.Model == Shape ? null : ModelBundle.Load(device, options.Model, WeightType.F32);
-        DecoderModel model = bundle?.Model ?? ModelLoader.Load(device, SmolShape(), new ModelInitialiser(SmolShape(), seed: 1));
+        DecoderModel model = bundle?.Model ?? ModelLoader.Load(device, SmolShape(), weights ?? new ModelInitialiser(SmolShape(), seed: 1), storage);
         if (model.Config is not { ModelType: "llama", Gated: true, QkvBias: false, OutputBias: false, MlpBias: false, TiedHead: true, Rope.Scaling: null })
             throw new UserErrorException($"{model.Source}: the peer's decoder is written for llama models with tied embeddings, without biases and without rope scaling, not for this {model.Config.ModelType}");
         var data = new PairData(bundle is null ? RandomPairs(model.Config, pairs, options.Tokens) : TextPairs(bundle, pairs, options.Tokens), bundle?.PadId ?? 0);
@@ -77,7 +78,7 @@ internal sealed class TrainCase : IDisposable
             Model.Dispose();
     }
 
-    private static ModelConfig SmolShape() => new()
+    public static ModelConfig SmolShape() => new()
     {
         ModelType = "llama",
         VocabSize = 49152,

@@ -97,7 +97,7 @@ internal sealed unsafe class GgufTensors : ITensorSource
         bytes = default;
         if (entry.Permuted || !_file.TryMap(entry.GgufName, out MappedBytes all))
             return false;
-        bytes = new MappedBytes(all.Address + entry.FirstRow * (entry.Info.Rows == 0 ? 0 : entry.Info.Bytes / entry.Info.Rows), entry.Info.Bytes);
+        bytes = all.Part(entry.FirstRow * (entry.Info.Rows == 0 ? 0 : entry.Info.Bytes / entry.Info.Rows), entry.Info.Bytes);
         return true;
     }
 

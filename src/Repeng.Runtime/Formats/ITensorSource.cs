@@ -21,23 +21,34 @@ public readonly record struct TensorInfo(string Name, long[] Shape, string Type,
 }
 
 /// <summary>Bytes of a tensor where they lie in a mapped file; valid until the source is disposed.</summary>
-public readonly unsafe struct MappedBytes(byte* address, long length)
+public readonly unsafe struct MappedBytes
 {
-    private readonly MappedFile? _file;
+    private readonly MappedFile _file;
 
-    internal MappedBytes(MappedFile file, byte* address, long length) : this(address, length) => _file = file;
+    // Always with its file: who keeps the address beyond the source's life has to hold the mapping.
+    internal MappedBytes(MappedFile file, byte* address, long length)
+    {
+        _file = file;
+        Address = address;
+        Length = length;
+    }
 
     /// <summary>Address of the first byte.</summary>
-    public byte* Address { get; } = address;
+    public byte* Address { get; }
 
     /// <summary>Number of bytes.</summary>
-    public long Length { get; } = length;
+    public long Length { get; }
 
     /// <summary>The bytes as a span; throws where they are more than 2³¹−1.</summary>
     public ReadOnlySpan<byte> Span => new(Address, checked((int)Length));
 
-    /// <summary>Keeps the mapping alive after its source is disposed, until the result is; null where the memory is not a file's.</summary>
-    public IDisposable? Hold() => _file?.Hold();
+    /// <summary>Keeps the mapping alive after its source is disposed, until the result is.</summary>
+    public IDisposable Hold() => _file.Hold();
+
+    /// <summary>Bytes [start, start + length) of these; throws where they lie outside.</summary>
+    public MappedBytes Part(long start, long length) => start < 0 || length < 0 || start > Length - length
+        ? throw new ArgumentOutOfRangeException(nameof(start), $"bytes [{start}, {start + length}) of {Length}")
+        : new MappedBytes(_file, Address + start, length);
 
     /// <summary>Part of the bytes; throws where it lies outside.</summary>
     public ReadOnlySpan<byte> Slice(long start, int length)
