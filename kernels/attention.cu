@@ -561,3 +561,43 @@ KERNEL_OF(128, 1) attention_queries_32(const AttentionParams p) { query_gradient
 KERNEL_OF(128, 1) attention_queries_64(const AttentionParams p) { query_gradients<64, 1, 32>(p); }
 KERNEL_OF(128, 1) attention_queries_128(const AttentionParams p) { query_gradients<128, 2, 32>(p); }
 KERNEL_OF(128, 1) attention_queries_256(const AttentionParams p) { query_gradients<256, 2, 16>(p); }
+
+/// Attention sinks: o ← o·e^(lse − new lse), lse ← ln(e^lse + e^sink) of each row and head; rows that saw no key stay. A warp a
+/// row of o. Reads and writes 4·headDim bytes a row.
+//! attention | attention_sinks_forward | block 256 | grid ceil(rows * heads / 8) | shared 0
+//! attention | attention_sinks_backward | block 256 | grid heads | shared 0
+KERNEL(256) attention_sinks_forward(float *o, float *lse, const float *PLAIN sinks, i64 rows, int heads, int headDim)
+{
+    i64 row = (i64)blockIdx.x * 8 + (threadIdx.x >> 5);
+    if (row >= rows)
+        return;
+    int lane = threadIdx.x & 31;
+    float before = lse[row];
+    if (before == -positive_infinity())
+        return;
+    double sink = (double)sinks[row % heads], old = (double)before, most = old > sink ? old : sink;
+    float kept = (float)(1.0 / (1.0 + exp_of(sink - old)));
+    for (int d = lane; d < headDim; d += 32)
+        o[row * headDim + d] *= kept;
+    // Every lane has read lse before it is replaced.
+    warp_barrier();
+    if (lane == 0)
+        lse[row] = (float)(most + log_of(exp_of(old - most) + exp_of(sink - most)));
+}
+
+/// dSinks[head] −= Σ_rows e^(sink − lse)·delta, in double: a thread its rows in order, then the block. Reads 8·rows·heads bytes.
+KERNEL(256) attention_sinks_backward(float *dSinks, const float *PLAIN delta, const float *PLAIN lse, const float *PLAIN sinks, int rows, int heads)
+{
+    __shared__ double room[32];
+    int head = blockIdx.x;
+    double sink = (double)sinks[head], sum = 0.0;
+    for (int row = threadIdx.x; row < rows; row += 256)
+    {
+        float l = lse[(i64)row * heads + head];
+        if (l != -positive_infinity())
+            sum = fma(exp_of(sink - (double)l), (double)delta[(i64)row * heads + head], sum);
+    }
+    sum = block_sum(sum, room, 256);
+    if (threadIdx.x == 0)
+        dSinks[head] = (float)((double)dSinks[head] - sum);
+}

@@ -151,6 +151,9 @@ __device__ __forceinline__ double shuffle_up(double x, int distance)
     return double_of((i64)(((u64)high << 32) | low));
 }
 
+/// The warp's lanes wait for each other; what they wrote before is seen after.
+__device__ __forceinline__ void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+
 /// Sum over the warp, the same in every lane, in the fixed order of a butterfly.
 template <typename T> __device__ __forceinline__ T warp_sum(T x)
 {
@@ -178,6 +181,7 @@ template <typename T> __device__ __forceinline__ T block_sum(T x, T *room, int t
         room[warp] = x;
     __syncthreads();
     T sum = 0;
+#pragma unroll 4
     for (int i = 0; i < threads >> 5; i++)
         sum += room[i];
     __syncthreads();

@@ -198,84 +198,22 @@ template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], 
     }
 }
 
-/// C[m, n] = A·Wᵀ for m ≤ ROWS: a warp owns two rows of W, a lane eight neighbours of K at a time; A's rows lie in shared
-/// memory by stretches of 1024, 16-byte chunks c at c ^ (c / 8 % 2), which makes the reads free of bank conflicts.
-/// Reads size·N·K bytes once and 4·m·K for every 16 rows of W.
+/// C[m, n] = A·Wᵀ for m ≤ ROWS, W fp32, fp16 or bf16 with row stride ldB. Reads size·N·K bytes once and 4·m·K for every 16 rows of W.
 template <int ROWS, typename T> __device__ __forceinline__ void matvec(const MatMulParams &p)
 {
-    const int stretch = 1024;
-    __shared__ __align__(16) float x[ROWS][stretch];
-    int lane = threadIdx.x & 31, n = blockIdx.x * 16 + (threadIdx.x >> 5) * 2;
-    const T *w = (const T *)p.b + (i64)n * p.ldB;
+    __shared__ __align__(16) float x[ROWS][MatvecStretch];
     bool vector = rows_of_16(p.b, p.ldB, 0, sizeof(T));
-    float sums[2][ROWS];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-        sums[0][r] = sums[1][r] = 0.0f;
-#pragma unroll 1
-    for (int k0 = 0; k0 < p.k; k0 += stretch)
-    {
-        __syncthreads();
-#pragma unroll 1
-        for (int i = threadIdx.x; i < ROWS * stretch; i += 256)
+    matvec_rows<ROWS>(p, x, [&](float (&w)[8], int n, int k, int end) {
+        const T *from = (const T *)p.b + (i64)n * p.ldB + k;
+        if (n < p.n && vector && k + 8 <= end)
+            load_eight(w, from);
+        else
         {
-            int r = i / stretch, k = i % stretch, chunk = k >> 2;
-            x[r][((chunk ^ ((chunk >> 3) & 1)) << 2) + (k & 3)] = r < p.m && k0 + k < p.k ? p.a[(i64)r * p.ldA + k0 + k] : 0.0f;
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                w[e] = n < p.n && k + e < end ? widen(from[e]) : 0.0f;
         }
-        __syncthreads();
-        int end = smaller(stretch, p.k - k0);
-#pragma unroll 1
-        for (int k = lane * 8; k < end; k += 256)
-        {
-            float weights[2][8];
-#pragma unroll
-            for (int j = 0; j < 2; j++)
-            {
-                const T *from = w + (i64)j * p.ldB + k0 + k;
-                if (n + j < p.n && vector && k + 8 <= end)
-                    load_eight(weights[j], from);
-                else
-                {
-#pragma unroll
-                    for (int e = 0; e < 8; e++)
-                        weights[j][e] = n + j < p.n && k + e < end ? widen(from[e]) : 0.0f;
-                }
-            }
-            int chunk = k >> 2, flip = (chunk >> 3) & 1;
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-            {
-                float4 a = *(const float4 *)&x[r][(chunk ^ flip) << 2], b = *(const float4 *)&x[r][((chunk + 1) ^ flip) << 2];
-#pragma unroll
-                for (int j = 0; j < 2; j++)
-                {
-                    float s = sums[j][r];
-                    s = fma(a.x, weights[j][0], s);
-                    s = fma(a.y, weights[j][1], s);
-                    s = fma(a.z, weights[j][2], s);
-                    s = fma(a.w, weights[j][3], s);
-                    s = fma(b.x, weights[j][4], s);
-                    s = fma(b.y, weights[j][5], s);
-                    s = fma(b.z, weights[j][6], s);
-                    s = fma(b.w, weights[j][7], s);
-                    sums[j][r] = s;
-                }
-            }
-        }
-    }
-    Epilogue out(p, 0);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-        {
-            float s = warp_sum(sums[j][r]);
-            if (lane == 0 && r < p.m && n + j < p.n)
-            {
-                i64 at = (i64)r * p.ldC + n + j;
-                out.c[at] = out.finish(s, at, n + j);
-            }
-        }
+    });
 }
 #define ENTRY(rows)                                                                                                      \
     KERNEL(256) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p); }                                      \

@@ -246,3 +246,71 @@ struct Epilogue
             c[at + 1] = finish(y, at + 1, col + 1);
     }
 };
+
+/// Elements of K that matvec_rows holds in shared memory at a time.
+const int MatvecStretch = 1024;
+
+/// C[m, n] = A·Wᵀ for m ≤ ROWS: a warp owns two rows of W, a lane eight neighbours of K at a time, which load(w, n, k, end) gives
+/// (zeros beyond n and end). A's rows lie in x by stretches, 16-byte chunks c at c ^ (c / 8 % 2), which makes the reads free of
+/// bank conflicts. Sums: a lane's terms in order, then the butterfly of the warp.
+template <int ROWS, typename Load> __device__ __forceinline__ void matvec_rows(const MatMulParams &p, float (*x)[MatvecStretch], Load load)
+{
+    int lane = threadIdx.x & 31, n = blockIdx.x * 16 + (threadIdx.x >> 5) * 2;
+    float sums[2][ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        sums[0][r] = sums[1][r] = 0.0f;
+#pragma unroll 1
+    for (int k0 = 0; k0 < p.k; k0 += MatvecStretch)
+    {
+        __syncthreads();
+#pragma unroll 1
+        for (int i = threadIdx.x; i < ROWS * MatvecStretch; i += 256)
+        {
+            int r = i / MatvecStretch, k = i % MatvecStretch, chunk = k >> 2;
+            x[r][((chunk ^ ((chunk >> 3) & 1)) << 2) + (k & 3)] = r < p.m && k0 + k < p.k ? p.a[(i64)r * p.ldA + k0 + k] : 0.0f;
+        }
+        __syncthreads();
+        int end = smaller(MatvecStretch, p.k - k0);
+#pragma unroll 1
+        for (int k = lane * 8; k < end; k += 256)
+        {
+            float weights[2][8];
+            load(weights[0], n, k0 + k, k0 + end);
+            load(weights[1], n + 1, k0 + k, k0 + end);
+            int chunk = k >> 2, flip = (chunk >> 3) & 1;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+            {
+                float4 a = read_four(&x[r][(chunk ^ flip) << 2]), b = read_four(&x[r][((chunk + 1) ^ flip) << 2]);
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                {
+                    float s = sums[j][r];
+                    s = fma(a.x, weights[j][0], s);
+                    s = fma(a.y, weights[j][1], s);
+                    s = fma(a.z, weights[j][2], s);
+                    s = fma(a.w, weights[j][3], s);
+                    s = fma(b.x, weights[j][4], s);
+                    s = fma(b.y, weights[j][5], s);
+                    s = fma(b.z, weights[j][6], s);
+                    s = fma(b.w, weights[j][7], s);
+                    sums[j][r] = s;
+                }
+            }
+        }
+    }
+    Epilogue out(p, 0);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+        {
+            float s = warp_sum(sums[j][r]);
+            if (lane == 0 && r < p.m && n + j < p.n)
+            {
+                i64 at = (i64)r * p.ldC + n + j;
+                out.c[at] = out.finish(s, at, n + j);
+            }
+        }
+}

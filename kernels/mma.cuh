@@ -98,6 +98,13 @@ template <> struct Parts<BF16>
 
 // ---- fragments from shared tiles ----
 
+/// 16 bytes of shared memory in one instruction; the compiler would take them apart where only elements are used.
+__device__ __forceinline__ float4 read_four(const void *p)
+{
+    float x, y, z, w;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x), "=f"(y), "=f"(z), "=f"(w) : "r"(shared_address(p)) : "memory");
+    return make_float4(x, y, z, w);
+}
 __device__ __forceinline__ float2 read_pair(const u8 *p) { return *(const float2 *)p; }
 __device__ __forceinline__ float read_one(const u8 *p) { return *(const float *)p; }
 

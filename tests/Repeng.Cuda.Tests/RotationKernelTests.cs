@@ -1,0 +1,84 @@
+using Repeng.Kernels;
+using Repeng.Kernels.Cpu;
+using Repeng.Testing;
+
+namespace Repeng.Cuda.Tests;
+
+/// <summary>rotation.cu against the CPU backend, whose own tests hold it to an independent reference; both compute in double.</summary>
+public sealed class RotationKernelTests
+{
+    private static float[] Skew(int n, int batch, double spread, int seed)
+    {
+        float[] p = Gpu.Random((long)n * n * batch, seed, spread), a = new float[p.Length];
+        for (int b = 0; b < batch; b++)
+            for (int i = 0; i < n; i++)
+                for (int j = 0; j < n; j++)
+                    a[(b * n + i) * n + j] = p[(b * n + i) * n + j] - p[(b * n + j) * n + i];
+        return a;
+    }
+
+    [Theory]
+    [InlineData(1, 2, 0.3)]
+    [InlineData(5, 3, 2)]
+    [InlineData(33, 2, 0.5)]
+    [InlineData(48, 1, 20)]
+    public void EqualsTheCpu(int n, int batch, double spread)
+    {
+        using Gpu gpu = new();
+        using var cpu = new CpuBackend(1);
+        using TestMemory memory = new(cpu);
+        int size = n * n * batch, tiles = Gpu.Ceil(n, 32) * Gpu.Ceil(n, 32);
+        float[] p = Gpu.Random(size, 1), start = Gpu.Random(size, 2), x = Skew(n, batch, spread, 3), dr = Gpu.Random(size, 4);
+        ulong dx = gpu.Upload(start), px = gpu.Upload(x), r = gpu.Empty<float>(size), status = gpu.Empty<int>(batch), work = gpu.Empty<double>(12 * size), pdr = gpu.Upload(dr);
+
+        View expected = memory.Of(start);
+        cpu.Skew(expected, memory.Of(p), n, batch, true);
+        gpu.Run("rotation", "skew", (tiles, batch, 1), 256, 0, dx, gpu.Upload(p), n, 1);
+        Assert.Equal(memory.Read(expected), gpu.Read(dx, size));
+
+        View rotated = memory.Empty(size);
+        cpu.CayleyForward(rotated, memory.Of(x), n, batch);
+        gpu.Run("rotation", "cayley_forward_shared", (batch, 1, 1), 256, 8 * n * n, r, px, status, n);
+        Assert.All(gpu.Read<int>(status, batch), s => Assert.Equal(0, s));
+        Close.To(2e-7, gpu.Read(r, size), memory.Read(rotated), "Cayley");
+        ulong again = gpu.Empty<float>(size);
+        gpu.Run("rotation", "cayley_forward_global", batch, 256, again, px, work, status, n);
+        Assert.Equal(gpu.Read(r, size), gpu.Read(again, size));
+
+        expected = memory.Of(start);
+        cpu.CayleyBackward(expected, memory.Of(dr), rotated, n, batch);
+        dx = gpu.Upload(start);
+        gpu.Run("rotation", "cayley_backward_first", (tiles, batch, 1), 256, 0, work, pdr, gpu.Upload(memory.Read(rotated)), n);
+        gpu.Run("rotation", "cayley_backward_second", (tiles, batch, 1), 256, 0, dx, work, gpu.Upload(memory.Read(rotated)), n);
+        Close.To(2e-7, gpu.Read(dx, size), memory.Read(expected), "Cayley backward");
+
+        cpu.MatrixExpForward(rotated, memory.Of(x), n, batch);
+        gpu.Run("rotation", "matrix_exp_forward", batch, 256, r, px, work, status, n);
+        Assert.All(gpu.Read<int>(status, batch), s => Assert.Equal(0, s));
+        Close.To(2e-7, gpu.Read(r, size), memory.Read(rotated), "exponential");
+
+        expected = memory.Of(start);
+        cpu.MatrixExpBackward(expected, memory.Of(dr), memory.Of(x), n, batch);
+        dx = gpu.Upload(start);
+        gpu.Run("rotation", "matrix_exp_backward", batch, 256, dx, pdr, px, work, status, n);
+        Close.To(2e-7, gpu.Read(dx, size), memory.Read(expected), "exponential backward");
+    }
+
+    [Fact]
+    public void PivotsAndSaysWhatCannotBeDone()
+    {
+        using Gpu gpu = new();
+        // I − x of the first needs exchanges of rows, of the second is singular, of the third not finite.
+        float[] x = [1, -1, 0, -2, 1, -1, 0, -3, 0, .. new float[] { 1, 0, 0, 0, 0, 0, 0, 0, 0 }, .. new float[] { float.NaN, 0, 0, 0, 0, 0, 0, 0, 0 }];
+        ulong r = gpu.Zeros(27), status = gpu.Empty<int>(3), work = gpu.Empty<double>(6 * 27), px = gpu.Upload(x);
+        gpu.Run("rotation", "cayley_forward_global", 3, 256, r, px, work, status, 3);
+        Assert.Equal([0, 1, 1], gpu.Read<int>(status, 3));
+        // (I − x)·r = I + x.
+        float[] result = gpu.Read(r, 9);
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 3; j++)
+                Assert.Equal((i == j ? 1 : 0) + x[i * 3 + j], Enumerable.Range(0, 3).Sum(k => ((i == k ? 1 : 0) - x[i * 3 + k]) * result[k * 3 + j]), 1e-5f);
+        gpu.Run("rotation", "matrix_exp_forward", 3, 256, r, px, work, status, 3);
+        Assert.Equal([0, 0, 1], gpu.Read<int>(status, 3));
+    }
+}
