@@ -216,9 +216,9 @@ template <int ROWS, typename T> __device__ __forceinline__ void matvec(const Mat
     });
 }
 #define ENTRY(rows)                                                                                                      \
-    KERNEL(256) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p); }                                      \
-    KERNEL(256) matvec_f16_##rows(const MatMulParams p) { matvec<rows, F16>(p); }                                        \
-    KERNEL(256) matvec_bf16_##rows(const MatMulParams p) { matvec<rows, BF16>(p); }
+    KERNEL_OF(256, 2) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p); }                                      \
+    KERNEL_OF(256, 2) matvec_f16_##rows(const MatMulParams p) { matvec<rows, F16>(p); }                                        \
+    KERNEL_OF(256, 2) matvec_bf16_##rows(const MatMulParams p) { matvec<rows, BF16>(p); }
 ENTRY(1)
 ENTRY(2)
 ENTRY(4)

@@ -294,7 +294,7 @@ template <int ROWS> __device__ __forceinline__ void matvec_codes(const MatMulPar
         }
     });
 }
-KERNEL(256) matvec_codes_1(const MatMulParams p, const CodesParams c) { matvec_codes<1>(p, c); }
-KERNEL(256) matvec_codes_2(const MatMulParams p, const CodesParams c) { matvec_codes<2>(p, c); }
-KERNEL(256) matvec_codes_4(const MatMulParams p, const CodesParams c) { matvec_codes<4>(p, c); }
-KERNEL(256) matvec_codes_8(const MatMulParams p, const CodesParams c) { matvec_codes<8>(p, c); }
+KERNEL_OF(256, 2) matvec_codes_1(const MatMulParams p, const CodesParams c) { matvec_codes<1>(p, c); }
+KERNEL_OF(256, 2) matvec_codes_2(const MatMulParams p, const CodesParams c) { matvec_codes<2>(p, c); }
+KERNEL_OF(256, 2) matvec_codes_4(const MatMulParams p, const CodesParams c) { matvec_codes<4>(p, c); }
+KERNEL_OF(256, 2) matvec_codes_8(const MatMulParams p, const CodesParams c) { matvec_codes<8>(p, c); }

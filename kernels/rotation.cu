@@ -304,7 +304,7 @@ __device__ __forceinline__ bool plan(const double *x, int n, double *room, int &
 __device__ __forceinline__ double inverse_power_of_two(int s) { return double_of((i64)(1023 - s) << 52); }
 
 /// r = e^x. status 1: x is not finite (r is left alone). work: 6·n² doubles a matrix.
-KERNEL(256) matrix_exp_forward(float *r, const float *PLAIN x, double *work, int *status, int n)
+KERNEL_OF(256, 1) matrix_exp_forward(float *r, const float *PLAIN x, double *work, int *status, int n)
 {
     __shared__ double room[32];
     i64 size = (i64)n * n, start = blockIdx.x * size;
@@ -345,7 +345,7 @@ KERNEL(256) matrix_exp_forward(float *r, const float *PLAIN x, double *work, int
 
 /// dx += L(xᵀ, dr), the derivative of the exponential at xᵀ in direction dr, product by product as the forward pass.
 /// work: 12·n² doubles a matrix.
-KERNEL(256) matrix_exp_backward(float *dx, const float *PLAIN dr, const float *PLAIN x, double *work, int *status, int n)
+KERNEL_OF(256, 1) matrix_exp_backward(float *dx, const float *PLAIN dr, const float *PLAIN x, double *work, int *status, int n)
 {
     __shared__ double room[32];
     i64 size = (i64)n * n, start = blockIdx.x * size;

@@ -52,9 +52,22 @@ public sealed class AttentionKernelTests
         (int padded, int blockRows, int keyRows, int sharedKeys, int sharedQueries) = Shape(a.HeadDim);
         Params p = new()
         {
-            O = gpu.Empty<float>(q.Length), Lse = gpu.Empty<float>(queries), Q = gpu.Upload(q), K = gpu.Upload(k), V = gpu.Upload(v), FirstKey = gpu.Upload(firstKey),
-            Batch = a.Batch, QueryLength = a.QueryLength, KeyLength = a.KeyLength, Heads = a.Heads, KvHeads = a.KvHeads, HeadDim = a.HeadDim, KeyStride = a.KeyStride,
-            Window = a.Window, Scale = a.Scale, SoftCap = a.SoftCap,
+            O = gpu.Empty<float>(q.Length),
+            Lse = gpu.Empty<float>(queries),
+            Q = gpu.Upload(q),
+            K = gpu.Upload(k),
+            V = gpu.Upload(v),
+            FirstKey = gpu.Upload(firstKey),
+            Batch = a.Batch,
+            QueryLength = a.QueryLength,
+            KeyLength = a.KeyLength,
+            Heads = a.Heads,
+            KvHeads = a.KvHeads,
+            HeadDim = a.HeadDim,
+            KeyStride = a.KeyStride,
+            Window = a.Window,
+            Scale = a.Scale,
+            SoftCap = a.SoftCap,
         };
         LaunchCounters counters = gpu.Run("attention", $"attention_forward_{padded}", (Gpu.Ceil(rows, blockRows), problems, 1), 128, padded == 256 ? 98304 : 512 * padded, p);
         Assert.Equal(0, counters.BankConflicts);

@@ -43,9 +43,16 @@ public sealed unsafe class QuantisedKernelTests
 
     private static Codes Upload(Gpu gpu, FourBitCode code, Packed p, int blockSize, bool nested, long start = 0) => new()
     {
-        Data = gpu.Upload(p.Data), Code = gpu.Upload(code.Values), Absmax = nested ? 0 : gpu.Upload(p.Absmax), ScaleCodes = nested ? gpu.Upload(p.ScaleCodes) : 0,
-        NestedScales = nested ? gpu.Upload(p.Nested) : 0, NestedMap = nested ? gpu.Upload(FourBitCode.DynamicCode) : 0,
-        Start = start, Offset = p.Offset, BlockShift = int.Log2(blockSize), NestedShift = 8,
+        Data = gpu.Upload(p.Data),
+        Code = gpu.Upload(code.Values),
+        Absmax = nested ? 0 : gpu.Upload(p.Absmax),
+        ScaleCodes = nested ? gpu.Upload(p.ScaleCodes) : 0,
+        NestedScales = nested ? gpu.Upload(p.Nested) : 0,
+        NestedMap = nested ? gpu.Upload(FourBitCode.DynamicCode) : 0,
+        Start = start,
+        Offset = p.Offset,
+        BlockShift = int.Log2(blockSize),
+        NestedShift = 8,
     };
 
     public static TheoryData<string, int, bool> Forms() => new() { { "nf4", 64, false }, { "nf4", 64, true }, { "fp4", 128, false }, { "nf4", 32, true } };

@@ -41,8 +41,17 @@ public sealed class SamplingKernelTests
         {
             Row[] parameters = [.. Enumerable.Range(0, rows).Select(r => new Row
             {
-                Seen = ids, SeenCount = r == 1 ? 0 : seen.Length, Sample = settings.Sample ? 1 : 0, Seed = settings.Seed, Stream = (ulong)r, Step = step,
-                RepetitionPenalty = settings.RepetitionPenalty, Temperature = settings.Temperature, TopP = settings.TopP, MinP = settings.MinP, TopK = settings.TopK,
+                Seen = ids,
+                SeenCount = r == 1 ? 0 : seen.Length,
+                Sample = settings.Sample ? 1 : 0,
+                Seed = settings.Seed,
+                Stream = (ulong)r,
+                Step = step,
+                RepetitionPenalty = settings.RepetitionPenalty,
+                Temperature = settings.Temperature,
+                TopP = settings.TopP,
+                MinP = settings.MinP,
+                TopK = settings.TopK,
             })];
             gpu.Run("sampling", "sample", rows, 1024, tokens, scores, input, gpu.Upload(parameters), n);
             int[] chosen = gpu.Read<int>(tokens, rows);
