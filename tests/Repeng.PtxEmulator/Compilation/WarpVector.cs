@@ -51,70 +51,97 @@ internal static unsafe class WarpVector
         return made;
     }
 
-    /// <summary>m16n8k8 and m16n8k16 of bf16, f16 and tf32 with fp32 accumulators: eight columns at a time in double, in the order of k.</summary>
+    /// <summary>Where a fragment of A, in the doubles that <see cref="Unpack"/> makes, holds column k of its rows; the same for B's rows.</summary>
+    private sealed record Fragments(bool Fast, int RegistersA, int RegistersB, int[] PlaceA, int[] PlaceB);
+
+    private static Fragments PrepareMma(Instruction i)
+    {
+        bool fast = i is { Shape: (16, 8, 8 or 16 or 4), Type: PtxType.F32, ThirdType: PtxType.F32, SourceType: PtxType.BF16 or PtxType.F16 or PtxType.TF32 }
+            && i.Sources.All(s => s.Register is not null) && i.Destinations.All(d => d.Register is not null);
+        bool pairs = i.SourceType != PtxType.TF32;
+        int k = i.Shape.K, registersA = pairs ? k / 4 : k / 2, inRegister = pairs ? 8 : 4;
+        int[] placeA = new int[k], placeB = new int[k];
+        for (int at = 0; at < k; at++)
+        {
+            int register = at / inRegister, inside = at % inRegister, lane = pairs ? inside / 2 : inside, half = pairs ? inside & 1 : 0;
+            placeA[at] = (2 * register * 64) + (half * 32) + lane;
+            placeB[at] = (register * 64) + (half * 32) + lane;
+        }
+
+        var made = new Fragments(fast, registersA, registersA / 2, placeA, placeB);
+        i.Prepared = made;
+        return made;
+    }
+
+    /// <summary>m16n8k4, k8 and k16 of bf16, f16 and tf32 with fp32 accumulators: eight columns at a time in double, in the order of k.</summary>
     public static void Multiply(Warp warp, Instruction i, byte* frame, uint mask)
     {
-        bool fast = mask == uint.MaxValue && i is { Shape: (16, 8, 8 or 16 or 4), Type: PtxType.F32, ThirdType: PtxType.F32, SourceType: PtxType.BF16 or PtxType.F16 or PtxType.TF32 }
-            && i.Sources.All(s => s.Register is not null) && i.Destinations.All(d => d.Register is not null);
-        if (!fast)
+        Fragments fragments = i.Prepared as Fragments ?? PrepareMma(i);
+        if (mask != uint.MaxValue || !fragments.Fast)
         {
             Interpreter.Step(warp, i, mask);
             return;
         }
 
-        int k = i.Shape.K, registersA = i.SourceType == PtxType.TF32 ? k / 2 : k / 4, registersB = registersA / 2;
+        int k = i.Shape.K, first = fragments.RegistersA + fragments.RegistersB;
         warp.Block.Grid.Counters.MmaFlop += 2L * 16 * 8 * k;
-        bool pairs = i.SourceType != PtxType.TF32;
-        // Element h of register r of lane l, as double: parts[(r·2 + h)·32 + l]; tf32 has h = 0 alone.
+        // Element h of register r of lane l: parts[(r·2 + h)·32 + l]; tf32 has h = 0 alone.
         double* a = stackalloc double[4 * 2 * 32], b = stackalloc double[2 * 2 * 32], rows = stackalloc double[16 * 8];
-        for (int r = 0; r < registersA; r++)
+        float* results = stackalloc float[4 * 32];
+        for (int r = 0; r < fragments.RegistersA; r++)
             Unpack((uint*)(frame + i.Sources[r].Register!.Offset), a + (r * 64), i.SourceType);
-        for (int r = 0; r < registersB; r++)
-            Unpack((uint*)(frame + i.Sources[registersA + r].Register!.Offset), b + (r * 64), i.SourceType);
-        // B by rows of eight columns: column n of B lies in lanes 4n to 4n + 3.
-        int inRegister = pairs ? 8 : 4;
+        for (int r = 0; r < fragments.RegistersB; r++)
+            Unpack((uint*)(frame + i.Sources[fragments.RegistersA + r].Register!.Offset), b + (r * 64), i.SourceType);
+        // B by rows of eight columns: column n lies in lanes 4n to 4n + 3.
         for (int at = 0; at < k; at++)
         {
-            int r = at / inRegister, inside = at % inRegister, t = pairs ? inside / 2 : inside, h = pairs ? inside & 1 : 0;
-            double* from = b + (r * 64) + (h * 32) + t;
-            for (int n = 0; n < 8; n++)
-                rows[(at * 8) + n] = from[4 * n];
+            double* from = b + fragments.PlaceB[at];
+            Vector512.Create(from[0], from[4], from[8], from[12], from[16], from[20], from[24], from[28]).Store(rows + (at * 8));
         }
 
-        int first = registersA + registersB;
-        float* c = stackalloc float[8], results = stackalloc float[4 * 32];
         for (int half = 0; half < 2; half++)
         {
             float* c0 = (float*)(frame + i.Sources[first + (2 * half)].Register!.Offset), c1 = (float*)(frame + i.Sources[first + (2 * half) + 1].Register!.Offset);
-            float* d0 = results + (64 * half), d1 = d0 + 32;
-            for (int group = 0; group < 8; group++)
+            Vector512<double> s0 = Row(c0, c1, 0), s1 = Row(c0, c1, 4), s2 = Row(c0, c1, 8), s3 = Row(c0, c1, 12), s4 = Row(c0, c1, 16), s5 = Row(c0, c1, 20), s6 = Row(c0, c1, 24), s7 = Row(c0, c1, 28);
+            for (int at = 0; at < k; at++)
             {
-                for (int t = 0; t < 4; t++)
-                {
-                    c[2 * t] = c0[(4 * group) + t];
-                    c[(2 * t) + 1] = c1[(4 * group) + t];
-                }
-
-                Vector512<double> sum = Vector512.WidenLower(Vector256.Load(c).ToVector512Unsafe());
-                for (int at = 0; at < k; at++)
-                {
-                    int block = at / inRegister, inside = at % inRegister, t = pairs ? inside / 2 : inside, h = pairs ? inside & 1 : 0;
-                    double x = a[(((2 * block) + half) * 64) + (h * 32) + (4 * group) + t];
-                    sum = Vector512.FusedMultiplyAdd(Vector512.Create(x), Vector512.Load(rows + (at * 8)), sum);
-                }
-
-                Vector512.Narrow(sum, sum).GetLower().Store(c);
-                for (int t = 0; t < 4; t++)
-                {
-                    d0[(4 * group) + t] = c[2 * t];
-                    d1[(4 * group) + t] = c[(2 * t) + 1];
-                }
+                double* x = a + (half * 64) + fragments.PlaceA[at];
+                Vector512<double> row = Vector512.Load(rows + (at * 8));
+                s0 = Vector512.FusedMultiplyAdd(Vector512.Create(x[0]), row, s0);
+                s1 = Vector512.FusedMultiplyAdd(Vector512.Create(x[4]), row, s1);
+                s2 = Vector512.FusedMultiplyAdd(Vector512.Create(x[8]), row, s2);
+                s3 = Vector512.FusedMultiplyAdd(Vector512.Create(x[12]), row, s3);
+                s4 = Vector512.FusedMultiplyAdd(Vector512.Create(x[16]), row, s4);
+                s5 = Vector512.FusedMultiplyAdd(Vector512.Create(x[20]), row, s5);
+                s6 = Vector512.FusedMultiplyAdd(Vector512.Create(x[24]), row, s6);
+                s7 = Vector512.FusedMultiplyAdd(Vector512.Create(x[28]), row, s7);
             }
+
+            float* d0 = results + (64 * half);
+            Scatter(s0, d0, 0);
+            Scatter(s1, d0, 4);
+            Scatter(s2, d0, 8);
+            Scatter(s3, d0, 12);
+            Scatter(s4, d0, 16);
+            Scatter(s5, d0, 20);
+            Scatter(s6, d0, 24);
+            Scatter(s7, d0, 28);
         }
 
         // Only now: a destination may be a register that was read.
         for (int r = 0; r < 4; r++)
             Finish(frame, i.Destinations[r], results + (32 * r));
+    }
+
+    /// <summary>A row of the accumulator: lanes l to l + 3 hold two neighbouring columns each.</summary>
+    private static Vector512<double> Row(float* c0, float* c1, int lane)
+        => Vector512.WidenLower(Vector256.Shuffle(Vector256.Create(Vector128.Load(c0 + lane), Vector128.Load(c1 + lane)), Vector256.Create(0, 4, 1, 5, 2, 6, 3, 7)).ToVector512Unsafe());
+
+    private static void Scatter(Vector512<double> row, float* d, int lane)
+    {
+        Vector256<float> parted = Vector256.Shuffle(Vector512.Narrow(row, row).GetLower(), Vector256.Create(0, 2, 4, 6, 1, 3, 5, 7));
+        parted.GetLower().Store(d + lane);
+        parted.GetUpper().Store(d + 32 + lane);
     }
 
     private static void Finish(byte* frame, in Value destination, float* values)

@@ -23,6 +23,7 @@ internal sealed unsafe class Warp : IDisposable
     private readonly Kernel _kernel;
     private readonly void* _memory;
     private readonly Path[] _paths = new Path[2 * Lanes + 2];
+    private readonly Dictionary<string, Register> _changing = new(StringComparer.Ordinal);
     private int _depth;
     private Grid? _grid;
 
@@ -105,10 +106,15 @@ internal sealed unsafe class Warp : IDisposable
         Clock.Seen = null;
         bool first = _grid != Block.Grid;
         _grid = Block.Grid;
-        foreach ((string name, Register register) in _kernel.Specials)
+        foreach ((string name, Register register) in first ? _kernel.Specials : _changing)
         {
-            // Only these change from block to block.
-            if (first || name.StartsWith("%ctaid", StringComparison.Ordinal) || name == "%smid")
+            // The block's own are the same in every lane.
+            bool uniform = name.StartsWith("%ctaid", StringComparison.Ordinal) || name == "%smid";
+            if (first && uniform)
+                _changing[name] = register;
+            if (uniform)
+                new Span<uint>(Frame + register.Offset, Lanes).Fill((uint)Special(name, 0));
+            else
                 for (int lane = 0; lane < Lanes; lane++)
                     Write(register, lane, Special(name, lane));
         }
