@@ -152,6 +152,10 @@ public sealed class ResultsTests : IDisposable
         var page = new ResultsPage(plan, records, "repeng-native results");
         string text = page.Text("results");
         Assert.Contains("| 1 | [mean_diff](methods/mean-difference-and-pca.md) | **+0.60 ± 0.10** | 0.05 | −0.60 ± 0.10 | +0.60 ± 0.10 |", text);
+        Assert.Contains("Told from chance, upwards, and coherent at both ends: mean_diff, umap. Told from chance, but not coherent any more at one end at least: none.", text);
+        ResultsRecord[] broken = [.. records.Select(r => r.Method == "mean_diff" ? r with { Points = [r.Points[0], r.Points[1] with { Coherent = false }] } : r)];
+        Assert.Contains("**+0.60 ± 0.10** †", new ResultsPage(plan, broken, "").Text("results"));
+        Assert.Contains("both ends: umap. Told from chance, but not coherent any more at one end at least: mean_diff.", new ResultsPage(plan, broken, "").Text("results"));
         Assert.Contains("43 in part (7 of 8 methods)", text);
         Assert.Contains("| – | [svd_gradient](methods/svd-of-gradients.md) | failed |", text);
         Assert.Contains("| – | [kfac_steer](methods/kfac.md) | no c of both signs |", text);

@@ -68,7 +68,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
         page.Append($"| method | {string.Join(" | ", _tasks.Select(t => $"{t.Task.Title}"))} |\n|---|{string.Concat(_tasks.Select(_ => "---|"))}\n");
         foreach (ResultsMethod method in ResultsMethod.All.Where(m => m.Kind != ResultsKind.Unsteered && _tasks.Any(t => t.Rows.Any(r => r.Method == m))))
             page.Append($"| {method.Link} | {string.Join(" | ", _tasks.Select(t => Cell(t, method)))} |\n");
-        page.Append("\nBold: told from chance, upwards. In brackets how many seeds have both coefficients, where that is not all of them.\n");
+        page.Append("\nBold: told from chance, upwards. †: not coherent at −c or at +c in more than half of the seeds: the answers that are compared have become improbable, or what was read is not understood any more. In brackets how many seeds have both coefficients, where that is not all of them.\n");
         foreach (ResultsSummary task in _tasks)
             Append(page, task, files);
         page.Append("\n## Settings\n`vector train` and `train` with these options and `--seed`, 42 for the first; blocks of vectors, neutral texts and questions above.\n\n| task | texts | every adapter |\n|---|---|---|\n");
@@ -94,21 +94,23 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
             page.Append(Line("", summary, row));
         if (summary.Ranked.Any())
             page.Append($"\n![effect of each method]({files}/{task.Name}-effect.png)\n");
-        ResultsRow[] best = summary.Best(BestCurves);
         if (Doses(summary).Length > 0)
             page.Append($"\n![dose-response of the best methods]({files}/{task.Name}-dose.png)\n");
         page.Append("\n### What does not work\n");
-        page.Append(best.Length == 0 ? "No method can be told from random directions upwards.\n\n" : $"Told from chance, upwards: {string.Join(", ", summary.Ranked.Where(r => r.Method.Kind != ResultsKind.Random && summary.Works(r)).Select(r => r.Method.Name))}. Of the others, and of these:\n\n");
+        ResultsRow[] told = [.. summary.Ranked.Where(r => r.Method.Kind != ResultsKind.Random && summary.Works(r))];
+        page.Append($"Told from chance, upwards, and coherent at both ends: {Names(told.Where(ResultsSummary.Coherent))}. Told from chance, but not coherent any more at one end at least: {Names(told.Where(r => !ResultsSummary.Coherent(r)))}. Of the others, and of these:\n\n");
         foreach ((string what, IReadOnlyList<string> methods) in summary.Failures())
             page.Append($"* **{char.ToUpperInvariant(what[0])}{what[1..]}**: {string.Join(", ", methods)}.\n");
     }
+
+    private static string Names(IEnumerable<ResultsRow> rows) => string.Join(", ", rows.Select(r => r.Method.Name).DefaultIfEmpty("none"));
 
     private static string Line(string rank, ResultsSummary summary, ResultsRow row)
     {
         if (row.Effect is not { } effect)
             return $"| – | {row.Method.Link} | {(row.Records.All(r => r.Error is not null) ? "failed" : "no c of both signs")} | | {Side(row.Minus)} | {Side(row.Plus)} | {Outcome(row, r => r.Minus)} / {Outcome(row, r => r.Plus)} | | | 0 of {row.Records.Count} |\n";
         bool steered = row.Method.Kind != ResultsKind.Prompts;
-        string value = summary.Works(row) && steered && row.Method.Kind != ResultsKind.Random ? $"**{Both(row, effect)}**" : Both(row, effect);
+        string value = Marked(summary, row, effect);
         return $"| {rank} | {row.Method.Link} | {value} | {Number(row.QuestionError)} | {Side(row.Minus)} | {Side(row.Plus)} | {(steered ? $"{Dose(row.Mean(r => r.Minus?.C))} / {Dose(row.Mean(r => r.Plus?.C))}" : "")} | {(steered ? $"{Signed(row.Mean(r => r.At(-1)?.NllRise))} / {Signed(row.Mean(r => r.At(1)?.NllRise))}" : "")} | {Part(summary, row, -1)} / {Part(summary, row, 1)} | {row.Count}{(row.Count == row.Records.Count ? "" : $" of {row.Records.Count}")} |\n";
     }
 
@@ -118,10 +120,19 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
             return summary.Task.Demo || !method.DemoAlone ? "" : "–";
         if (row.Effect is not { } effect)
             return row.Records.All(r => r.Error is not null) ? "failed" : "no c of both signs";
-        string text = Both(row, effect);
-        if (method.Kind is not (ResultsKind.Random or ResultsKind.Prompts) && summary.Works(row))
-            text = $"**{text}**";
+        string text = Marked(summary, row, effect);
         return row.Count == row.Records.Count ? text : $"{text} ({row.Count} of {row.Records.Count})";
+    }
+
+    // Bold where it is told from chance, with a dagger where that is bought with answers that are hardly any.
+    private static string Marked(ResultsSummary summary, ResultsRow row, Estimate effect)
+    {
+        string text = Both(row, effect);
+        if (row.Method.Kind == ResultsKind.Prompts)
+            return text;
+        if (row.Method.Kind != ResultsKind.Random && summary.Works(row))
+            text = $"**{text}**";
+        return ResultsSummary.Coherent(row) ? text : text + " †";
     }
 
     private Curve[] Doses(ResultsSummary summary) =>

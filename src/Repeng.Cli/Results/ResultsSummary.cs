@@ -86,6 +86,9 @@ internal sealed class ResultsSummary
     /// </summary>
     public bool Works(ResultsRow row) => row.Effect is { } e && e.Mean - (Random?.Effect?.Mean ?? 0) > Errors * Math.Sqrt(Own(row) * Own(row) + Spread * Spread);
 
+    /// <summary>Whether a method is coherent at both coefficients in at least half of its seeds.</summary>
+    public static bool Coherent(ResultsRow row) => Incoherent(row) <= Most;
+
     /// <summary>Whether it lies below 0 by more than two standard errors of its own.</summary>
     public static bool Backwards(ResultsRow row) => row.Effect is { } e && e.Mean < -Errors * Own(row);
 
@@ -102,7 +105,7 @@ internal sealed class ResultsSummary
             ("work the wrong way round (more than two standard errors below 0)", effects.Where(Backwards).Select(Named)),
             ("do not agree on a direction between seeds", effects.Where(r => r.Records.Where(x => x.Effect is not null).Select(x => Math.Sign(x.Effect!.Value)).Distinct().Count() > 1).Select(r => $"{r.Method.Name} ({r.Records.Count(x => x.Effect > 0)} of {r.Count} seeds up)")),
             ("move the answers to the same side at −c and at +c (on average over seeds)", effects.Where(r => r.Minus!.Value.Mean * r.Plus!.Value.Mean > 0).Select(r => $"{r.Method.Name} ({ResultsPage.Signed(r.Minus!.Value.Mean)} and {ResultsPage.Signed(r.Plus!.Value.Mean)})")),
-            ($"are not coherent any more at −c or at +c in more than half of the seeds", effects.Where(r => Incoherent(r) > Most).Select(r => r.Method.Name)),
+            ($"are not coherent any more at −c or at +c in more than half of the seeds", effects.Where(r => !Coherent(r)).Select(r => r.Method.Name)),
         }.Select(f => (f.Item1, (IReadOnlyList<string>)[.. f.Item2])).Where(f => f.Item2.Count > 0)];
     }
 
