@@ -47,6 +47,13 @@ internal sealed class EvalMethods : IDisposable
         _subjects.Add(new EvalSubject(alone ? "adapter" : Free(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), folder), new Steering.Generation.Steering(_adapters[^1]), folder, true));
     }
 
+    /// <summary>Saved adapters as one method, each at the coefficient times its weight.</summary>
+    public void AddCombined(string[] folders, float[] weights)
+    {
+        _adapters.Add(CombinedAdapter.Load(_bundle.Model, folders, weights));
+        _subjects.Add(new EvalSubject(string.Join(" + ", folders.Select((f, i) => $"{Reports.Format.Coefficient(weights[i])}·{Path.GetFileName(Path.TrimEndingDirectorySeparator(f))}")), new Steering.Generation.Steering(_adapters[^1]), null, true));
+    }
+
     /// <summary>A control vector file.</summary>
     public void AddVector(string file, bool normalize)
     {

@@ -23,6 +23,7 @@ public sealed class EvalVerb
     private const string DilemmaSet = "dilemmas", Binary = "binary", Mood = "mood";
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
     private readonly Option<string[]?> _adapters = Opt.Paths("--adapter", "FOLDER", "adapters that train wrote, one or several (default: the model alone)");
+    private readonly Option<double[]?> _adapterWeights = AdapterOptions.Weights("the adapters act together as one method, each at the coefficient times its weight (default: each is measured by itself)");
     private readonly Option<string[]?> _vectors = Opt.Paths("--vector", "FILE", "control vectors (.gguf), one or several");
     private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "with --vector: give each steered output the length back that it had before the vector was added");
     private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficients", "steering coefficients; 0 is always measured too (default -2 -1 0 1 2, with --calibrate each method's own)");
@@ -60,7 +61,7 @@ public sealed class EvalVerb
     {
         var verb = new EvalVerb(session);
         var command = new Command("eval", "Measure on questions what adapters and control vectors do, beside plain vectors and prompts");
-        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._texts.EnableThinking, verb._texts.ThinkTag, verb._maxThink, verb._force, verb._temperature, verb._minP, verb._penalty, verb._output }).Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._adapterWeights, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._texts.EnableThinking, verb._texts.ThinkTag, verb._maxThink, verb._force, verb._temperature, verb._minP, verb._penalty, verb._output }).Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -78,8 +79,11 @@ public sealed class EvalVerb
         bool steers = r.Adapters.Length + r.Vectors.Length > 0;
         if (r.Baselines is not null || !steers || r.Adapters.Length + r.Vectors.Length > 1)
             methods.AddPlain(steers || r.Baselines is not null ? EvalMethods.Unsteered : "model alone");
-        foreach (string folder in r.Adapters)
-            methods.AddAdapter(folder, r.Adapters.Length == 1);
+        if (r.Weights is { } weights)
+            methods.AddCombined(r.Adapters, weights);
+        else
+            foreach (string folder in r.Adapters)
+                methods.AddAdapter(folder, r.Adapters.Length == 1);
         foreach (string file in r.Vectors)
             methods.AddVector(file, r.Normalize);
         if (r.Baselines is { } texts)
@@ -100,13 +104,15 @@ public sealed class EvalVerb
         return ExitCodes.Ok;
     }
 
-    private sealed record Request(string Model, string[] Adapters, string[] Vectors, bool Normalize, float[]? Coefficients, bool Calibrate, double Budget, bool Kl, string Set, IReadOnlyList<Dilemma>? Dilemmas, string Target,
+    private sealed record Request(string Model, string[] Adapters, float[]? Weights, string[] Vectors, bool Normalize, float[]? Coefficients, bool Calibrate, double Budget, bool Kl, string Set, IReadOnlyList<Dilemma>? Dilemmas, string Target,
         RunSettings? Baselines, int Batch, ulong Seed, int Seeds, bool Generates, int MaxNew, SamplingSettings Sampling);
 
     // Everything that can be wrong with the command line and its small files is found here, before a model is loaded.
     private Request Read(ParseResult p)
     {
-        string[] adapters = [.. (p.Given(_adapters) ?? []).Select(a => HubModels.Adapter(_session, a)!)], vectors = p.Given(_vectors) ?? [];
+        (string[] adapters, float[] each) = AdapterOptions.Read(_session, p, _adapters, _adapterWeights);
+        float[]? weights = p.Given(_adapterWeights) is null ? null : each;
+        string[] vectors = p.Given(_vectors) ?? [];
         bool steers = adapters.Length + vectors.Length > 0;
         if (p.GetValue(_dilemmas) is not null && p.GetValue(_set) is { } both)
             throw new UserErrorException($"--dilemmas takes the place of a set; leave --set {both} out");
@@ -151,7 +157,7 @@ public sealed class EvalVerb
         dilemmas = p.GetValue(_max) is { } most ? dilemmas?.Take(most).ToArray() : dilemmas;
         if (dilemmas is not null)
             DilemmaRun.RequireTarget(dilemmas, target);
-        return new Request(model, adapters, vectors, p.GetValue(_normalize) == true, given is null ? null : [.. given.Select(c => (float)c)], calibrate, budget, kl, set, dilemmas, target, Trained(p, adapters, model), batch, seed, seeds, generates, maxNew, sampling);
+        return new Request(model, adapters, weights, vectors, p.GetValue(_normalize) == true, given is null ? null : [.. given.Select(c => (float)c)], calibrate, budget, kl, set, dilemmas, target, Trained(p, adapters, model), batch, seed, seeds, generates, maxNew, sampling);
     }
 
     // Null where answers have no thoughts: they are not written, the model is no thinking one, or thinking is switched off.

@@ -18,7 +18,8 @@ public sealed class ForwardVerb
     private readonly Option<bool?> _hidden = Opt.Flag("--hidden_states", "also hidden_states.0 (embeddings) to .N (after the final norm)");
     private readonly Option<string?> _modules = Opt.Text("--modules", "REGEX", "also the output of modules whose whole path matches");
     private readonly Option<bool?> _gradients = Opt.Flag("--gradients", "also grad.NAME of the loss for every parameter");
-    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
+    private readonly Option<string[]?> _adapter = AdapterOptions.Adapters();
+    private readonly Option<double[]?> _adapterWeights = AdapterOptions.Weights("with several --adapter: the factor of each one's coefficient (default 1 each)");
     private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "steering coefficient (default 1 with an adapter)");
     private readonly WeightOptions _weights = new();
     private readonly Option<string?> _device = DeviceOption.Create();
@@ -32,7 +33,7 @@ public sealed class ForwardVerb
     {
         var verb = new ForwardVerb(session);
         var command = new Command("forward", "Write logits, hidden states, module outputs and gradients of a forward pass");
-        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._coefficient }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._adapterWeights, verb._coefficient }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -41,13 +42,14 @@ public sealed class ForwardVerb
     private int Run(ParseResult p)
     {
         string output = p.GetValue(_output) ?? throw new UserErrorException("--output FILE is missing: where the tensors go");
-        (string? input, string? text, string? folder) = (p.GetValue(_input), p.GetValue(_text), HubModels.Adapter(_session, p.GetValue(_adapter)));
+        (string? input, string? text) = (p.GetValue(_input), p.GetValue(_text));
+        (string[] folders, float[] weights) = AdapterOptions.Read(_session, p, _adapter, _adapterWeights);
         if (input is null == text is null)
             throw new UserErrorException("give either --input FILE or --text TEXT");
-        if (folder is null && p.GetValue(_coefficient) is not null)
+        if (folders.Length == 0 && p.GetValue(_coefficient) is not null)
             throw new UserErrorException("--coefficient without --adapter has nothing to steer with; give --adapter FOLDER");
         bool gradients = p.GetValue(_gradients) == true;
-        string model = p.GetValue(_model) ?? (folder is null ? null : AdapterFile.ReadBaseModel(folder)) ?? ModelBundle.Demo;
+        string model = p.GetValue(_model) ?? (folders.Length == 0 ? null : AdapterFile.ReadBaseModel(folders[0])) ?? ModelBundle.Demo;
         Regex? modules = Modules(p.GetValue(_modules));
 
         HubModels.Ready(_session, model);
@@ -55,7 +57,7 @@ public sealed class ForwardVerb
         (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, Storage(p, gradients));
         using (owner)
         {
-            using IAdapter? adapter = folder is null ? null : AdapterFile.LoadAny(decoder, folder);
+            using IAdapter? adapter = folders.Length == 0 ? null : CombinedAdapter.Load(decoder, folders, weights);
             TokenBatch tokens = encode is null || text is null ? ForwardDump.ReadRows(input!) : TokenBatch.Pad([encode(text)], 0);
             SafetensorsWriter writer = ForwardDump.Run(decoder, tokens, new ForwardDumpSettings
             {

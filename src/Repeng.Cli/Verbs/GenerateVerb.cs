@@ -21,7 +21,8 @@ public sealed class GenerateVerb
     private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
-    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote");
+    private readonly Option<string[]?> _adapter = AdapterOptions.Adapters();
+    private readonly Option<double[]?> _adapterWeights = AdapterOptions.Weights("with several --adapter: the factor of each one's coefficient (default 1 each)");
     private readonly Option<string?> _vector = Opt.Text("--vector", "FILE", "control vector (.gguf)", "--control_vector");
     private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "give each steered output the length back that it had before the vector was added");
     private readonly Option<double[]?> _coefficients = Opt.Numbers("--coefficient", "steering coefficient; several are generated in one batch and shown side by side (default 1 with an adapter or a vector, else 0)");
@@ -50,7 +51,7 @@ public sealed class GenerateVerb
     {
         var verb = new GenerateVerb(session);
         var command = new Command(name, description);
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._adapterWeights, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -58,7 +59,8 @@ public sealed class GenerateVerb
 
     private int Run(ParseResult p)
     {
-        string? adapterFolder = HubModels.Adapter(_session, p.GetValue(_adapter));
+        (string[] folders, float[] weights) = AdapterOptions.Read(_session, p, _adapter, _adapterWeights);
+        string? adapterFolder = folders.Length == 0 ? null : string.Join(", ", folders);
         string? vectorFile = p.GetValue(_vector);
         if (p.GetValue(_normalize) is not null && vectorFile is null)
             throw new UserErrorException("--normalize without --vector has nothing to act on; give --vector FILE");
@@ -72,7 +74,7 @@ public sealed class GenerateVerb
             throw new UserErrorException("--system beside --raw: plain text has no system message; leave one out");
         if (raw && p.GetValue(_enableThinking) is not null)
             throw new UserErrorException("--enable_thinking beside --raw: plain text has no chat template to switch; leave one out");
-        string model = p.GetValue(_model) ?? (adapterFolder is null ? null : AdapterFile.ReadBaseModel(adapterFolder)) ?? ModelBundle.Demo;
+        string model = p.GetValue(_model) ?? (folders.Length == 0 ? null : AdapterFile.ReadBaseModel(folders[0])) ?? ModelBundle.Demo;
         string prompt = p.GetValue(_prompt) ?? ReadPrompt();
         if (prompt.Length == 0)
             throw new UserErrorException("the prompt is empty; give --prompt TEXT or a text on standard input");
@@ -81,13 +83,13 @@ public sealed class GenerateVerb
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p));
         bundle.EnableThinking = p.GetValue(_enableThinking);
-        using IAdapter? adapter = adapterFolder is null ? null : AdapterFile.LoadAny(bundle.Model, adapterFolder);
+        using IAdapter? adapter = folders.Length == 0 ? null : CombinedAdapter.Load(bundle.Model, folders, weights);
         int[] ids = raw ? bundle.EncodeRaw(prompt) : bundle.EncodeChat([.. p.GetValue(_system) is { } system ? new[] { new ChatMessage("system", system) } : [], new ChatMessage("user", prompt)]);
         int room = bundle.Model.Config.MaxPositions - ids.Length;
         if (room >= 1 && room < maxNew)
             _session.Say($"max_new_tokens {maxNew} is cut to {room}: the prompt has {ids.Length} tokens and the context holds {bundle.Model.Config.MaxPositions}");
-        _session.Say($"model {model}{(adapterFolder is null ? "" : $", adapter {adapterFolder}")}{(vectorFile is null ? "" : $", vector {vectorFile}")}, prompt {ids.Length} tokens, {(raw ? "raw" : "chat")}, max_new_tokens {maxNew}");
-        foreach (string source in new[] { adapterFolder, vectorFile }.OfType<string>())
+        _session.Say($"model {model}{(adapterFolder is null ? "" : $", adapter {adapterFolder}{(folders.Length > 1 ? $" (weights {string.Join(", ", weights.Select(w => Format.Coefficient(w)))})" : "")}")}{(vectorFile is null ? "" : $", vector {vectorFile}")}, prompt {ids.Length} tokens, {(raw ? "raw" : "chat")}, max_new_tokens {maxNew}");
+        foreach (string source in folders.Append(vectorFile).OfType<string>())
             if (Steering.Evaluation.Calibration.Describe(source) is { } calibrated)
                 _session.Say($"{source}: {calibrated}");
         _session.Say(Describe(sampling));

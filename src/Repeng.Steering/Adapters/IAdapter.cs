@@ -30,7 +30,11 @@ public interface IAdapter : IDisposable
     /// <param name="coefficients">One a sequence; not finite ones are refused.</param>
     /// <param name="length">Tokens a sequence.</param>
     /// <param name="like">An earlier pass on the same tape with the same parameters, whose derived tensors are used again.</param>
-    IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null);
+    /// <param name="asTerms">Layers whose change is to come as <see cref="IAdapterPass.Term"/>, where <see cref="AddsToWeight"/> holds; null for those that are best as terms.</param>
+    IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null, Func<string, bool>? asTerms = null);
+
+    /// <summary>Whether all that the adapter does on one of its layers is to add a product of low rank to the weight, so that other adapters can add theirs.</summary>
+    bool AddsToWeight(string module);
 
     /// <summary>
     /// Weight [out, in] and bias of a plain linear layer that computes what the adapted one does at a coefficient; null for a layer

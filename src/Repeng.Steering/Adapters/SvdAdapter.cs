@@ -101,7 +101,8 @@ public sealed class SvdAdapter : IAdapter
     /// <param name="coefficients">One a sequence.</param>
     /// <param name="length">Tokens a sequence.</param>
     /// <param name="like">An earlier pass on the same tape with the same parameters, whose M(c) are used again.</param>
-    public IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null)
+    /// <param name="asTerms">Terms are all that it gives.</param>
+    public IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null, Func<string, bool>? asTerms = null)
     {
         var runs = new List<(int Start, int Count, float C)>();
         for (int b = 0; b < coefficients.Length; b++)
@@ -133,6 +134,9 @@ public sealed class SvdAdapter : IAdapter
         }
         return new AdapterPass(terms, deltas, _blocks, tape.Recording && runs.Count > 0 && Parameters.Any(p => p.RequiresGrad));
     }
+
+    /// <inheritdoc/>
+    public bool AddsToWeight(string module) => true;
 
     /// <inheritdoc/>
     public (float[] Weight, float[]? Bias)? Merge(LinearModule module, float c)

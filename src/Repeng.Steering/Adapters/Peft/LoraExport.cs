@@ -54,7 +54,8 @@ public static class LoraExport
         return new PeftAdapter(model, new PeftConfig(json, where), layers);
     }
 
-    private static (double[] Left, double[] Right) Factors(IAdapter adapter, string path, float c)
+    /// <summary>What an adapter adds to the weight of one of its layers at a coefficient, as factors [out, r] and [r, in]; an adapter that does more is refused.</summary>
+    internal static (double[] Left, double[] Right) Factors(IAdapter adapter, string path, float c)
     {
         if (adapter is SvdAdapter svd)
             return svd.Layers[path].Factors(c);

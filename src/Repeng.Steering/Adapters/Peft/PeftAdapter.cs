@@ -60,7 +60,7 @@ public sealed class PeftAdapter : IAdapter
     public long ParameterCount => Parameters.Sum(p => p.Length);
 
     /// <inheritdoc/>
-    public IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null)
+    public IAdapterPass Pass(Tape tape, ReadOnlySpan<float> coefficients, int length, IAdapterPass? like = null, Func<string, bool>? asTerms = null)
     {
         var rows = new CoefficientRows(tape, coefficients, length);
         var prepared = new Dictionary<(string, float), Tensor[]>();
@@ -69,7 +69,7 @@ public sealed class PeftAdapter : IAdapter
         {
             if (rows.AllZero && layer.IsBaseAtZero)
                 continue;
-            if (length == 1 && !tape.Recording && layer is LowRankLayer low && low.Term(tape, rows) is { } term)
+            if ((length == 1 && !tape.Recording || asTerms?.Invoke(layer.Path) == true) && layer is LowRankLayer low && low.Term(tape, rows) is { } term)
             {
                 terms[layer.Path] = term;
                 continue;
@@ -79,6 +79,9 @@ public sealed class PeftAdapter : IAdapter
         }
         return new AdapterPass(Layers, _blocks, rows, prepared, terms, tape.Recording && Parameters.Any(p => p.RequiresGrad));
     }
+
+    /// <inheritdoc/>
+    public bool AddsToWeight(string module) => Layers[module] is LowRankLayer { IsBaseAtZero: true };
 
     /// <inheritdoc/>
     public (float[] Weight, float[]? Bias)? Merge(LinearModule module, float c) => Layers.TryGetValue(module.Path, out PeftLayer? layer) ? layer.Merge(c) : null;

@@ -174,6 +174,8 @@ public sealed class PeftConfig
     private void RefuseUnknown()
     {
         string[] unknown = [.. Json.Where(f => IsSet(f.Value) && !s_common.Contains(f.Key) && !s_known[Type].Contains(f.Key)).Select(f => f.Key)];
+        if (unknown.Contains("target_parameters"))
+            throw _fields.Error("target_parameters", $"is set to {Shorten(Json["target_parameters"]!)}: low-rank factors of a parameter that holds all experts are not read; experts are adapted one by one here, as the linear layers MLP.experts.N.gate_proj, up_proj and down_proj. Save the adapter with target_modules, or merge it into the model");
         if (unknown.Length > 0)
             throw _fields.Error(unknown[0], $"is set to {Shorten(Json[unknown[0]]!)}, which may change what a {Type.ToString().ToUpperInvariant()} adapter computes and is not known here{(unknown.Length > 1 ? $"; so are {string.Join(", ", unknown.Skip(1))}" : "")}. Save the adapter without it");
     }

@@ -33,8 +33,9 @@ public static class PeftFile
         string path = Path.Combine(folder, AdapterFile.ModelName);
         if (!File.Exists(path))
             throw new UserErrorException($"{folder}: no {AdapterFile.ModelName}{(File.Exists(Path.Combine(folder, "adapter_model.bin")) ? "; adapter_model.bin holds pickled Python objects, which are not read: save with safe_serialization" : "; give the folder that save_pretrained wrote")}");
-        LinearModule[] targets = PeftTargets.Select(model, config);
         using ITensorSource source = SafetensorsFile.Open(path);
+        // Where transformers holds all experts in one tensor its adapters pass them by, whatever they are called.
+        LinearModule[] targets = [.. PeftTargets.Select(model, config).Where(t => t.WeightPart is null || source.Names.Any(n => n.StartsWith($"{Prefix}{t.Path}.", StringComparison.Ordinal)))];
         using ITensorSource? bases = config.Type == PeftType.Psoft && psoftBases is null ? OpenBases(folder) : null;
         var reader = new Reader(model, config, source);
         var layers = new List<PeftLayer>();
