@@ -95,6 +95,41 @@ public sealed class BadInputTests : IDisposable
     }
 
     [Fact]
+    public void Tokenizers_of_another_size_than_the_embedding()
+    {
+        string model = _shop.Model(), path = Path.Combine(model, "tokenizer.json");
+        JsonObject tokenizer = JsonNode.Parse(File.ReadAllText(path))!.AsObject();
+        int rows = (int)JsonNode.Parse(File.ReadAllText(Path.Combine(model, "config.json")))!["vocab_size"]!;
+        string[] run = ["generate", "--model", model, "--raw", "--max_new_tokens", "1", "--prompt"];
+        Assert.DoesNotContain("tokenizer has", CliRun.Run([.. run, "the ball"]).Error);
+        tokenizer["added_tokens"]!.AsArray().Add(JsonNode.Parse($$"""{"id":{{rows + 2}},"content":"<late>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}"""));
+        File.WriteAllText(path, tokenizer.ToJsonString());
+        CliResult warned = CliRun.Run([.. run, "the ball"]);
+        Assert.Equal(ExitCodes.Ok, warned.Code);
+        Assert.Contains($"the tokenizer has {rows + 3} tokens, the model's embedding {rows} rows; 1 added token lie", warned.Error);
+        Assert.Contains($"<late> ({rows + 2})", warned.Error);
+        Fails([$"token id {rows + 2}", "outside the vocabulary"], [.. run, "the <late> ball"]);
+        // Fewer rows than tokens of the vocabulary itself.
+        Fails(["do not belong together"], ["generate", "--model", _shop.Model("small", change: c => c["vocab_size"] = 20), "--raw", "--prompt", "the ball"]);
+    }
+
+    [Fact]
+    public void Index_that_names_absent_and_doubled_tensors()
+    {
+        string model = _shop.Model(), weights = Path.Combine(model, "model.safetensors");
+        File.Move(weights, Path.Combine(model, "a.safetensors"));
+        string[] names;
+        using (var source = Runtime.Formats.SafetensorsFile.Open(Path.Combine(model, "a.safetensors")))
+            names = [.. source.Names];
+        void Index(string last) => File.WriteAllText(Path.Combine(model, "model.safetensors.index.json"), new JsonObject { ["weight_map"] = new JsonObject(names.Select((n, i) => KeyValuePair.Create(n, (JsonNode?)(i == names.Length - 1 ? last : "a.safetensors")))) }.ToJsonString());
+        Index("b.safetensors");
+        string[] run = ["generate", "--model", model, "--raw", "--max_new_tokens", "1", "--prompt", "the ball"];
+        Fails([names[^1], "b.safetensors", "no such file beside the index"], run);
+        File.Copy(Path.Combine(model, "a.safetensors"), Path.Combine(model, "b.safetensors"));
+        Fails([names[0], "a.safetensors", "and in", "b.safetensors"], run);
+    }
+
+    [Fact]
     public void Prompt_longer_than_the_context() =>
         Fails(["200", "128"], ["generate", "--model", _shop.Model(), "--raw", "--prompt", string.Join(' ', Enumerable.Repeat("ball", 200))]);
 

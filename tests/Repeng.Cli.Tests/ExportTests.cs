@@ -24,6 +24,26 @@ public sealed class ExportTests : IDisposable
     }
 
     [Fact]
+    public void Adapters_act_together_each_at_its_weight()
+    {
+        string model = _shop.Model(), folder = _shop.At("runs/r"), lora = _shop.At("lora"), copy = _shop.At("copy");
+        Assert.Equal(ExitCodes.Ok, CliRun.Run([.. _shop.Train(model, "r")]).Code);
+        foreach (string to in new[] { lora, copy })
+            Assert.Equal(ExitCodes.Ok, CliRun.Run("export", "--adapter", folder, "--coefficient", "20", "--output", to).Code);
+        string wanted = Text("--adapter", lora);
+        Assert.Equal(wanted, Text("--adapter", lora, "--adapter", copy, "--adapter_weights", "0.25", "0.75"));
+        Assert.Equal(wanted, Text("--adapter", lora, copy, "--adapter_weights", "1.5", "-1", "--coefficient", "2"));
+        Assert.Equal(Text("--model", model), Text("--adapter", lora, copy, "--adapter_weights", "1", "-1"));
+        CliResult forward = CliRun.Run("forward", "--text", "the ball", "--adapter", folder, lora, "--adapter_weights", "1", "0.5", "--output", _shop.At("f.safetensors"));
+        Assert.True(forward.Code == ExitCodes.Ok, forward.Error);
+        CliResult eval = CliRun.Run("eval", "--adapter", lora, copy, "--adapter_weights", "1", "2", "--coefficients", "1", "--max_questions", "4", "--no-kl", "--no-baselines");
+        Assert.True(eval.Code == ExitCodes.Ok, eval.Error);
+        Assert.Contains("1·lora + 2·copy", eval.Out);
+        Assert.Contains("has 1 number for 2 adapters", CliRun.Run("generate", "--adapter", lora, copy, "--adapter_weights", "1", "--prompt", "x").Error);
+        Assert.Contains("given twice", CliRun.Run("generate", "--adapter", lora, lora, "--prompt", "x").Error);
+    }
+
+    [Fact]
     public void What_is_missing_or_taken_is_said()
     {
         Assert.Contains("--adapter", CliRun.Run("export", "--output", _shop.At("x")).Error);

@@ -51,7 +51,7 @@ internal sealed class EvalMethods : IDisposable
     public void AddCombined(string[] folders, float[] weights)
     {
         _adapters.Add(CombinedAdapter.Load(_bundle.Model, folders, weights));
-        _subjects.Add(new EvalSubject(string.Join(" + ", folders.Select((f, i) => $"{Reports.Format.Coefficient(weights[i])}·{Path.GetFileName(Path.TrimEndingDirectorySeparator(f))}")), new Steering.Generation.Steering(_adapters[^1]), null, true));
+        _subjects.Add(new EvalSubject(string.Join(" + ", folders.Select((f, i) => $"{weights[i].ToString("0.###", System.Globalization.CultureInfo.InvariantCulture)}·{Path.GetFileName(Path.TrimEndingDirectorySeparator(f))}")), new Steering.Generation.Steering(_adapters[^1]), null, true));
     }
 
     /// <summary>A control vector file.</summary>

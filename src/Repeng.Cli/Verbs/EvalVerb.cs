@@ -72,7 +72,7 @@ public sealed class EvalVerb
         Request r = Read(p);
         HubModels.Ready(_session, r.Model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, r.Model, _weights.Read(p));
+        using ModelBundle bundle = ModelBundle.Load(device, r.Model, _weights.Read(p), remark: _session.Say);
         bundle.EnableThinking = p.GetValue(_texts.EnableThinking);
         ThinkingAnswers? thinking = ReadThinking(p, bundle, r);
         using var methods = new EvalMethods(bundle, _session);

@@ -46,7 +46,7 @@ public sealed class ExportVerb
         float c = (float)(p.GetValue(_coefficient) ?? 1);
         string source = ConfigFolder(model, merged);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p));
+        using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p), remark: _session.Say);
         using IAdapter adapter = AdapterFile.LoadAny(bundle.Model, folder);
         if (merged)
         {

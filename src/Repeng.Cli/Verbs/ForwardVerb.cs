@@ -54,7 +54,7 @@ public sealed class ForwardVerb
 
         HubModels.Ready(_session, model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, Storage(p, gradients));
+        (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, Storage(p, gradients), _session.Say);
         using (owner)
         {
             using IAdapter? adapter = folders.Length == 0 ? null : CombinedAdapter.Load(decoder, folders, weights);
@@ -83,11 +83,11 @@ public sealed class ForwardVerb
     }
 
     // Rows that are token ids already need no tokenizer, and a folder may be without one.
-    private static (DecoderModel, Func<string, int[]>?, IDisposable) Load(Device device, string model, bool needsTokenizer, WeightStorage weights)
+    private static (DecoderModel, Func<string, int[]>?, IDisposable) Load(Device device, string model, bool needsTokenizer, WeightStorage weights, Action<string> say)
     {
         if (needsTokenizer)
         {
-            ModelBundle bundle = ModelBundle.Load(device, model, weights);
+            ModelBundle bundle = ModelBundle.Load(device, model, weights, remark: say);
             return (bundle.Model, bundle.EncodeRaw, bundle);
         }
         (ModelConfig config, ITensorSource tensors, _) = ModelBundle.OpenConfig(model);

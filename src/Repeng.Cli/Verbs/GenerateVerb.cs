@@ -81,7 +81,7 @@ public sealed class GenerateVerb
 
         HubModels.Ready(_session, model);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p));
+        using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p), remark: _session.Say);
         bundle.EnableThinking = p.GetValue(_enableThinking);
         using IAdapter? adapter = folders.Length == 0 ? null : CombinedAdapter.Load(bundle.Model, folders, weights);
         int[] ids = raw ? bundle.EncodeRaw(prompt) : bundle.EncodeChat([.. p.GetValue(_system) is { } system ? new[] { new ChatMessage("system", system) } : [], new ChatMessage("user", prompt)]);

@@ -97,7 +97,7 @@ public sealed class TrainVerb
     {
         HubModels.Ready(_session, settings.Model);
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Storage, (_, _) => _session.Stop.ThrowIfCancellationRequested());
+        using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Storage, (_, _) => _session.Stop.ThrowIfCancellationRequested(), _session.Say);
         _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");
         bundle.EnableThinking = settings.Thinking?.Enable;
         var progress = new TrainProgress(_session, p.GetValue(_options.LogN) ?? 10);

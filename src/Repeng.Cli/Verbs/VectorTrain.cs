@@ -57,7 +57,7 @@ public sealed class VectorTrain
         RepresentationSettings collect = Collecting(p) with { ScratchFolder = Folder(Path.GetFullPath(output)) };
 
         using Device device = DeviceOption.Open(p.GetValue(_texts.Device), p.GetValue(_texts.Threads), _session);
-        using ModelBundle bundle = ModelBundle.Load(device, name, settings.Storage);
+        using ModelBundle bundle = ModelBundle.Load(device, name, settings.Storage, remark: _session.Say);
         string[] modules = LayerSelection.Modules(bundle.Model, p.GetValue(_layers) ?? (method is null ? WeightSvdSteering.DefaultLayers(bundle.Model) : null), range ?? (p.GetValue(_layers) is null && bundle.Model.Blocks.Count > 1 ? (new(1, false), new(bundle.Model.Blocks.Count, false)) : null));
         List<TokenPair> pairs = TrainRun.Pairs(bundle, settings);
         _session.Say($"model {name}: {bundle.Model.Config.ModelType}, {bundle.Model.Blocks.Count} blocks; {methodName} on {modules.Length} layers, {pairs.Count} pairs");

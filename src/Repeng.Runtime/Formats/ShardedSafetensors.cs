@@ -51,14 +51,21 @@ public sealed unsafe class ShardedSafetensors : ITensorSource
         {
             string folder = Path.GetDirectoryName(Path.GetFullPath(indexPath))!;
             var files = new Dictionary<string, SafetensorsFile>(StringComparer.Ordinal);
+            var holders = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach ((string name, _) in map.Json)
             {
                 string fileName = map.Text(name);
                 if (!files.TryGetValue(fileName, out SafetensorsFile? file))
                 {
-                    file = SafetensorsFile.Open(Path.Combine(folder, CheckedName(fileName, name, map)));
+                    string path = Path.Combine(folder, CheckedName(fileName, name, map));
+                    if (!File.Exists(path))
+                        throw FileErrors.Bad(indexPath, $"tensor {FileErrors.Quote(name)} is said to lie in {FileErrors.Quote(fileName)}, and there is no such file beside the index; fetch all of its files");
+                    file = SafetensorsFile.Open(path);
                     source._files.Add(file);
                     files.Add(fileName, file);
+                    foreach (string held in file.Names)
+                        if (!holders.TryAdd(held, fileName))
+                            throw FileErrors.Bad(indexPath, $"tensor {FileErrors.Quote(held)} lies in {FileErrors.Quote(holders[held])} and in {FileErrors.Quote(fileName)}; which one is meant is not known, fetch the model again or leave the files of one version only");
                 }
                 if (!file.TryGetInfo(name, out _))
                     throw FileErrors.Bad(indexPath, $"tensor {FileErrors.Quote(name)} is said to lie in {FileErrors.Quote(fileName)}, which does not hold it; index and files do not belong together");

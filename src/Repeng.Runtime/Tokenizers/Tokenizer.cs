@@ -53,6 +53,9 @@ public sealed class Tokenizer
     /// <summary>The number of ids: the highest id plus one. Ids may have gaps.</summary>
     public int VocabularySize => _ids.End;
 
+    /// <summary>The same of the vocabulary alone, without added tokens.</summary>
+    public int BaseVocabularySize => _parts.Vocabulary.IdEnd;
+
     /// <summary>The id of the configured <c>bos_token</c>; null when there is none.</summary>
     public int? BosId { get; }
 

@@ -44,7 +44,7 @@ public sealed class ModelBundle : IDisposable
     public bool IsDemo => Name == Demo;
 
     /// <summary>Fills rows of a batch; attention never sees it.</summary>
-    public int PadId => Tokenizer.PadId ?? 0;
+    public int PadId => Tokenizer.PadId is { } id && id < Model.Config.VocabSize ? id : 0;
 
     /// <summary>Tokens that end a text.</summary>
     public int[] StopIds => [.. Model.Config.EosTokenIds.Concat(Tokenizer.EosId is { } id ? [id] : []).Distinct()];
@@ -57,12 +57,17 @@ public sealed class ModelBundle : IDisposable
     /// org/name:file.gguf), which is fetched when the cache lacks it. Everything that is wrong with it is a
     /// <see cref="UserErrorException"/>; a family that is not supported is refused before any weight is read.
     /// </summary>
-    public static ModelBundle Load(Device device, string model, WeightStorage? weights = null, Action<int, int>? progress = null)
+    /// <param name="device">Where to.</param>
+    /// <param name="model">What the person called it.</param>
+    /// <param name="weights">How weights are held.</param>
+    /// <param name="progress">Hears of blocks done and of how many.</param>
+    /// <param name="remark">Hears what is odd and no error.</param>
+    public static ModelBundle Load(Device device, string model, WeightStorage? weights = null, Action<int, int>? progress = null, Action<string>? remark = null)
     {
         string path = Locate(model);
         if (model == Demo)
-            return LoadFolder(device, path, Demo, (weights ?? new WeightStorage()) with { Type = WeightType.F32 }, progress);
-        return File.Exists(path) ? LoadGguf(device, path, model, weights, progress) : LoadFolder(device, path, model, weights, progress);
+            return LoadFolder(device, path, Demo, (weights ?? new WeightStorage()) with { Type = WeightType.F32 }, progress, remark);
+        return File.Exists(path) ? LoadGguf(device, path, model, weights, progress, remark) : LoadFolder(device, path, model, weights, progress, remark);
     }
 
     /// <summary>
@@ -164,24 +169,24 @@ public sealed class ModelBundle : IDisposable
     /// <inheritdoc/>
     public void Dispose() => Model.Dispose();
 
-    private static ModelBundle LoadFolder(Device device, string folder, string name, WeightStorage? weights, Action<int, int>? progress)
+    private static ModelBundle LoadFolder(Device device, string folder, string name, WeightStorage? weights, Action<int, int>? progress, Action<string>? remark)
     {
         ModelConfig config = ReadConfig(folder);
         Tokenizer tokenizer = Tokenizer.Load(folder);
         ChatTemplateSet templates = ChatTemplateSet.Load(folder);
         using ITensorSource source = OpenWeights(folder);
-        CheckVocabulary(config, tokenizer, folder);
+        CheckVocabulary(config, tokenizer, folder, remark);
         ChatTemplate? template = templates.Templates.Count > 0 ? templates.Select() : null;
         return new ModelBundle(ModelLoader.Load(device, config, source, weights, progress), tokenizer, template, templates.SpecialTokens, name);
     }
 
-    private static ModelBundle LoadGguf(Device device, string path, string name, WeightStorage? weights, Action<int, int>? progress)
+    private static ModelBundle LoadGguf(Device device, string path, string name, WeightStorage? weights, Action<int, int>? progress, Action<string>? remark)
     {
         using GgufModel gguf = GgufModel.Open(path);
         ModelConfig config = ConfigOf(gguf, path);
         GgufTokenizer t = gguf.Tokenizer ?? throw new UserErrorException($"{path}: no tokenizer in the file; take a GGUF made by llama.cpp's converter");
         Tokenizer tokenizer = Tokenizer.FromGguf(t, path);
-        CheckVocabulary(config, tokenizer, path);
+        CheckVocabulary(config, tokenizer, path, remark);
         var special = tokenizer.SpecialTokenTexts.ToDictionary(p => p.Key, p => (object?)p.Value);
         ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
         return new ModelBundle(ModelLoader.Load(device, config, gguf.Tensors, weights, progress), tokenizer, template, special, name);
@@ -200,9 +205,23 @@ public sealed class ModelBundle : IDisposable
 
     private static ITensorSource OpenWeights(string folder) => BitsAndBytesSource.Wrap(ShardedSafetensors.OpenModel(folder));
 
-    private static void CheckVocabulary(ModelConfig config, Tokenizer tokenizer, string source)
+    // Embeddings are padded to a round number, by less than this part of them.
+    private const double Padding = 0.05;
+
+    // Tokens that people add, a padding token for one, may have no row in the table and harm nobody who does not use them.
+    private static void CheckVocabulary(ModelConfig config, Tokenizer tokenizer, string source, Action<string>? remark)
     {
-        if (tokenizer.VocabularySize > config.VocabSize)
-            throw new UserErrorException($"{source}: the tokenizer knows {tokenizer.VocabularySize} tokens, the model {config.VocabSize}; they do not belong together");
+        int tokens = tokenizer.VocabularySize, rows = config.VocabSize;
+        if (tokenizer.BaseVocabularySize > rows)
+            throw new UserErrorException($"{source}: the tokenizer's vocabulary has {tokenizer.BaseVocabularySize} tokens, the model's embedding {rows} rows; they do not belong together");
+        if (tokens > rows)
+        {
+            string[] beyond = [.. Enumerable.Range(rows, tokens - rows).Select(id => (id, tokenizer.IdToToken(id))).Where(t => t.Item2 is not null).Select(t => $"{t.Item2} ({t.id})")];
+            remark?.Invoke($"{source}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows; {beyond.Length} added token{(beyond.Length == 1 ? "" : "s")} lie beyond the table, a text with one of them is refused: {string.Join(", ", beyond.Take(4))}{(beyond.Length > 4 ? " …" : "")}");
+        }
+        else if (rows - tokens > Padding * rows)
+        {
+            remark?.Invoke($"{source}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows, which is more than padding explains; is it the tokenizer of this model?");
+        }
     }
 }
