@@ -1,7 +1,8 @@
 using Repeng.Bench;
 using Repeng.Bench.Decoding;
-using Repeng.Bench.Packed;
+using Repeng.Bench.Experts;
 using Repeng.Bench.Hub;
+using Repeng.Bench.Packed;
 using Repeng.Bench.Training;
 using Repeng.Bench.Vectors;
 using Repeng.Kernels;
@@ -13,6 +14,7 @@ try
         ["matmul", .. var rest] => MatMulBench.Run(rest),
         ["packed", .. var rest] => PackedBench.Run(rest),
         ["decode", .. var rest] => DecodeBench.Run(rest),
+        ["experts", .. var rest] => ExpertsBench.Run(rest),
         ["train", .. var rest] => TrainBench.Run(rest),
         ["vectors", .. var rest] => VectorBench.Run(rest),
         ["fisher", .. var rest] => FisherBench.Run(rest),
@@ -49,6 +51,9 @@ static int Usage()
                                   300, 1, 64, gate and down of nine blocks, every core
                    --distinct     every row has its own coefficient
                    --vector       a control vector on every block in the place of the adapter
+          experts  a mixture of experts beside a dense model of the same active size, random weights: tokens a second
+                   --hidden N --layers N --experts N --per-token N --width N --tokens N --runs N --threads N
+                                  512, 6, 32, 4, 384 (of an expert), 512, 7, every core
           vectors  a control vector on every block of a real model beside the same mathematics in TorchSharp
                    --model M --pairs N --runs N --threads N
                                   the SmolLM2 GGUF in ../shared/models, 60, 3, every core
