@@ -165,7 +165,7 @@ public sealed class ExpertsTests
             {
                 using TestMemory memory = new(b);
                 var random = new Random(n);
-                int[] counts = [3, 0, 1, 40, 9, 0, 17, 1];
+                int[] counts = [3, 0, 1, 40, 9, 0, 17, 1, .. Enumerable.Range(0, 70).Select(i => i % 13), 300];
                 int rows = counts.Sum() + 2;
                 double[] a = Noise.Doubles(random, rows * k), before = Noise.Doubles(random, rows * n);
                 View va = memory.Of(a), one = memory.Of(before), all = memory.Of(before);

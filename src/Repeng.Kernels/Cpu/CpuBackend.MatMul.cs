@@ -53,6 +53,33 @@ public sealed unsafe partial class CpuBackend
         TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
     }
 
+    /// <inheritdoc/>
+    public void MatMulGroups(View c, View a, ReadOnlySpan<MatMulGroup> groups, in GroupArgs args)
+    {
+        // A product that has more rows than its share of the threads is better cut among all of them.
+        if (groups.Length < 2 * _workers.Count || args.K == 0)
+        {
+            GroupArgs.OneByOne(this, c, a, groups, args);
+            return;
+        }
+        Span<GemmCall> calls = stackalloc GemmCall[Gemm.Together];
+        int count = 0;
+        foreach (MatMulGroup g in groups)
+        {
+            if (g.Count == 0 || !Prepare(c.Slice((long)g.Start * args.N, (long)g.Count * args.N), a.Slice((long)g.Start * args.K, (long)g.Count * args.K), g.B,
+                    new MatMulArgs(g.Count, args.N, args.K, TransB: args.TransB, Accumulate: args.Accumulate), out calls[count]))
+                continue;
+            if (++count < Gemm.Together)
+                continue;
+            Gemm.RunGroups(calls, _workers);
+            count = 0;
+        }
+        if (count > 0)
+            Gemm.RunGroups(calls[..count], _workers);
+        foreach (MatMulGroup g in groups)
+            GC.KeepAlive(g.B.Packing);
+    }
+
     // False when there is nothing to compute.
     private bool Prepare(View c, View a, View b, in MatMulArgs args, out GemmCall call)
     {

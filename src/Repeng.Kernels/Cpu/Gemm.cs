@@ -65,7 +65,7 @@ internal unsafe struct GemmCall
 /// SIMD width. Products with M or N of at most GemmThin.Limit take the path of <see cref="GemmThin"/>, which has its own
 /// fixed order.
 /// </summary>
-internal static unsafe class Gemm
+internal static unsafe partial class Gemm
 {
     // Most of the depth in one block: a 16-wide panel is L1's size then, but is read in order, so the hardware keeps up.
     private const int DepthLimit = 640;
@@ -131,19 +131,7 @@ internal static unsafe class Gemm
             return;
         }
 
-        Blocks blocks = default;
-        (blocks.TileLeft, blocks.TileRight) = call.Width switch
-        {
-            GemmWidth.Bits512 => (12, 32),
-            GemmWidth.Bits256 => (6, 16),
-            _ => (8, 8),
-        };
-        if (IsBetterSwapped(call, blocks.TileLeft, blocks.TileRight))
-            call.Swap();
-        blocks.Call = call;
-        blocks.DepthBlock = DepthBlock(call.K);
-        SelectKernels(ref blocks);
-
+        Blocks blocks = Plan(ref call);
         double each = (double)call.Left.Lines * call.Right.Lines * call.K;
         int threads = workers.Count;
         nint* scratch = stackalloc nint[threads];
@@ -168,6 +156,24 @@ internal static unsafe class Gemm
             blocks.Call.Right.Advance(1);
             blocks.Call.C += call.StrideC;
         }
+    }
+
+    // Operands in their roles, tile and kernels of a product.
+    private static Blocks Plan(ref GemmCall call)
+    {
+        Blocks blocks = default;
+        (blocks.TileLeft, blocks.TileRight) = call.Width switch
+        {
+            GemmWidth.Bits512 => (12, 32),
+            GemmWidth.Bits256 => (6, 16),
+            _ => (8, 8),
+        };
+        if (IsBetterSwapped(call, blocks.TileLeft, blocks.TileRight))
+            call.Swap();
+        blocks.Call = call;
+        blocks.DepthBlock = DepthBlock(call.K);
+        SelectKernels(ref blocks);
+        return blocks;
     }
 
     /// <summary>
@@ -246,7 +252,7 @@ internal static unsafe class Gemm
     private static void RunOwn(Blocks* blocks, CpuWorkers workers, int threads)
     {
         ref GemmCall call = ref blocks->Call;
-        long floats = ((long)blocks->RightBlock + (blocks->InPlace ? 0 : blocks->LeftBlock)) * blocks->DepthBlock;
+        long floats = OwnFloats(*blocks);
         for (int w = 0; w < threads; w++)
             blocks->WorkerScratch[w] = (nint)workers.Scratch(w, floats * sizeof(float));
         bool apart = call.StrideC != 0 || call.Batch == 1;
@@ -266,6 +272,9 @@ internal static unsafe class Gemm
             call.Right.Advance(1);
         }
     }
+
+    // What a worker packs into when it packs for itself.
+    private static long OwnFloats(in Blocks blocks) => ((long)blocks.RightBlock + (blocks.InPlace ? 0 : blocks.LeftBlock)) * blocks.DepthBlock;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void OwnItem(void* context, int item, int worker)

@@ -25,7 +25,7 @@ internal static unsafe partial class GemmThin
     // Below this many multiply-adds a product is cheaper on the calling thread than a wake-up of the pool.
     private const double SerialLimit = 20_000;
 
-    private struct Work
+    internal struct Work
     {
         // Left is the small operand, Right the large one.
         public GemmCall Call;
@@ -73,7 +73,7 @@ internal static unsafe partial class GemmThin
         threads == 1 || (double)call.Left.Lines * call.Right.Lines * call.K * call.Batch < SerialLimit;
 
     // Chooses kernels and items; the call has its smaller operand on the left afterwards.
-    private static Work Prepare(ref GemmCall call, int threads)
+    internal static Work Prepare(ref GemmCall call, int threads)
     {
         if (call.Left.Lines > call.Right.Lines)
             call.Swap();
@@ -149,7 +149,7 @@ internal static unsafe partial class GemmThin
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Item(void* context, int item, int worker)
+    internal static void Item(void* context, int item, int worker)
     {
         var work = (Work*)context;
         ref GemmCall call = ref work->Call;
