@@ -74,6 +74,7 @@ public static class CliApp
             ForwardVerb.Create(session),
             ExportVerb.Create(session),
             QuantizeVerb.Create(session),
+            ConvertVerb.Create(session),
             FetchVerb.Create(session),
             InspectVerb.Create(session),
             PlanVerb.Create(session),

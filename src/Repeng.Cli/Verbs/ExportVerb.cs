@@ -14,9 +14,10 @@ public sealed class ExportVerb
 {
     private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote, or one of PEFT");
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "base model (default: the one that the adapter names)", "--model_name");
-    private readonly Option<string?> _to = Opt.Choice("--to", "lora: a plain LoRA that PEFT loads (default); merged: a whole model in fp32", "lora", "merged");
+    private readonly Option<string?> _to = Opt.Choice("--to", "lora: a plain LoRA that PEFT loads (default); gguf-lora: one that llama.cpp loads; merged: a whole model in fp32; gguf: a whole model as one file", "lora", "gguf-lora", "merged", "gguf");
+    private readonly Option<string?> _type = ConvertVerb.TypeOption();
     private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "coefficient that the files stand for (default 1)");
-    private readonly Option<string?> _output = Opt.Text("--output", "FOLDER", "new folder to write");
+    private readonly Option<string?> _output = Opt.Text("--output", "PATH", "new folder to write; for gguf-lora and gguf a .gguf file");
     private readonly WeightOptions _weights = new();
     private readonly Option<string?> _device = DeviceOption.Create();
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
@@ -28,8 +29,8 @@ public sealed class ExportVerb
     public static Command Create(Session session)
     {
         var verb = new ExportVerb(session);
-        var command = new Command("export", "Write an adapter at one coefficient as a LoRA of PEFT or merged into the model");
-        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._coefficient, verb._output }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        var command = new Command("export", "Write an adapter at one coefficient as a LoRA of PEFT or llama.cpp, or merged into the model");
+        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._type, verb._coefficient, verb._output }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -38,16 +39,25 @@ public sealed class ExportVerb
     private int Run(ParseResult p)
     {
         string folder = HubModels.Adapter(_session, p.GetValue(_adapter)) ?? throw new UserErrorException("--adapter FOLDER is missing: what to export");
-        string output = Path.TrimEndingDirectorySeparator(p.GetValue(_output) ?? throw new UserErrorException("--output FOLDER is missing: where the files go"));
-        AtomicFile.RequireFolderFree(output);
+        string to = p.GetValue(_to) ?? "lora";
+        bool gguf = to.StartsWith("gguf", StringComparison.Ordinal);
+        string output = Path.TrimEndingDirectorySeparator(p.GetValue(_output) ?? throw new UserErrorException($"--output {(gguf ? "FILE.gguf" : "FOLDER")} is missing: where the files go"));
+        if (gguf)
+            ConvertVerb.RequireNewFile(output);
+        else
+            AtomicFile.RequireFolderFree(output);
+        if (p.GetValue(_type) is not null && to != "gguf")
+            throw new UserErrorException("--type is for --to gguf: other files are fp32");
         string model = p.GetValue(_model) ?? AdapterFile.ReadBaseModel(folder) ?? ModelBundle.Demo;
         HubModels.Ready(_session, model);
-        bool merged = p.GetValue(_to) == "merged";
+        bool merged = to == "merged";
         float c = (float)(p.GetValue(_coefficient) ?? 1);
         string source = ConfigFolder(model, merged);
         using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
         using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p), remark: _session.Say);
         using IAdapter adapter = AdapterFile.LoadAny(bundle.Model, folder);
+        if (gguf)
+            return WriteGguf(p, to, model, folder, adapter, c, output);
         if (merged)
         {
             AtomicFile.WriteFolder(output, into => WriteMerged(adapter, c, source, into));
@@ -63,6 +73,21 @@ public sealed class ExportVerb
     // A quantised base is written as what it decodes to, which is larger than the base was.
     private static string Decoded(DecoderModel model) => model.Parameters.Values.FirstOrDefault(t => t.Type == DType.Packed) is { } packed
         ? $"; weights held as {packed.TypeName} are written decoded, quantize makes them small again" : "";
+    private int WriteGguf(ParseResult p, string to, string model, string folder, IAdapter adapter, float c, string output)
+    {
+        using ModelFiles files = ModelFiles.Open(model);
+        string what = $"the {adapter.Kind} adapter of {folder} at c = {Reports.Format.Coefficient(c)}";
+        if (to == "gguf")
+        {
+            using MergedWeights weights = MergedWeights.Of(adapter, c);
+            string type = ConvertVerb.Write(_session, output, files, weights, p.GetValue(_type), model);
+            _session.Print($"{output}: {model} with {what}, {type}");
+            return ExitCodes.Ok;
+        }
+        IReadOnlyList<LoraFactors> parts = LoraExport.WriteGguf(output, files, adapter, c);
+        _session.Print($"{output}: LoRA on {parts.Count} layers for llama.cpp (--lora); at scale 1 it is {what}");
+        return ExitCodes.Ok;
+    }
 
     // A merged model is written in the layout of its folder, of which a .gguf file has none.
     private static string ConfigFolder(string model, bool merged)

@@ -8,6 +8,7 @@ using Repeng.Runtime.Tokenizers;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Models;
+using Repeng.Steering.Vectors;
 
 namespace Repeng.Cli.Verbs;
 
@@ -39,7 +40,7 @@ public sealed class InspectVerb
             Adapter(path, list);
         else if (File.Exists(path) && path.EndsWith(".safetensors", StringComparison.OrdinalIgnoreCase))
             Tensors(path, list);
-        else
+        else if (!File.Exists(path) || !path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) || Gguf(path, list))
             Model(path, list);
         return ExitCodes.Ok;
     }
@@ -67,6 +68,42 @@ public sealed class InspectVerb
             if (list)
                 List(tensors);
         }
+    }
+
+    /// <summary>Says what a GGUF file is; true where it is a model that can be run, which is then described as one.</summary>
+    private bool Gguf(string path, bool list)
+    {
+        using GgufFile file = GgufFile.Open(path);
+        string architecture = file.Architecture ?? "none", kind = file.Metadata.OptionalText("general.type") ?? (architecture == "controlvector" ? "control vector" : "model");
+        bool model = kind == "model" && GgufModel.Architectures.Split(", ").Contains(architecture);
+        Spectre.Console.Table table = Format.Table("what", "value");
+        table.Row("format", $"GGUF {file.Version}, data aligned to {file.Alignment} bytes");
+        table.Row("kind", model ? kind : $"{kind}{(kind == "model" ? ", of an architecture that cannot be run from GGUF" : "")}");
+        table.Row("architecture", architecture);
+        if (file.Metadata.Has("general.name"))
+            table.Row("name", file.Metadata.Text("general.name"));
+        if (architecture == "controlvector")
+        {
+            ControlVector vector = ControlVectorFile.Read(path, _session.Say);
+            table.Row("of a model of type", vector.ModelType);
+            table.Row("directions", $"{vector.Layers.Count} of width {string.Join(", ", vector.Directions.Values.Select(d => d.Width).Distinct())}: {string.Join(", ", vector.Layers)}");
+        }
+        else if (kind == "adapter")
+        {
+            string[] layers = [.. file.Names.Where(n => n.EndsWith(".lora_a", StringComparison.Ordinal)).Select(n => n[..^".lora_a".Length])];
+            table.Row("adapter", $"{file.Metadata.OptionalText("adapter.type") ?? "of no type"}, alpha {file.Metadata.OptionalNumber("adapter.lora.alpha") ?? 0:R}");
+            table.Row("layers", $"{layers.Length} of rank {string.Join(", ", layers.Select(l => file.Info(l + ".lora_a").Rows).Distinct())}");
+        }
+        _session.Print($"File {path}", table);
+        if (list)
+            foreach (string key in file.Metadata.Keys)
+                _session.Print($"{key}: {file.Metadata.Preview(key) switch { { Length: > 120 } longer => longer[..120] + "…", var all => all }}");
+        if (model)
+            return true;
+        Parameters(file);
+        if (list)
+            List(file);
+        return false;
     }
 
     private static (string, bool) Tokenizer(string source)

@@ -12,8 +12,7 @@ internal static partial class GgufConfig
     /// Adds the hyper-parameters to a file, and the tensors that rope factors are. What llama.cpp would not compute as
     /// config.json says is a <see cref="Kernels.UserErrorException"/>, or told to warn where the difference shows in long texts only.
     /// </summary>
-    /// <param name="scale">What queries have to be multiplied by so that llama.cpp's own attention scale is right; 1 for almost every model.</param>
-    public static void Write(JsonFields config, GgufFamily family, GgufWriter writer, Action<string>? warn, out float scale)
+    public static void Write(JsonFields config, GgufFamily family, GgufWriter writer, Action<string>? warn)
     {
         foreach ((string field, JsonNode value) in family.Implied)
             if (config.Has(field) && !Same(config.Json[field]!, value) && !(field == "hidden_act" && config.OptionalText(field) == "swish"))
@@ -34,12 +33,19 @@ internal static partial class GgufConfig
             WriteRope(config, family, writer, headDim);
         }
         WriteWindows(config, family, writer, blocks, warn);
-        scale = 1;
-        if (family.BlocksOfOtherScale is { } other)
-        {
-            double scalar = config.OptionalNumber("query_pre_attn_scalar", double.Epsilon) ?? headDim, own = blocks == other ? (double)hidden / heads : headDim;
-            scale = (float)Math.Sqrt(own / scalar);
-        }
+        if (family.Experts.Length > 0 && config.OptionalArray("mlp_only_layers") is { Count: > 0 } dense)
+            warn?.Invoke($"blocks {string.Join(", ", dense.Select(d => d?.ToJsonString()))} have no experts, which llama.cpp's {family.Architecture} does not load; this program does");
+    }
+
+    /// <summary>What queries have to be multiplied by so that llama.cpp's own attention scale is right; 1 for almost every model.</summary>
+    internal static float QueryScale(JsonFields config, GgufFamily family)
+    {
+        if (family.BlocksOfOtherScale is not { } other)
+            return 1;
+        long hidden = Whole(config, family, "embedding_length"), heads = Whole(config, family, "attention.head_count");
+        double headDim = config.OptionalInteger("head_dim", 1, MostSize) ?? (double)hidden / heads;
+        double own = Whole(config, family, "block_count") == other ? (double)hidden / heads : headDim;
+        return (float)Math.Sqrt(own / (config.OptionalNumber("query_pre_attn_scalar", double.Epsilon) ?? headDim));
     }
 
     private static bool Same(JsonNode a, JsonNode b) => JsonNode.DeepEquals(JsonNode.Parse(a.ToJsonString()), JsonNode.Parse(b.ToJsonString()));

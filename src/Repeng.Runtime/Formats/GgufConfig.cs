@@ -47,6 +47,8 @@ internal static partial class GgufConfig
         if (blocks > file.Names.Count)
             throw m.Bad(family.Key("block_count"), $"is {blocks}, the file has only {file.Names.Count} tensors");
         ReadWindows(m, family, config, blocks);
+        if (family.Experts.Length > 0 && DenseBlocks(file, family, blocks) is { Length: > 0 } dense)
+            config["mlp_only_layers"] = new JsonArray([.. dense.Select(b => (JsonNode)JsonValue.Create(b))]);
         if (family.BlocksOfOtherScale is { } other)
             config["query_pre_attn_scalar"] = blocks == other ? (double)hidden / heads : headDim;
         foreach (GgufBiases bias in family.Biases)
@@ -73,6 +75,16 @@ internal static partial class GgufConfig
         }
         if (m.OptionalBoolean(family.Key("attention.causal")) is false)
             throw m.Bad(family.Key("attention.causal"), "is false; models without a causal mask are not supported");
+    }
+
+    /// <summary>Blocks without experts, which have a plain MLP in their place.</summary>
+    private static int[] DenseBlocks(GgufFile file, GgufFamily family, long blocks)
+    {
+        string stem = family.Experts[0].Gguf;
+        int[] dense = [.. Enumerable.Range(0, (int)blocks).Where(b => !file.Contains($"blk.{b}.{stem}.weight"))];
+        if (dense.Length > 0 && family.Block.All(b => b.Gguf != "ffn_down"))
+            throw FileErrors.Bad(file.Description, $"block {dense[0]} has no {stem}; every block of a {family.Architecture} model with experts has them");
+        return dense;
     }
 
     private static JsonNode? ReadField(GgufMetadata m, GgufFamily family, GgufField field)

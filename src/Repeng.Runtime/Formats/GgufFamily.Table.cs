@@ -39,6 +39,11 @@ internal sealed partial record GgufFamily
         ("ffn_norm", "pre_feedforward_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm"),
     ];
 
+    private static readonly (string, string)[] s_qwenExperts =
+    [
+        ("ffn_gate_exps", "mlp.experts.{0}.gate_proj"), ("ffn_up_exps", "mlp.experts.{0}.up_proj"), ("ffn_down_exps", "mlp.experts.{0}.down_proj"),
+    ];
+
     private static readonly GgufBiases s_attentionBias = new("attention_bias", "self_attn", "q_proj", "k_proj", "v_proj", "o_proj");
 
     private static readonly GgufFamily s_llama = new("llama", "llama", "LlamaForCausalLM")
@@ -91,9 +96,20 @@ internal sealed partial record GgufFamily
             ModelType = "qwen3_moe",
             ModelClass = "Qwen3MoeForCausalLM",
             Block = [.. s_qwen3.Block, ("ffn_gate_inp", "mlp.gate")],
-            Experts = [("ffn_gate_exps", "mlp.experts.{0}.gate_proj"), ("ffn_up_exps", "mlp.experts.{0}.up_proj"), ("ffn_down_exps", "mlp.experts.{0}.down_proj")],
+            Experts = s_qwenExperts,
             Fields = [.. s_fields, new("expert_count", "num_experts"), new("expert_used_count", "num_experts_per_tok"), new("expert_feed_forward_length", "moe_intermediate_size")],
             Implied = [.. s_qwen3.Implied, ("norm_topk_prob", JsonValue.Create(true)), ("decoder_sparse_step", JsonValue.Create(1))],
+        },
+        new("gpt-oss", "gpt_oss", "GptOssForCausalLM")
+        {
+            Block = [("attn_norm", "input_layernorm"), ("post_attention_norm", "post_attention_layernorm"), .. s_attention, ("ffn_gate_inp", "mlp.router")],
+            Bare = [("attn_sinks.weight", "self_attn.sinks")],
+            Experts = s_qwenExperts,
+            StacksInterleaved = true,
+            Fields = [.. s_fields, new("expert_count", "num_local_experts"), new("expert_used_count", "num_experts_per_tok"), new("expert_feed_forward_length", "intermediate_size")],
+            Windows = new(2),
+            YarnTruncates = false,
+            Biases = [s_attentionBias],
         },
         s_gemma,
         s_gemma with

@@ -37,6 +37,12 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
     /// <summary>Stems of tensors that hold all experts of a block one after the other, and the name of expert {0}.</summary>
     public (string Gguf, string Config)[] Experts { get; init; } = [];
 
+    /// <summary>Tensors of a block whose name in config.json's world has no suffix.</summary>
+    public (string Gguf, string Config)[] Bare { get; init; } = [];
+
+    /// <summary>Whether config.json's world may hold all experts in one tensor [experts, in, out] with columns of gate and up taking turns; else [experts, out, in], gate above up.</summary>
+    public bool StacksInterleaved { get; init; }
+
     /// <summary>Hyper-parameters that are the same number in both worlds.</summary>
     public GgufField[] Fields { get; init; } = s_fields;
 
@@ -100,6 +106,9 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
         foreach ((string gguf, string config) in Block)
             if (Suffix(rest, config) is { } suffix)
                 return ($"blk.{block}.{gguf}{suffix}", null);
+        foreach ((string gguf, string config) in Bare)
+            if (rest == config)
+                return ($"blk.{block}.{gguf}", null);
         foreach ((string gguf, string config) in Experts)
         {
             int at = config.IndexOf("{0}", StringComparison.Ordinal);
@@ -121,6 +130,9 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
         foreach ((string gguf, string config) in Block)
             if (Suffix(rest, gguf) is { } suffix && MayHave(gguf, suffix, isGlobal: false))
                 return [path + config + suffix];
+        foreach ((string gguf, string config) in Bare)
+            if (rest == gguf)
+                return [path + config];
         foreach ((string gguf, string config) in Experts)
             if (Suffix(rest, gguf) is { } suffix)
                 return [.. Enumerable.Range(0, experts).Select(e => path + config.Replace("{0}", e.ToString(), StringComparison.Ordinal) + suffix)];

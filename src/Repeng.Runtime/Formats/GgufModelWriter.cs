@@ -67,15 +67,15 @@ public sealed unsafe class GgufModelWriter
         GgufFamily family = FamilyOf(fields);
         BlockType type = BlockType.Find(options.Type) is { CanEncode: true } known ? known
             : throw new UserErrorException($"type {options.Type} cannot be written; types that can: {string.Join(", ", Types)}");
-        var model = new GgufModelWriter(fields, family, source, options.FromGguf);
+        var model = new GgufModelWriter(fields, family, UnstackedExperts.Of(source, family), options.FromGguf);
         var writer = new GgufWriter(family.Architecture);
         writer.Add("general.type", "model");
         if (options.Name is not null)
             writer.Add("general.name", options.Name);
         writer.Add("general.file_type", FileType(type)).Add("general.quantization_version", 2u);
-        GgufConfig.Write(fields, family, writer, options.Warn, out float queryScale);
+        GgufConfig.Write(fields, family, writer, options.Warn);
         options.Tokenizer?.WriteTo(writer, fields.Integer("vocab_size"));
-        model.AddTensors(writer, type, queryScale, options);
+        model.AddTensors(writer, type, GgufConfig.QueryScale(fields, family), options);
         writer.Write(path);
     }
 
@@ -111,7 +111,7 @@ public sealed unsafe class GgufModelWriter
             long[] shape = turned ? [info.Shape[1], info.Shape[0]] : info.Shape;
             BlockType stored = TypeOf(gguf, shape, type, options.Warn);
             long[] all = gguf.Contains("_exps.", StringComparison.Ordinal) ? [names.Length, .. shape] : shape;
-            float scale = ScalesQueries(gguf) ? queryScale : 1, shift = !_asGguf && GgufFamily.IsNorm(gguf) ? _family.NormShift : 0;
+            float scale = ScalesQueries(_family, gguf) ? queryScale : 1, shift = !_asGguf && GgufFamily.IsNorm(gguf) ? _family.NormShift : 0;
             if (gguf.EndsWith(".weight", StringComparison.Ordinal) && info.Shape.Length is 0 or > 3)
                 throw FileErrors.Bad(_source.Description, $"tensor {FileErrors.Quote(names[0])} has shape {info.ShapeText}; a vector or a matrix is needed");
             writer.AddStreamedTensor(gguf, stored.Name, all, stored.SizeOf(info.Elements * names.Length), stream =>
@@ -129,8 +129,8 @@ public sealed unsafe class GgufModelWriter
 
     private bool IsTransposed(string gguf) => _family.TransposesLinears && gguf.StartsWith("blk.", StringComparison.Ordinal) && gguf.EndsWith(".weight", StringComparison.Ordinal) && !GgufFamily.IsNorm(gguf);
 
-    // With norms of queries their weights carry the scale, which are fp32 in every file.
-    private bool ScalesQueries(string gguf) => gguf.EndsWith(_family.Block.Any(b => b.Gguf == "attn_q_norm") ? ".attn_q_norm.weight" : ".attn_q.weight", StringComparison.Ordinal);
+    /// <summary>Whether a tensor carries the scale of queries: with norms of queries their weights, which are fp32 in every file.</summary>
+    internal static bool ScalesQueries(GgufFamily family, string gguf) => gguf.EndsWith(family.Block.Any(b => b.Gguf == "attn_q_norm") ? ".attn_q_norm.weight" : ".attn_q.weight", StringComparison.Ordinal);
 
     private static int Place(string gguf) => gguf.StartsWith("blk.", StringComparison.Ordinal) ? 1 + int.Parse(gguf.Split('.')[1]) : gguf.StartsWith("output", StringComparison.Ordinal) ? int.MaxValue : 0;
 

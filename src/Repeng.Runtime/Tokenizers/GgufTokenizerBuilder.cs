@@ -5,57 +5,11 @@ namespace Repeng.Runtime.Tokenizers;
 
 /// <summary>
 /// Rebuilds a tokenizer from GGUF metadata. The file names its pre-tokenizer only; each known name is written out
-/// here as the original tokenizer.json of that family has it.
+/// in <see cref="GgufPreTokenizer"/>.
 /// </summary>
 internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
 {
-    private const int Unknown = 2, Control = 3, UserDefined = 4, Byte = 6;
-
-    private const string Contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-    private const string WordsAndRest = @"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    private const string CasedWords =
-        @"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+TAIL"
-        + @"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*TAIL"
-        + @"|\p{N}{DIGITS}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-    /// <summary>What a pre-tokenizer name stands for.</summary>
-    private sealed record Family(
-        string? Pattern = null, bool SingleDigits = false, bool ComposesUnicode = false, bool IgnoreMerges = false, bool AddBos = false);
-
-    private static readonly Family s_gpt2 = new();
-    private static readonly Family s_digitsThenGpt2 = new(SingleDigits: true);
-    private static readonly Family s_neox = new(ComposesUnicode: true);
-    private static readonly Family s_cl100k = new(Contractions + "|" + WordsAndRest.Replace("{DIGITS}", "{1,3}", StringComparison.Ordinal));
-    private static readonly Family s_llama3 = s_cl100k with { IgnoreMerges = true, AddBos = true };
-    private static readonly Family s_qwen2 = new(
-        Contractions + "|" + WordsAndRest.Replace("{DIGITS}", "", StringComparison.Ordinal), ComposesUnicode: true);
-    private static readonly Family s_o200k = new(CasedWords
-        .Replace("{DIGITS}", "{1,3}", StringComparison.Ordinal).Replace("TAIL", Contractions + "?", StringComparison.Ordinal));
-    private static readonly Family s_tekken = new(CasedWords
-        .Replace("{DIGITS}", "", StringComparison.Ordinal).Replace("TAIL", "", StringComparison.Ordinal), IgnoreMerges: true, AddBos: true);
-
-    private static readonly SortedDictionary<string, Family> s_families = new(StringComparer.Ordinal)
-    {
-        ["gpt-2"] = s_gpt2,
-        ["phi-2"] = s_gpt2,
-        ["smollm"] = s_digitsThenGpt2,
-        ["starcoder"] = s_digitsThenGpt2,
-        ["refact"] = s_digitsThenGpt2,
-        ["command-r"] = s_digitsThenGpt2 with { ComposesUnicode = true },
-        ["olmo"] = s_neox,
-        ["mpt"] = s_neox,
-        ["dbrx"] = s_cl100k,
-        ["smaug-bpe"] = s_cl100k,
-        ["glm4"] = s_cl100k,
-        ["chatglm-bpe"] = s_cl100k,
-        ["llama-bpe"] = s_llama3,
-        ["llama3"] = s_llama3,
-        ["llama-v3"] = s_llama3,
-        ["qwen2"] = s_qwen2,
-        ["gpt-4o"] = s_o200k,
-        ["llama4"] = s_o200k with { AddBos = true },
-        ["tekken"] = s_tekken,
-    };
+    internal const int Normal = 1, Unknown = 2, Control = 3, UserDefined = 4, Unused = 5, Byte = 6;
 
     /// <exception cref="UserErrorException">The metadata is incomplete or contradicts itself, or its kind of tokenizer is not known.</exception>
     public TokenizerParts BuildParts()
@@ -124,20 +78,12 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
 
     private TokenizerParts BuildByteLevel(Vocabulary vocabulary)
     {
-        string known = string.Join(", ", s_families.Keys);
+        string known = string.Join(", ", GgufPreTokenizer.Names);
         if (data.Pre is null)
             throw Error($"tokenizer.ggml.pre is missing, which says how text is split; known are {known}. Convert the model anew");
-        if (!s_families.TryGetValue(data.Pre, out Family? family))
-            throw Error($"tokenizer.ggml.pre {JsonSection.Quote(data.Pre)} is not supported; known are {known}");
+        GgufPreTokenizer family = GgufPreTokenizer.Find(data.Pre) ?? throw Error($"tokenizer.ggml.pre {JsonSection.Quote(data.Pre)} is not supported; known are {known}");
         if (data.Merges is null)
             throw Error("tokenizer.ggml.merges is missing");
-
-        List<PreTokenizer> steps = [];
-        if (family.SingleDigits)
-            steps.Add(new ClassSplit(CodePoints.IsNumeric, SplitBehavior.Isolated));
-        if (family.Pattern is { } pattern)
-            steps.Add(new PatternSplit(TextPattern.OfRegex(pattern, source), SplitBehavior.Isolated, invert: false));
-        steps.AddRange(ByteLevelSplit.Steps(addPrefixSpace: false, useRegex: family.Pattern is null));
         var options = new BpeOptions { IgnoreMerges = family.IgnoreMerges };
         return new TokenizerParts
         {
@@ -145,7 +91,7 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             Vocabulary = vocabulary,
             Model = new BpeModel(vocabulary, new MergeTable(ReadMerges(vocabulary)), options, source),
             Normalizer = family.ComposesUnicode ? new FormNormalizer(System.Text.NormalizationForm.FormC) : null,
-            PreTokenizers = steps,
+            PreTokenizers = family.Steps(source),
             Prefix = OneId(data.AddBos ?? family.AddBos, data.BosId, "bos"),
             Suffix = OneId(data.AddEos ?? false, data.EosId, "eos"),
             Decoders = [new ByteLevelDecoder()],

@@ -203,7 +203,7 @@ public sealed class ModelBundle : IDisposable
         return Families.Read(new ConfigReader(json, path));
     }
 
-    private static ITensorSource OpenWeights(string folder) => BitsAndBytesSource.Wrap(ShardedSafetensors.OpenModel(folder));
+    internal static ITensorSource OpenWeights(string folder) => BitsAndBytesSource.Wrap(ShardedSafetensors.OpenModel(folder));
 
     // Embeddings are padded to a round number, by less than this part of them.
     private const double Padding = 0.05;

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json.Nodes;
 using Repeng.Kernels;
 using Repeng.Runtime;
+using Repeng.Runtime.Formats;
 using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Adapters.Peft;
@@ -26,16 +27,32 @@ public static class LoraExport
     /// <param name="baseModel">Name of the base model, for the configuration.</param>
     public static PeftAdapter Of(IAdapter adapter, float c, string baseModel)
     {
+        LoraFactors[] parts = Parts(adapter, c);
+        return Adapter(adapter.Model, parts, baseModel, $"LoRA of {adapter.Kind} at {c.ToString(CultureInfo.InvariantCulture)}");
+    }
+
+    /// <summary>What the adapter adds to each of its layers' weights at a coefficient. Throws as <see cref="Of"/>.</summary>
+    public static LoraFactors[] Parts(IAdapter adapter, float c)
+    {
         if (!float.IsFinite(c))
             throw new UserErrorException($"coefficient {c} is not a finite number");
-        DecoderModel model = adapter.Model;
-        LoraFactors[] parts = [.. adapter.Modules.Select(path =>
+        return [.. adapter.Modules.Select(path =>
         {
-            LinearModule module = model.Linears[path];
             (double[] left, double[] right) = Factors(adapter, path, c);
-            return new LoraFactors(module, left, right);
+            return new LoraFactors(adapter.Model.Linears[path], left, right);
         })];
-        return Adapter(model, parts, baseModel, $"LoRA of {adapter.Kind} at {c.ToString(CultureInfo.InvariantCulture)}");
+    }
+
+    /// <summary>The LoRA at a coefficient as a GGUF file that llama.cpp reads beside the base model. Throws as <see cref="Of"/>.</summary>
+    /// <param name="path">File to write.</param>
+    /// <param name="files">The base model's files.</param>
+    /// <param name="adapter">An SVD rotation, or a LoRA without bias, VeRA, DeLoRA or PSOFT.</param>
+    /// <param name="c">Coefficient.</param>
+    public static IReadOnlyList<LoraFactors> WriteGguf(string path, ModelFiles files, IAdapter adapter, float c)
+    {
+        LoraFactors[] parts = Parts(adapter, c);
+        GgufLoraFile.Write(path, files.Config, files.ConfigSource, [.. parts.Select(p => new GgufLoraFile.Layer(p.Module.Path, p.Module.Outputs, p.Module.Inputs, Narrow(p.Left), Narrow(p.Right)))], null);
+        return parts;
     }
 
     /// <summary>A LoRA of factor 1 (α = r) with the given products at c = 1; the most frequent rank is r, others are in the patterns.</summary>

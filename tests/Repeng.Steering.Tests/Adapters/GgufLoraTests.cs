@@ -1,0 +1,99 @@
+using System.Text.Json.Nodes;
+using Repeng.Autograd;
+using Repeng.Kernels;
+using Repeng.Runtime;
+using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters;
+using Repeng.Steering.Adapters.Peft;
+using Repeng.Steering.Models;
+using Repeng.Testing;
+
+namespace Repeng.Steering.Tests.Adapters;
+
+/// <summary>
+/// A LoRA in llama.cpp's layout, added to the GGUF tensors by the names and shapes of llama.cpp's rule (W + B·A), gives
+/// the model that the adapter gives: on every family's tiny model, with q and k moved, fused, scaled, or stored transposed.
+/// </summary>
+[Trait("Category", "Golden")]
+[Trait("Golden", "models")]
+public sealed class GgufLoraTests : IDisposable
+{
+    private readonly string _folder = Directory.CreateTempSubdirectory("repeng-lora-").FullName;
+
+    public static IEnumerable<TheoryDataRow<string>> Names => GoldenFiles.Folders("models", "config.json");
+
+    public void Dispose() => Directory.Delete(_folder, recursive: true);
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Added_to_the_file_it_is_the_adapter(string name)
+    {
+        string folder = Golden.Require("models", name), configPath = Path.Combine(folder, "config.json");
+        JsonObject config = GoldenFiles.Json(configPath);
+        using Device device = Device.Cpu();
+        using DecoderModel model = GoldenFiles.Load(device, folder);
+        // Experts have no LoRA of their own in llama.cpp.
+        LinearModule[] linears = [.. model.Linears.Values.Where(l => !l.Path.Contains(".experts.", StringComparison.Ordinal) && l.Path.Contains(".1.", StringComparison.Ordinal) && !l.Path.EndsWith(".gate", StringComparison.Ordinal) && !l.Path.EndsWith(".router", StringComparison.Ordinal))];
+        Assert.NotEmpty(linears);
+        var random = new Random(4);
+        LoraFactors[] parts = [.. linears.Select(l => new LoraFactors(l, Random(l.Outputs * 3), Random(l.Inputs * 3)))];
+        using PeftAdapter adapter = LoraExport.Adapter(model, parts, name, name);
+        string basePath = Path.Combine(_folder, "base.gguf"), loraPath = Path.Combine(_folder, "lora.gguf"), bothPath = Path.Combine(_folder, "both.gguf");
+        using (ITensorSource source = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")))
+            GgufModelWriter.Write(basePath, config, configPath, source, new GgufModelWriter.Options { Type = "F32" });
+        using (ModelFiles files = ModelFiles.Open(folder))
+            LoraExport.WriteGguf(loraPath, files, adapter, 1);
+        Merge(basePath, loraPath, bothPath);
+
+        using ITensorSource expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        using GgufModel gguf = GgufModel.Open(bothPath);
+        using DecoderModel actual = ModelLoader.Load(device, ModelBundle.ConfigOf(gguf, bothPath), gguf.Tensors);
+        using DecoderModel wanted = MergedWeights.Load(adapter, 1);
+        float[] reference = Logits(wanted, tokens);
+        Assert.True(GoldenFiles.ErrorOverReal(tokens, Logits(model, tokens), reference) > 1e-3, $"{name}: the LoRA changes nothing");
+        double error = GoldenFiles.ErrorOverReal(tokens, Logits(actual, tokens), reference);
+        Assert.True(error <= 2e-5, $"{name}: error {error:g4}, allowed 2e-5");
+
+        double[] Random(int n) => [.. Enumerable.Range(0, n).Select(_ => (random.NextDouble() - 0.5) * 0.3)];
+    }
+
+    // llama.cpp: y = W·x + scale·B·(A·x), scale = alpha / r.
+    private static void Merge(string basePath, string loraPath, string path)
+    {
+        using GgufFile model = GgufFile.Open(basePath), lora = GgufFile.Open(loraPath);
+        Assert.Equal(model.Architecture, lora.Architecture);
+        double alpha = lora.Metadata.Number("adapter.lora.alpha");
+        var writer = new GgufWriter(null);
+        foreach (string key in model.Metadata.Keys)
+            writer.Copy(model.Metadata, key);
+        foreach (string name in model.Names)
+        {
+            TensorInfo info = model.Info(name);
+            float[] w = model.ReadF32(name);
+            if (lora.Contains(name + ".lora_a"))
+            {
+                float[] a = lora.ReadF32(name + ".lora_a"), b = lora.ReadF32(name + ".lora_b");
+                int outputs = (int)info.Shape[0], inputs = (int)info.Shape[1], rank = a.Length / inputs;
+                Assert.Equal($"[{rank}, {inputs}] [{outputs}, {rank}]", $"{lora.Info(name + ".lora_a").ShapeText} {lora.Info(name + ".lora_b").ShapeText}");
+                double scale = alpha == 0 ? 1 : alpha / rank;
+                for (int o = 0; o < outputs; o++)
+                    for (int i = 0; i < inputs; i++)
+                    {
+                        double sum = 0;
+                        for (int r = 0; r < rank; r++)
+                            sum += (double)b[o * rank + r] * a[r * inputs + i];
+                        w[o * inputs + i] += (float)(scale * sum);
+                    }
+            }
+            writer.AddTensor(name, info.Shape, w);
+        }
+        writer.Write(path);
+    }
+
+    private static float[] Logits(DecoderModel model, TokenBatch tokens)
+    {
+        using var tape = new Tape(model.Device, record: false);
+        return model.Logits(tape, model.Forward(new ForwardContext(tape, tokens))).ToArray();
+    }
+}

@@ -1,0 +1,36 @@
+// Loads a GGUF model (and a LoRA) with llama.cpp and prints the tokens of texts and greedy continuations as JSON, to be
+// held against this program's. Never needed by CI. It wants npm install node-llama-cpp in the folder it is run from:
+//   node tests/peers/llamacpp.mjs model.gguf [--lora adapter.gguf] [--tokens 24] "text" ...
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+import path from "node:path";
+
+const require = createRequire(path.join(process.cwd(), "package.json"));
+const { getLlama, LlamaLogLevel } = await import(pathToFileURL(require.resolve("node-llama-cpp")).href);
+
+const args = process.argv.slice(2);
+const model = args.shift();
+let lora, count = 24;
+const texts = [];
+while (args.length > 0) {
+    const arg = args.shift();
+    if (arg === "--lora") lora = args.shift();
+    else if (arg === "--tokens") count = Number(args.shift());
+    else texts.push(arg);
+}
+
+const llama = await getLlama({ gpu: false, build: "never", logLevel: LlamaLogLevel.error });
+const loaded = await llama.loadModel({ modelPath: model });
+for (const text of texts) {
+    const context = await loaded.createContext({ contextSize: 256, batchSize: 64, threads: 1, ...(lora ? { lora: { adapters: [{ filePath: lora, scale: 1 }] } } : {}) });
+    const sequence = context.getSequence();
+    const ids = loaded.tokenize(text);
+    const made = [];
+    for await (const token of sequence.evaluate(ids, { temperature: 0 })) {
+        made.push(token);
+        if (made.length >= count) break;
+    }
+    console.log(JSON.stringify({ text, ids, tokens: made, made: loaded.detokenize(made) }));
+    await context.dispose();
+}
+process.exit(0);
