@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Repeng.Kernels.Quantised;
 
@@ -33,6 +34,11 @@ internal static unsafe class Codes
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector128<sbyte> codes, Vector256<float> scale, float* destination)
     {
+        if (Avx512F.IsSupported)
+        {
+            (Avx512F.ConvertToVector512Single(Avx512F.ConvertToVector512Int32(codes)) * Vector512.Create(scale, scale)).Store(destination);
+            return;
+        }
         (Vector256<float> low, Vector256<float> high) = ToSingle(codes);
         (low * scale).Store(destination);
         (high * scale).Store(destination + 8);
@@ -42,6 +48,11 @@ internal static unsafe class Codes
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector128<sbyte> codes, Vector256<float> scale, Vector256<float> minimum, float* destination)
     {
+        if (Avx512F.IsSupported)
+        {
+            (Avx512F.ConvertToVector512Single(Avx512F.ConvertToVector512Int32(codes)) * Vector512.Create(scale, scale) + Vector512.Create(minimum, minimum)).Store(destination);
+            return;
+        }
         (Vector256<float> low, Vector256<float> high) = ToSingle(codes);
         (low * scale + minimum).Store(destination);
         (high * scale + minimum).Store(destination + 8);
