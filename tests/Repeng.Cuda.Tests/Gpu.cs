@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using Repeng.Kernels;
 using Repeng.PtxEmulator;
@@ -7,10 +8,15 @@ namespace Repeng.Cuda.Tests;
 /// <summary>An emulated device with the committed kernels: arrays to and from its memory, launches by name.</summary>
 internal sealed class Gpu : IDisposable
 {
-    private readonly List<ulong> _allocated = [];
-    private readonly Dictionary<string, PtxModule> _modules = [];
+    // Devices go from test to test with the modules that they have read; one that stopped with an error is thrown away.
+    private static readonly ConcurrentBag<(PtxDevice, Dictionary<string, PtxModule>)> s_idle = [];
 
-    public PtxDevice Device { get; } = new();
+    private readonly List<ulong> _allocated = [];
+    private readonly Dictionary<string, PtxModule> _modules;
+
+    public Gpu() => (Device, _modules) = s_idle.TryTake(out var idle) ? idle : (new PtxDevice(), []);
+
+    public PtxDevice Device { get; }
 
     /// <summary>Device memory with these values, <paramref name="skew"/> elements behind a 256-byte boundary.</summary>
     public ulong Upload<T>(ReadOnlySpan<T> values, int skew = 0) where T : unmanaged
@@ -51,7 +57,8 @@ internal sealed class Gpu : IDisposable
         if (!_modules.TryGetValue(module, out PtxModule? loaded))
         {
             using Stream stream = typeof(IBackend).Assembly.GetManifestResourceStream($"Repeng.Kernels.Cuda.{module}.ptx") ?? throw new FileNotFoundException(module);
-            _modules[module] = loaded = Device.LoadModule(new StreamReader(stream).ReadToEnd());
+            using StreamReader reader = new(stream);
+            _modules[module] = loaded = Device.LoadModule(reader.ReadToEnd());
         }
         PtxFunction function = loaded.GetFunction(kernel);
         function.MaxDynamicShared = shared;
@@ -62,14 +69,15 @@ internal sealed class Gpu : IDisposable
 
     public void Dispose()
     {
-        if (Device.Fault is null)
+        if (Device.Fault is not null)
         {
-            foreach (ulong address in _allocated)
-                Device.Free(address);
-            foreach (PtxModule module in _modules.Values)
-                Device.UnloadModule(module);
+            Device.Dispose();
+            return;
         }
-        Device.Dispose();
+        foreach (ulong address in _allocated)
+            Device.Free(address);
+        _allocated.Clear();
+        s_idle.Add((Device, _modules));
     }
 
     public static float[] Random(long n, int seed, double spread = 1)
