@@ -157,7 +157,7 @@ public sealed class InstructionTests
     public void Refuses_what_it_does_not_know(string instruction, string says)
     {
         using var gpu = new Gpu();
-        PtxSyntaxException error = Assert.Throws<PtxSyntaxException>(() => gpu.Load($".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k()\n{{\n.reg .b32 %r<4>; .reg .b64 %d<4>;\n{instruction}\nret;\n}}\n"));
+        PtxSyntaxException error = Assert.Throws<PtxSyntaxException>(() => gpu.Load($".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k()\n{{\n.reg .b32 %r<4>; .reg .b64 %d<4>;\n{instruction}\nret;\n}}\n").GetFunction("k"));
         Assert.Contains(says, error.Message);
         Assert.InRange(error.Line, 7, 8);
     }

@@ -9,20 +9,19 @@ public sealed class PtxModule
 {
     private readonly Dictionary<string, Allocation> _variables = new(StringComparer.Ordinal);
     private readonly Dictionary<string, PtxFunction> _functions = new(StringComparer.Ordinal);
+    private readonly ModuleCache _cached;
     private readonly ModuleSyntax _syntax;
 
     internal PtxModule(PtxDevice device, string ptx)
     {
         Device = device;
-        _syntax = Parser.Parse(ptx);
+        _cached = ModuleCache.Get(ptx);
+        _syntax = _cached.Syntax;
         if (_syntax.Version.Length == 0 || _syntax.Target.Length == 0)
             throw new PtxSyntaxException(".version or .target is missing", 1);
         try
         {
             Place();
-            // Everything is decoded now, so that an unknown instruction is an error of loading, as with the driver.
-            foreach (Function function in _syntax.Functions.Values.Where(f => f.IsEntry && f.HasBody))
-                _functions[function.Name] = new PtxFunction(this, KernelBuilder.Build(_syntax, function, name => Variable(name).Address));
         }
         catch
         {
@@ -34,14 +33,29 @@ public sealed class PtxModule
     internal PtxDevice Device { get; }
 
     /// <summary>Names of the kernels.</summary>
-    public IEnumerable<string> Kernels => _functions.Keys;
+    public IEnumerable<string> Kernels => _syntax.Functions.Values.Where(f => f.IsEntry && f.HasBody).Select(f => f.Name);
 
     /// <summary>The target that the module was compiled for: sm_80.</summary>
     public string Target => _syntax.Target;
 
+    /// <summary>Decodes a kernel, at the first call.</summary>
     /// <exception cref="InvalidCallException">The module has no such kernel.</exception>
+    /// <exception cref="PtxSyntaxException">The kernel uses something unknown.</exception>
     public PtxFunction GetFunction(string name)
-        => _functions.TryGetValue(name, out PtxFunction? function) ? function : throw new InvalidCallException($"no kernel '{name}'; there are {string.Join(", ", _functions.Keys)}", 500);
+    {
+        lock (_functions)
+        {
+            if (_functions.TryGetValue(name, out PtxFunction? known))
+                return known;
+            if (!_syntax.Functions.TryGetValue(name, out Function? function) || !function.IsEntry || !function.HasBody)
+                throw new InvalidCallException($"no kernel '{name}'; there are {string.Join(", ", Kernels)}", 500);
+            // Without variables of its own a kernel is the same on every device: its code is compiled once.
+            Kernel kernel = _variables.Count == 0
+                ? _cached.Kernels.GetOrAdd(name, _ => KernelBuilder.Build(_syntax, function, v => Variable(v).Address))
+                : KernelBuilder.Build(_syntax, function, v => Variable(v).Address);
+            return _functions[name] = new PtxFunction(this, kernel);
+        }
+    }
 
     /// <summary>Address and bytes of a variable in global or constant memory.</summary>
     public (ulong Address, long Bytes) GetGlobal(string name)

@@ -264,7 +264,7 @@ internal sealed class Compiler : IExecutor
                 else if (Direct && operands[k].Register is { } register)
                     Address(register.Offset);
                 else
-                    Pointer(compiled.Scratch + (256 * k));
+                    Address(Warp.ScratchOffset(kernel) + (256 * k));
             }
 
             il.Emit(OpCodes.Call, method);
@@ -275,7 +275,7 @@ internal sealed class Compiler : IExecutor
                 if (operands[k].Register is not { } register)
                     continue;
                 Address(register.Offset);
-                Pointer(compiled.Scratch + (256 * k));
+                Address(Warp.ScratchOffset(kernel) + (256 * k));
                 il.Emit(OpCodes.Ldc_I4, register.Width);
                 Mask();
                 il.Emit(OpCodes.Call, s_blend);
@@ -284,7 +284,7 @@ internal sealed class Compiler : IExecutor
     }
 }
 
-/// <summary>The code of a kernel's chunks, constants of all 32 lanes, and a place for results that are blended.</summary>
+/// <summary>The code of a kernel's chunks, and constants of all 32 lanes.</summary>
 internal sealed unsafe class CompiledKernel(int chunks)
 {
     private readonly Dictionary<(ulong Bits, int Width), nint> _splats = [];
@@ -293,8 +293,6 @@ internal sealed unsafe class CompiledKernel(int chunks)
     public ChunkCode?[] Whole { get; } = new ChunkCode?[chunks];
 
     public ChunkCode?[] Masked { get; } = new ChunkCode?[chunks];
-
-    public byte* Scratch { get; } = (byte*)NativeMemory.AlignedAlloc(1024, 64);
 
     /// <summary>A constant in all lanes.</summary>
     public byte* Splat(ulong bits, int width)
@@ -311,7 +309,6 @@ internal sealed unsafe class CompiledKernel(int chunks)
 
     ~CompiledKernel()
     {
-        NativeMemory.AlignedFree(Scratch);
         foreach (nint memory in _owned)
             NativeMemory.AlignedFree((void*)memory);
     }

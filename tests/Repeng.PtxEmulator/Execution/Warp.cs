@@ -32,8 +32,8 @@ internal sealed unsafe class Warp : IDisposable
         Block = block;
         Index = index;
         _kernel = kernel;
-        int frame = (kernel.FrameBytes + 63) / 64 * 64;
-        _memory = NativeMemory.AlignedAlloc((nuint)(frame + 64), 64);
+        int frame = ScratchOffset(kernel);
+        _memory = NativeMemory.AlignedAlloc((nuint)(frame + ScratchBytes), 64);
         Frame = (byte*)_memory;
         NativeMemory.Fill(Frame, (nuint)frame, 0xff);
         LocalBytes = kernel.LocalBytes;
@@ -45,6 +45,11 @@ internal sealed unsafe class Warp : IDisposable
 
         Defined = new uint[kernel.Watched.Count];
     }
+
+    /// <summary>Behind the registers: room for results that compiled code blends by a mask, two of 64 bits.</summary>
+    private const int ScratchBytes = 1024;
+
+    public static int ScratchOffset(Kernel kernel) => (kernel.FrameBytes + 63) / 64 * 64;
 
     public Block Block { get; }
 
