@@ -1,5 +1,6 @@
 using System.Text.Json;
 using Repeng.Kernels;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Runtime.Chat;
 
@@ -47,8 +48,7 @@ public sealed class ChatTemplateSet
         string path = Path.Combine(folder, "tokenizer_config.json");
         try
         {
-            using JsonDocument config = JsonDocument.Parse(File.ReadAllBytes(path));
-            ChatTemplateSet set = FromTokenizerConfig(config.RootElement, path);
+            ChatTemplateSet set = FromTokenizerConfig(JsonFile.ParseElement(File.ReadAllBytes(path), path), path);
             var templates = new Dictionary<string, string>(set.Templates);
             string single = Path.Combine(folder, "chat_template.jinja");
             if (File.Exists(single))
@@ -61,11 +61,7 @@ public sealed class ChatTemplateSet
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            throw new UserErrorException($"{path}: cannot read the tokenizer's configuration ({e.Message}); point to a complete model folder", e);
-        }
-        catch (JsonException e)
-        {
-            throw new UserErrorException($"{path}: no valid JSON ({e.Message}); download the file again", e);
+            throw new UserErrorException($"{path}: cannot read the tokenizer's configuration ({e.Message.ReplaceLineEndings(" ")}); point to a complete model folder", e);
         }
     }
 

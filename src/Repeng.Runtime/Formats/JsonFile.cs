@@ -12,6 +12,8 @@ public static class JsonFile
     /// <summary>Largest JSON file that is read by default: tokenizer.json of large vocabularies has tens of MB.</summary>
     public const long DefaultMaxBytes = 256L << 20;
 
+    private const int LongestSentence = 200;
+
     private static readonly JsonDocumentOptions s_options = new() { MaxDepth = 128, AllowDuplicateProperties = false };
 
     /// <summary>Reads a file whose outermost value is an object, with access to its fields by checked getters.</summary>
@@ -39,16 +41,34 @@ public static class JsonFile
             CheckEscapes(bytes);
             return JsonNode.Parse(bytes, null, s_options);
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
-            string position = e.LineNumber is { } line ? $" (line {line + 1}, byte {e.BytePositionInLine})" : "";
-            throw FileErrors.Bad(where, $"is not valid JSON{position}: {FirstSentence(e.Message)}", e);
-        }
-        catch (InvalidOperationException e)
-        {
-            throw FileErrors.Bad(where, "is not valid JSON: a text in it is no valid Unicode", e);
+            throw Invalid(where, e);
         }
     }
+
+    /// <summary>As <see cref="Parse"/>, to elements, of which every name and text can be read. Of a repeated key the last one counts.</summary>
+    public static JsonElement ParseElement(ReadOnlySpan<byte> bytes, string where)
+    {
+        if (bytes.StartsWith("\uFEFF"u8))
+            bytes = bytes[3..];
+        if (!Utf8.IsValid(bytes))
+            throw FileErrors.Bad(where, "is not UTF-8, as JSON must be");
+        try
+        {
+            CheckEscapes(bytes);
+            return JsonElement.Parse(bytes, new JsonDocumentOptions { MaxDepth = s_options.MaxDepth });
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            throw Invalid(where, e);
+        }
+    }
+
+    /// <summary>The error of JSON that cannot be read: a <see cref="JsonException"/>, or the reader's exception for half of a surrogate pair.</summary>
+    public static UserErrorException Invalid(string where, Exception e) => e is JsonException json
+        ? FileErrors.Bad(where, $"is not valid JSON{(json.LineNumber is { } line ? $" (line {line + 1}, byte {json.BytePositionInLine})" : "")}: {FirstSentence(e.Message)}", e)
+        : FileErrors.Bad(where, "is not valid JSON: a text in it is no valid Unicode", e);
 
     /// <summary>Reads a UTF-8 text file of at most maxBytes; a byte-order mark is dropped.</summary>
     public static string ReadText(string path, long maxBytes = DefaultMaxBytes)
@@ -89,6 +109,8 @@ public static class JsonFile
     private static string FirstSentence(string message)
     {
         int end = message.IndexOf(" LineNumber:", StringComparison.Ordinal);
-        return (end < 0 ? message : message[..end]).ReplaceLineEndings(" ").Trim();
+        string sentence = (end < 0 ? message : message[..end]).ReplaceLineEndings(" ").Trim();
+        // The message may quote the file from the fault on.
+        return sentence.Length <= LongestSentence ? sentence : sentence[..LongestSentence] + "…";
     }
 }

@@ -109,7 +109,7 @@ public sealed unsafe class ShardedSafetensors : ITensorSource
     private static string CheckedName(string fileName, string tensor, JsonFields map)
     {
         // An index comes from a stranger; it must not reach outside its own folder.
-        if (fileName.Length == 0 || fileName is "." or ".." || fileName.AsSpan().IndexOfAny("/\\:\0") >= 0)
+        if (fileName.Length == 0 || fileName is "." or ".." || fileName.AsSpan().IndexOfAny("/\\:") >= 0 || fileName.Any(char.IsControl))
             throw map.Error(tensor, $"{FileErrors.Quote(fileName)} is no file name beside the index");
         return fileName;
     }

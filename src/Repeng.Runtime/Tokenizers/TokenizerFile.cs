@@ -1,6 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using Repeng.Kernels;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Runtime.Tokenizers;
 
@@ -38,14 +39,9 @@ internal sealed class TokenizerFile
             reading.ReadTop();
             return reading.Build();
         }
-        catch (JsonException e)
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
-            throw new UserErrorException($"{file}: is not valid JSON: {e.Message}; fetch the file again", e);
-        }
-        catch (InvalidOperationException e)
-        {
-            // Utf8JsonReader's answer to a string with half a surrogate pair or invalid UTF-8.
-            throw new UserErrorException($"{file}: holds a string that is no valid Unicode text: {e.Message}", e);
+            throw JsonFile.Invalid(file, e);
         }
     }
 

@@ -1,5 +1,5 @@
 using System.Text.Json;
-using Repeng.Kernels;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Runtime.Tokenizers;
 
@@ -13,16 +13,7 @@ internal static class TokenizerSettingsFile
     /// <param name="chatTemplate">The text of a chat_template.jinja beside it, which goes before the file's own; else null.</param>
     public static TokenizerSettings Read(ReadOnlyMemory<byte> json, string file, string? chatTemplate)
     {
-        JsonElement root;
-        try
-        {
-            root = JsonElement.Parse(json.Span.StartsWith("\uFEFF"u8) ? json.Span[3..] : json.Span);
-        }
-        catch (JsonException e)
-        {
-            throw new UserErrorException($"{file}: is not valid JSON: {e.Message}; fetch the file again", e);
-        }
-        var section = new JsonSection(file, "the configuration", root);
+        var section = new JsonSection(file, "the configuration", JsonFile.ParseElement(json.Span, file));
         Dictionary<string, string> templates = ReadTemplates(section);
         if (chatTemplate is not null)
             templates[DefaultTemplate] = chatTemplate;

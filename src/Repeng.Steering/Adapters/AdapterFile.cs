@@ -93,19 +93,7 @@ public static class AdapterFile
         string? fingerprint = reader.OptionalString("base_model_fingerprint");
         if (fingerprint is not null && fingerprint != model.Fingerprint)
             throw new UserErrorException($"{folder}: this adapter was trained on {reader.OptionalString("base_model_name_or_path")} (fingerprint {fingerprint}), the model here is {model.Source} (fingerprint {model.Fingerprint}); load the model that it belongs to");
-        var config = new SvdAdapterConfig
-        {
-            Rank = reader.Size("r", limit: 65536),
-            RotateU = reader.Bool("rotate_u", false),
-            RotateV = reader.Bool("rotate_v", true),
-            Rotation = Names.ParseRotation(reader.OptionalString("rotation_method") ?? "cayley"),
-            BlockSize = reader.OptionalInt("block_size") ?? 0,
-            Scale = Names.ParseScale(reader.OptionalString("scale_s") ?? "add2"),
-            MaxRotationAngle = reader.OptionalDouble("max_rotation_angle"),
-            TargetModules = reader.OptionalString("target_modules") ?? "",
-        };
-        config.Validate();
-        string[] modules = reader.OptionalStrings("modules") ?? [.. SvdAdapter.Match(model, config.TargetModules).Select(m => m.Path)];
+        (SvdAdapterConfig config, string[] modules) = ReadConfig(model, reader);
         using ITensorSource trained = SafetensorsFile.Open(Path.Combine(folder, ModelName));
         using ITensorSource bases = SafetensorsFile.Open(Path.Combine(folder, BasesName));
         var layers = new List<SvdLayer>();
@@ -123,6 +111,32 @@ public static class AdapterFile
         {
             layers.ForEach(l => l.Dispose());
             throw;
+        }
+    }
+
+    private static (SvdAdapterConfig, string[]) ReadConfig(DecoderModel model, ConfigReader reader)
+    {
+        try
+        {
+            var config = new SvdAdapterConfig
+            {
+                Rank = reader.Size("r", limit: 65536),
+                RotateU = reader.Bool("rotate_u", false),
+                RotateV = reader.Bool("rotate_v", true),
+                Rotation = Names.ParseRotation(reader.OptionalString("rotation_method") ?? "cayley"),
+                BlockSize = reader.OptionalInt("block_size") ?? 0,
+                Scale = Names.ParseScale(reader.OptionalString("scale_s") ?? "add2"),
+                MaxRotationAngle = reader.OptionalDouble("max_rotation_angle"),
+                TargetModules = reader.OptionalString("target_modules") ?? "",
+            };
+            config.Validate();
+            string[] modules = reader.OptionalStrings("modules") ?? [.. SvdAdapter.Match(model, config.TargetModules).Select(m => m.Path)];
+            return (config, modules);
+        }
+        catch (UserErrorException e) when (!e.Message.Contains(reader.Source, StringComparison.Ordinal))
+        {
+            // A name or value that the adapter's settings refuse without knowing of a file.
+            throw new UserErrorException($"{reader.Source}: {e.Message}", e);
         }
     }
 

@@ -2,6 +2,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Repeng.Kernels;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Steering.Data;
 
@@ -16,7 +17,6 @@ public static class DailyDilemmas
 {
     private static readonly string[] s_fields = ["dilemma_idx", "action_type", "dilemma_situation", "action", "values_aggregated"];
 
-    private static readonly JsonDocumentOptions s_strict = new() { AllowDuplicateProperties = false };
 
     private sealed record Row(int Line, string Dilemma, string Type, string Situation, string Action, string[] Values);
 
@@ -114,15 +114,7 @@ public static class DailyDilemmas
             int at = ++number;
             if (line.Trim().Length == 0)
                 continue;
-            JsonObject json;
-            try
-            {
-                json = JsonNode.Parse(line, documentOptions: s_strict) as JsonObject ?? throw new UserErrorException($"{path}, line {at}: a JSON object is needed");
-            }
-            catch (JsonException e)
-            {
-                throw new UserErrorException($"{path}, line {at}: no JSON ({e.Message.TrimEnd('.')}); give JSON lines, or CSV in a file that ends in .csv", e);
-            }
+            JsonObject json = JsonFile.Parse(Encoding.UTF8.GetBytes(line), $"{path}, line {at}") as JsonObject ?? throw new UserErrorException($"{path}, line {at}: a JSON object is needed");
             yield return (at, f => json[f] switch { null => null, JsonValue v when v.TryGetValue(out string? s) => s, { } node => node.ToJsonString() });
         }
     }

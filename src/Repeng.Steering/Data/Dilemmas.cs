@@ -3,6 +3,7 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Repeng.Kernels;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Steering.Data;
 
@@ -25,7 +26,6 @@ public sealed record Dilemma(string Id, string Situation, string Action, IReadOn
 public static class Dilemmas
 {
     private static readonly JsonSerializerOptions s_json = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
-    private static readonly JsonDocumentOptions s_strict = new() { AllowDuplicateProperties = false };
     private static readonly Lazy<IReadOnlyList<Dilemma>> s_own = new(() => Parse(SuffixSets.ReadResource("dilemmas.jsonl").Split('\n'), "built-in dilemmas"));
 
     /// <summary>Name that stands for the built-in set instead of a file.</summary>
@@ -79,17 +79,8 @@ public static class Dilemmas
         return dilemmas.Count > 0 ? [.. dilemmas] : throw new UserErrorException($"{name}: no dilemma in the file");
     }
 
-    private static JsonObject Object(string line, string where)
-    {
-        try
-        {
-            return JsonNode.Parse(line, documentOptions: s_strict) as JsonObject ?? throw new UserErrorException($"{where}: a JSON object is needed, found {Short(line)}");
-        }
-        catch (JsonException e)
-        {
-            throw new UserErrorException($"{where}: no JSON ({e.Message.TrimEnd('.')})", e);
-        }
-    }
+    private static JsonObject Object(string line, string where) =>
+        JsonFile.Parse(Encoding.UTF8.GetBytes(line), where) as JsonObject ?? throw new UserErrorException($"{where}: a JSON object is needed, found {Short(line)}");
 
     private static string Text(JsonObject json, string field, string where) => Field(json, field, where) is JsonValue v && v.TryGetValue(out string? text) && text.Trim().Length > 0
         ? text.Trim()

@@ -70,7 +70,7 @@ public sealed record RunSettings
         }
         catch (JsonException e)
         {
-            throw new UserErrorException($"{path}: no settings of a training run: {e.Message}", e);
+            throw new UserErrorException($"{path}: no settings of a training run: {JsonFile.Invalid("the file", e).Message}", e);
         }
     }
 }

@@ -47,9 +47,9 @@ public sealed class DilemmasTests : IDisposable
     [InlineData("'values' must be", "{\"situation\": \"s\", \"action\": \"a\", \"values\": [1]}")]
     [InlineData("'values' must be", "{\"situation\": \"s\", \"action\": \"a\", \"values\": {\"trust\": 0}}")]
     [InlineData("comes twice", "{\"situation\": \"s\", \"action\": \"a\", \"values\": [\"trust\", \"Trust\"]}")]
-    [InlineData("no JSON", "{\"situation\": \"s\", \"situation\": \"t\", \"action\": \"a\", \"values\": []}")]
+    [InlineData("not valid JSON", "{\"situation\": \"s\", \"situation\": \"t\", \"action\": \"a\", \"values\": []}")]
     [InlineData("is that of line 1", "{\"id\": \"1\", \"situation\": \"s\", \"action\": \"a\", \"values\": []}")]
-    [InlineData("no JSON", "{\"situation\": ")]
+    [InlineData("not valid JSON", "{\"situation\": ")]
     [InlineData("JSON object", "[]")]
     public void A_wrong_line_is_named(string said, string line)
     {

@@ -52,7 +52,7 @@ public static class Families
             throw new UserErrorException($"{config.Source}: family {type} ({why}) is not supported yet; supported: {string.Join(", ", s_families.Keys)}");
         if (!s_families.TryGetValue(type, out Func<ConfigReader, ModelConfig>? describe))
             throw new UserErrorException($"{config.Source}: family {type} is not known; supported: {string.Join(", ", s_families.Keys)}");
-        ModelConfig model = describe(config);
+        ModelConfig model = Describe(describe, config);
         if (model.NumHeads % model.NumKvHeads != 0)
             throw new UserErrorException($"{config.Source}: {model.NumHeads} attention heads are no multiple of {model.NumKvHeads} key/value heads");
         if (model.RotaryDim % 2 != 0 || model.RotaryDim > model.HeadDim)
@@ -60,5 +60,18 @@ public static class Families
         if (model.Experts is { } e && e.PerToken > e.Count)
             throw new UserErrorException($"{config.Source}: a token is to go through {e.PerToken} experts (num_experts_per_tok), there are {e.Count}");
         return model;
+    }
+
+    // What deeper layers refuse, such as a kind of rope scaling, they refuse without knowing of a file.
+    private static ModelConfig Describe(Func<ConfigReader, ModelConfig> describe, ConfigReader config)
+    {
+        try
+        {
+            return describe(config);
+        }
+        catch (UserErrorException e) when (!e.Message.Contains(config.Source, StringComparison.Ordinal))
+        {
+            throw new UserErrorException($"{config.Source}: {e.Message}", e);
+        }
     }
 }
