@@ -1,0 +1,191 @@
+using System.Runtime.InteropServices;
+using Repeng.Kernels.Cuda.Interop;
+
+namespace Repeng.Kernels.Cuda;
+
+public sealed partial class CudaBackend
+{
+    private const string Attention = "attention";
+
+    // Decode: so few rows a key head that blocks over stretches of the keys are what fills the device. The stretch is fixed, so
+    // that bits depend on the keys alone and not on the device.
+    private const int DecodeRows = 16, SplitKeys = 256;
+
+    /// <inheritdoc/>
+    public void AttentionForward(View o, View lse, View q, View k, View v, View firstKey, in AttentionArgs args)
+    {
+        const string Op = nameof(AttentionForward);
+        (long queries, long keys, long rows) = RequireAttention(Op, args);
+        o.Require(queries, DType.F32, Op, nameof(o));
+        lse.Require(rows, DType.F32, Op, nameof(lse));
+        q.Require(queries, DType.F32, Op, nameof(q));
+        k.Require(keys, DType.F32, Op, nameof(k));
+        v.Require(keys, DType.F32, Op, nameof(v));
+        firstKey.Require(args.Batch, DType.I32, Op, nameof(firstKey));
+        if (queries == 0)
+            return;
+        AttentionParams p = Params(args) with { O = o.Address, Lse = lse.Address, Q = q.Address, K = k.Address, V = v.Address, FirstKey = firstKey.Address };
+        int d = Padded(args.HeadDim), problemRows = args.QueryLength * args.Group;
+        uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
+        KernelArguments a = default;
+        if (problemRows <= DecodeRows && args.KeyLength > SplitKeys)
+        {
+            p.SplitKeys = SplitKeys;
+            p.Splits = (args.KeyLength + SplitKeys - 1) / SplitKeys;
+            p.Partial = Scratch(sizeof(float) * (long)p.Splits * problems * problemRows * (args.HeadDim + 2));
+            a.Add(p);
+            Kernel(Attention, $"attention_split_{d}").Launch(new(Blocks(problemRows, 16), problems, (uint)p.Splits), new(d == 256 ? 64u : 32u), 320 * d, ref a);
+            KernelArguments join = default;
+            join.Add(p);
+            Kernel(Attention, "attention_join").Launch(new(Blocks(rows, 1)), new(TileThreads), 0, ref join);
+            return;
+        }
+        a.Add(p);
+        Kernel(Attention, $"attention_forward_{d}").Launch(new(Blocks(problemRows, d == 256 ? 32 : 64), problems), new(TileThreads), d == 256 ? 98304 : 512 * d, ref a);
+    }
+
+    /// <inheritdoc/>
+    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
+    {
+        const string Op = nameof(AttentionBackward);
+        (long queries, long keys, long rows) = RequireAttention(Op, args);
+        RequireOptional(dq, queries, Op, nameof(dq));
+        RequireOptional(dk, keys, Op, nameof(dk));
+        RequireOptional(dv, keys, Op, nameof(dv));
+        dO.Require(queries, DType.F32, Op, nameof(dO));
+        o.Require(queries, DType.F32, Op, nameof(o));
+        lse.Require(rows, DType.F32, Op, nameof(lse));
+        delta.Require(rows, DType.F32, Op, nameof(delta));
+        q.Require(queries, DType.F32, Op, nameof(q));
+        k.Require(keys, DType.F32, Op, nameof(k));
+        v.Require(keys, DType.F32, Op, nameof(v));
+        firstKey.Require(args.Batch, DType.I32, Op, nameof(firstKey));
+        if (queries == 0)
+            return;
+        AttentionParams p = Params(args) with
+        {
+            O = o.Address,
+            Lse = lse.Address,
+            Q = q.Address,
+            K = k.Address,
+            V = v.Address,
+            FirstKey = firstKey.Address,
+            DO = dO.Address,
+            Delta = delta.Address,
+            DQ = dq.IsEmpty ? 0 : dq.Address,
+            DK = dk.IsEmpty ? 0 : dk.Address,
+            DV = dv.IsEmpty ? 0 : dv.Address,
+        };
+        int d = Padded(args.HeadDim);
+        uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
+        Run("attention_delta", new(Blocks(rows, 8)), Threads, 0);
+        if (!dk.IsEmpty || !dv.IsEmpty)
+        {
+            (int keysOfBlock, int shared) = d switch
+            {
+                <= 64 => (64, 768 * d + 256),
+                128 => (32, 65792),
+                _ => (16, 65664),
+            };
+            Run($"attention_keys_{d}", new(Blocks(args.KeyLength, keysOfBlock), problems), TileThreads, shared);
+        }
+        if (!dq.IsEmpty)
+            Run($"attention_queries_{d}", new(Blocks((long)args.QueryLength * args.Group, d == 256 ? 32 : 64), problems), TileThreads, d == 256 ? 98304 : 768 * d);
+
+        void Run(string kernel, Dim3 grid, int threads, int shared)
+        {
+            KernelArguments a = default;
+            a.Add(p);
+            Kernel(Attention, kernel).Launch(grid, new((uint)threads), shared, ref a);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void AttentionSinksForward(View o, View lse, View sinks, int rows, int heads, int headDim)
+    {
+        const string Op = nameof(AttentionSinksForward);
+        Size(rows, Op, nameof(rows));
+        long lines = (long)rows * heads;
+        o.Require(lines * headDim, DType.F32, Op, nameof(o));
+        lse.Require(lines, DType.F32, Op, nameof(lse));
+        sinks.Require(heads, DType.F32, Op, nameof(sinks));
+        KernelArguments a = default;
+        a.Add(o).Add(lse).Add(sinks).Add(lines).Add(heads).Add(headDim);
+        Kernel(Attention, "attention_sinks_forward").Launch(new(Blocks(lines, RowsOfBlock)), new(Threads), 0, ref a);
+    }
+
+    /// <inheritdoc/>
+    public void AttentionSinksBackward(View dSinks, View delta, View lse, View sinks, int rows, int heads)
+    {
+        if (dSinks.IsEmpty)
+            return;
+        const string Op = nameof(AttentionSinksBackward);
+        Size(rows, Op, nameof(rows));
+        dSinks.Require(heads, DType.F32, Op, nameof(dSinks));
+        delta.Require((long)rows * heads, DType.F32, Op, nameof(delta));
+        lse.Require((long)rows * heads, DType.F32, Op, nameof(lse));
+        sinks.Require(heads, DType.F32, Op, nameof(sinks));
+        KernelArguments a = default;
+        a.Add(dSinks).Add(delta).Add(lse).Add(sinks).Add(rows).Add(heads);
+        Kernel(Attention, "attention_sinks_backward").Launch(new((uint)heads), new(Threads), 0, ref a);
+    }
+
+    // Kernels exist for heads padded to these sizes.
+    private static int Padded(int headDim) => headDim <= 32 ? 32 : headDim <= 64 ? 64 : headDim <= 128 ? 128 : 256;
+
+    private static AttentionParams Params(in AttentionArgs args) => new()
+    {
+        Batch = args.Batch,
+        QueryLength = args.QueryLength,
+        KeyLength = args.KeyLength,
+        Heads = args.Heads,
+        KvHeads = args.KvHeads,
+        HeadDim = args.HeadDim,
+        KeyStride = args.KeyStride,
+        Window = args.Window,
+        Scale = args.Scale,
+        SoftCap = args.SoftCap,
+        Splits = 1,
+    };
+
+    private static (long Queries, long Keys, long Rows) RequireAttention(string op, in AttentionArgs a)
+    {
+        if (a.Batch < 0 || a.QueryLength < 0 || a.KeyLength < a.QueryLength || a.KvHeads < 1 || a.Heads < 1 || a.Heads % a.KvHeads != 0 || a.KeyStride < a.KeyLength)
+            throw new ArgumentException($"{op}: sizes out of range: {a}");
+        if (a.HeadDim is < 1 or > 256)
+            throw new ArgumentException($"{op}: heads of {a.HeadDim} elements; the kernels take 1 to 256");
+        long rows = (long)a.Batch * a.QueryLength * a.Heads;
+        long keys = a.Batch == 0 ? 0 : ((long)(a.Batch - 1) * a.KeyStride + a.KeyLength) * a.KvHeads * a.HeadDim;
+        return (rows * a.HeadDim, keys, rows);
+    }
+
+    /// <summary>Operands of the kernels; laid out as AttentionParams in kernels/attention.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct AttentionParams
+    {
+        public nint O;
+        public nint Lse;
+        public nint Q;
+        public nint K;
+        public nint V;
+        public nint FirstKey;
+        public nint DO;
+        public nint Delta;
+        public nint DQ;
+        public nint DK;
+        public nint DV;
+        public nint Partial;
+        public int Batch;
+        public int QueryLength;
+        public int KeyLength;
+        public int Heads;
+        public int KvHeads;
+        public int HeadDim;
+        public int KeyStride;
+        public int Window;
+        public int SplitKeys;
+        public int Splits;
+        public float Scale;
+        public float SoftCap;
+    }
+}

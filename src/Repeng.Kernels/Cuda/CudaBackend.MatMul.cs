@@ -1,0 +1,146 @@
+using System.Runtime.InteropServices;
+
+namespace Repeng.Kernels.Cuda;
+
+public sealed partial class CudaBackend
+{
+    private const string Products = "matmul";
+    private const int Tile = 64, TileThreads = 128, VectorRows = 8, VectorTile = 16, GridY = 65535;
+
+    /// <inheritdoc/>
+    public void MatMul(View c, View a, View b, in MatMulArgs args)
+    {
+        const string Op = nameof(MatMul);
+        if (args.M < 0 || args.N < 0 || args.K < 0 || args.Batch < 0)
+            throw new ArgumentException($"{Op}: sizes {args.M} × {args.K} × {args.N}, batch {args.Batch} cannot be negative");
+        if (args.M == 0 || args.N == 0 || args.Batch == 0)
+            return;
+        RequireMatrix(a, DType.F32, args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, args.RowStrideA, args.Batch, args.StrideA, Op, nameof(a));
+        RequireMatrix(b, b.Type, args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, args.RowStrideB, args.Batch, args.StrideB, Op, nameof(b));
+        RequireMatrix(c, DType.F32, args.M, args.N, args.RowStrideC, args.Batch, args.StrideC, Op, nameof(c));
+        string type = Suffix(b, Op);
+        MatMulParams p = new()
+        {
+            A = a.Address,
+            B = b.Address,
+            C = c.Address,
+            StrideA = args.StrideA,
+            StrideB = args.StrideB,
+            StrideC = args.StrideC,
+            M = args.M,
+            N = args.N,
+            K = args.K,
+            LdA = args.RowStrideA,
+            LdB = args.RowStrideB,
+            LdC = args.RowStrideC,
+            Accumulate = args.Accumulate ? 1 : 0,
+            Summed = args is { Batch: > 1, StrideC: 0 } ? args.Batch : 1,
+        };
+        KernelArguments k = default;
+        if (args is { Batch: 1, TransA: false, TransB: true, M: <= VectorRows })
+        {
+            k.Add(p);
+            Kernel(Products, MatVec(type, args.M)).Launch(new(Blocks(args.N, VectorTile)), new(Threads), 0, ref k);
+            return;
+        }
+        CudaFunction kernel = Kernel(Products, $"matmul_{(args.TransA ? 't' : 'n')}{(args.TransB ? 't' : 'n')}_{type}");
+        uint tiles = Blocks((long)Blocks(args.M, Tile) * Blocks(args.N, Tile), 1);
+        // A grid is 65535 high at most; batches above that go in several launches.
+        int launches = args.Batch / p.Summed;
+        for (int first = 0; first < launches; first += GridY)
+        {
+            MatMulParams part = p;
+            part.A += (nint)(first * args.StrideA * sizeof(float));
+            part.B += (nint)(first * args.StrideB * b.Type.Size());
+            part.C += (nint)(first * args.StrideC * sizeof(float));
+            KernelArguments one = default;
+            one.Add(part);
+            kernel.Launch(new(tiles, (uint)Math.Min(GridY, launches - first)), new(TileThreads), 0, ref one);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void MatMulTerm(View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
+    {
+        // As one launch where all rows belong to one segment without an M, or with one: z = x·Downᵀ, z·M, then both products in one kernel.
+        (int rows, int outputs, int inputs, int r) = args;
+        if (rows <= VectorRows || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows)
+        {
+            TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
+            return;
+        }
+        View z = room.Slice(0, (long)rows * r), mixed = z;
+        MatMul(z, x, down, new MatMulArgs(rows, r, inputs, TransB: true));
+        if (!segments[0].M.IsEmpty)
+        {
+            mixed = room.Slice((long)rows * r, (long)rows * r);
+            MatMul(mixed, z, segments[0].M, new MatMulArgs(rows, r, r));
+        }
+        RequireMatrix(y, DType.F32, rows, outputs, outputs, 1, 0, nameof(MatMulTerm), nameof(y));
+        RequireMatrix(w, w.Type, outputs, inputs, inputs, 1, 0, nameof(MatMulTerm), nameof(w));
+        RequireMatrix(u, DType.F32, outputs, r, r, 1, 0, nameof(MatMulTerm), nameof(u));
+        KernelArguments k = default;
+        k.Add(new MatMulParams
+        {
+            A = x.Address,
+            B = w.Address,
+            C = y.Address,
+            TermA = mixed.Address,
+            TermB = u.Address,
+            M = rows,
+            N = outputs,
+            K = inputs,
+            LdA = inputs,
+            LdB = inputs,
+            LdC = outputs,
+            Summed = 1,
+            Rank = r,
+        });
+        Kernel(Products, "matmul_term_" + Suffix(w, nameof(MatMulTerm))).Launch(new(Blocks((long)Blocks(rows, Tile) * Blocks(outputs, Tile), 1)), new(TileThreads), 0, ref k);
+    }
+
+    private static string MatVec(string type, int rows) => $"matvec_{type}_{(rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8)}";
+
+    private string Suffix(View weight, string op) => weight.Type switch
+    {
+        DType.F32 => "f32",
+        DType.F16 => "f16",
+        DType.BF16 => "bf16",
+        _ => throw new UserErrorException($"{op}: weights stored as {weight.Packing?.ToString() ?? weight.Type.ToString()} are not supported on {Name}; expand them when the model is loaded, or take --device cpu"),
+    };
+
+    private static void RequireMatrix(View v, DType type, int rows, int cols, int rowStride, int batch, long stride, string op, string operand)
+    {
+        if (rowStride < cols && rows > 1)
+            throw new ArgumentException($"{op}: rows of {operand} are {rowStride} apart and hold {cols} elements");
+        v.Require(rows == 0 || cols == 0 ? 0 : (long)(batch - 1) * stride + (long)(rows - 1) * rowStride + cols, type, op, operand);
+    }
+
+    /// <summary>Operands of the products; laid out as MatMulParams in kernels/matmul.cuh.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct MatMulParams
+    {
+        public nint A;
+        public nint B;
+        public nint C;
+        public nint Bias;
+        public nint Residual;
+        public nint Gate;
+        public nint Up;
+        public nint TermA;
+        public nint TermB;
+        public long StrideA;
+        public long StrideB;
+        public long StrideC;
+        public int M;
+        public int N;
+        public int K;
+        public int LdA;
+        public int LdB;
+        public int LdC;
+        public int Accumulate;
+        public int Summed;
+        public int Rank;
+        public int Reserved;
+    }
+}

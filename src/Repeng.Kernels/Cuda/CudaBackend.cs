@@ -1,0 +1,154 @@
+using System.Collections.Concurrent;
+using System.Runtime.CompilerServices;
+using Repeng.Kernels.Cuda.Interop;
+
+namespace Repeng.Kernels.Cuda;
+
+/// <summary>
+/// The op contract on an NVIDIA GPU: the kernels of kernels/*.cu, queued on one stream. Ops return before they are done; a
+/// download waits. A kernel that failed is told by the next call that waits. Index values in device memory are not checked here.
+/// </summary>
+public sealed partial class CudaBackend : IBackend
+{
+    private readonly Dictionary<string, CudaModule> _modules = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<string, CudaFunction> _functions = new(StringComparer.Ordinal);
+    private readonly Lock _lock = new();
+    private nint _scratch;
+    private long _scratchBytes;
+    private bool _disposed;
+
+    private readonly IDisposable? _ownedDriver;
+
+    private CudaBackend(CudaContext context, IDisposable? ownedDriver) => (Context, _ownedDriver) = (context, ownedDriver);
+
+    /// <summary>The device in use.</summary>
+    public CudaContext Context { get; }
+
+    /// <inheritdoc/>
+    public string Name => "cuda";
+
+    /// <summary>Opens a device of this machine; −1 takes the best. Throws <see cref="UserErrorException"/> with what is missing.</summary>
+    public static CudaBackend Open(int ordinal = -1)
+    {
+        CudaDevices devices = CudaDevices.Find();
+        return Open(devices.Driver, devices.Choose(ordinal));
+    }
+
+    /// <summary>Opens a device of an injected table. A driver that is to be disposed with the backend is owned by it from here on.</summary>
+    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false) => new(CudaContext.Open(driver, device), ownsDriver ? driver as IDisposable : null);
+
+    /// <inheritdoc/>
+    public nint Allocate(long bytes) => Context.Allocate(bytes);
+
+    /// <inheritdoc/>
+    public void Free(nint address, long bytes) => Context.Free(address);
+
+    /// <inheritdoc/>
+    public void Upload(View destination, ReadOnlySpan<byte> source)
+    {
+        if (source.Length != destination.Bytes)
+            throw new ArgumentException($"Upload: {source.Length} bytes into a view of {destination.Bytes}");
+        Context.Upload(destination.Address, source);
+    }
+
+    /// <inheritdoc/>
+    public void Download(Span<byte> destination, View source)
+    {
+        if (destination.Length != source.Bytes)
+            throw new ArgumentException($"Download: a view of {source.Bytes} bytes into {destination.Length}");
+        Context.Download(destination, source.Address);
+    }
+
+    /// <inheritdoc/>
+    public void Copy(View dst, View src)
+    {
+        if (dst.Type != src.Type || dst.Length != src.Length)
+            throw new ArgumentException($"Copy: {src.Length} × {src.Type} into {dst.Length} × {dst.Type}");
+        Context.Copy(dst.Address, src.Address, dst.Bytes);
+    }
+
+    /// <inheritdoc/>
+    public void Fill(View dst, float value)
+    {
+        dst.Require(dst.Length, DType.F32, nameof(Fill), nameof(dst));
+        Context.Fill(dst.Address, BitConverter.SingleToUInt32Bits(value), dst.Length);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        try
+        {
+            if (_scratch != 0)
+                Context.Free(_scratch);
+        }
+        finally
+        {
+            foreach (CudaModule module in _modules.Values)
+                module.Dispose();
+            Context.Dispose();
+            _ownedDriver?.Dispose();
+        }
+    }
+
+    /// <summary>A kernel of an image; the image is compiled by the driver when its first kernel is asked for.</summary>
+    internal CudaFunction Kernel(string image, string name) =>
+        _functions.TryGetValue(name, out CudaFunction? known) ? known : _functions.GetOrAdd(name, n => Module(image).Function(n));
+
+    private CudaModule Module(string image)
+    {
+        lock (_lock)
+        {
+            if (!_modules.TryGetValue(image, out CudaModule? module))
+                _modules[image] = module = Context.LoadModule(image, KernelImages.Read(image));
+            return module;
+        }
+    }
+
+    /// <summary>
+    /// Device memory for partial results within one op, valid until the next op asks: work is queued in order on one stream, so the next op's kernels
+    /// come after those that read it. Grows and is kept, so that ops allocate nothing in the steady state.
+    /// </summary>
+    private nint Scratch(long bytes)
+    {
+        lock (_lock)
+        {
+            if (bytes <= _scratchBytes)
+                return _scratch;
+            if (_scratch != 0)
+            {
+                nint old = _scratch;
+                (_scratch, _scratchBytes) = (0, 0);
+                Context.Synchronize();
+                Context.Free(old);
+            }
+            long size = Math.Max(1 << 20, (bytes + (bytes >> 2) + 255) & ~255L);
+            _scratch = Context.Allocate(size);
+            _scratchBytes = size;
+            return _scratch;
+        }
+    }
+
+    /// <summary>⌈n / by⌉ as a grid's size; throws where it passes what a grid can be.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static uint Blocks(long n, int by)
+    {
+        long blocks = (n + by - 1) / by;
+        return blocks <= int.MaxValue ? (uint)blocks : throw new ArgumentException($"{n} elements need {blocks} blocks, a grid holds {int.MaxValue}");
+    }
+
+    private static void Size(long value, string op, string name)
+    {
+        if (value < 0)
+            throw new ArgumentException($"{op}: {name} is {value}, it cannot be negative");
+    }
+
+    private static void RequireOptional(View v, long elements, string op, string operand)
+    {
+        if (!v.IsEmpty)
+            v.Require(elements, DType.F32, op, operand);
+    }
+}
