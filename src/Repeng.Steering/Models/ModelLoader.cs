@@ -257,15 +257,37 @@ public static unsafe partial class ModelLoader
 
         private void Check(Tensor t)
         {
-            if (t.Device.Backend is not Kernels.Cpu.CpuBackend)
+            if (t.Device.Backend is DryBackend)
             {
                 Sample(t.Name!, t.Shape, null);
                 return;
             }
-            long bad = t.Data.Packing is { } packing ? FirstNotFinite(packing) : FirstNotFinite(t.Data);
+            bool onHost = t.Device.Backend is Kernels.Cpu.CpuBackend;
+            long bad = !onHost ? FirstNotFiniteOnDevice(t) : t.Data.Packing is { } packing ? FirstNotFinite(packing) : FirstNotFinite(t.Data);
             if (bad >= 0)
                 throw new UserErrorException($"{source.Description}: weight {t.Name} holds a value that is not finite at element {bad} of {t.Length}; the file is damaged, fetch it again");
-            Sample(t.Name!, t.Shape, i => At(t.Data, i));
+            Sample(t.Name!, t.Shape, i => onHost ? At(t.Data, i) : OnHost(t, i, 1, v => At(v, 0)));
+        }
+
+        // Brings elements [first, first + count) back from a device and looks at them.
+        private static T OnHost<T>(Tensor t, long first, int count, Func<View, T> look)
+        {
+            var bytes = new byte[count * t.Type.Size()];
+            t.Device.Backend.Download(bytes, t.Data.Slice(first, count));
+            fixed (byte* p = bytes)
+                return look(new View((nint)p, count, t.Type));
+        }
+
+        private static long FirstNotFiniteOnDevice(Tensor t)
+        {
+            const int Part = 1 << 22;
+            for (long first = 0; first < t.Length; first += Part)
+            {
+                long bad = OnHost(t, first, (int)Math.Min(Part, t.Length - first), FirstNotFinite);
+                if (bad >= 0)
+                    return first + bad;
+            }
+            return -1;
         }
 
         private void Sample(string name, int[] shape, Func<long, float>? value)
