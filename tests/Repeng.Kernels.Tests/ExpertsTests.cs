@@ -34,7 +34,7 @@ public sealed class ExpertsTests
         int[] chosen = ExpertsReference.Chosen(logits, args);
         View vl = memory.Of(logits), vw = memory.Empty(rows * k), vc = memory.Of(new int[rows * k]), vd = memory.Of(before);
         b.RouteForward(vw, vc, vl, args);
-        Assert.Equal(chosen, vc.HostInts.ToArray());
+        Assert.Equal(chosen, memory.ReadInts(vc));
         Close.To(1e-6, memory.Read(vw), Dual.Values(ExpertsReference.Weights(Dual.Of(logits), chosen, args)), "weights");
         b.RouteBackward(vd, memory.Of(dw), vw, vc, vl, args);
         double[] gradient = ExpertsReference.WeightsBackward(dw, logits, chosen, args);
@@ -51,7 +51,7 @@ public sealed class ExpertsTests
         using TestMemory memory = new(b);
         View logits = memory.Of([1f, 3, 3, 1, 3, float.NaN, 0, float.NaN, -1, float.NegativeInfinity]), weights = memory.Empty(6), chosen = memory.Of(new int[6]);
         b.RouteForward(weights, chosen, logits, new RouteArgs(2, 5, 3, true));
-        Assert.Equal([1, 2, 4, 1, 3, 4], chosen.HostInts.ToArray());
+        Assert.Equal([1, 2, 4, 1, 3, 4], memory.ReadInts(chosen));
         Assert.Throws<ArgumentException>(() => b.RouteForward(weights, chosen, logits, new RouteArgs(1, 5, 6, true)));
     }
 
@@ -131,14 +131,17 @@ public sealed class ExpertsTests
             b.AttentionForward(o, lse, vq, vk, vv, vf, a);
             b.AttentionSinksForward(o, lse, vs, rows, a.Heads, a.HeadDim);
             Dual[] expected = ExpertsReference.SinkAttention(Dual.Of(q), Dual.Of(k), Dual.Of(v), Dual.Of(sinks), first, a);
-            Close.To(3e-6, memory.Read(o), Dual.Values(expected), $"o of {a}");
+            // Attention on the device splits values and gradients into two bf16 parts (attention.cu); the limits are 1e-4 and 1e-3 there.
+            bool split = backend != "cpu";
+            double forward = split ? 1e-4 : 3e-6, backward = split ? 1e-3 : 2e-5;
+            Close.To(forward, memory.Read(o), Dual.Values(expected), $"o of {a}");
             View dq = memory.Zeros(q.Length), dk = memory.Zeros(k.Length), dv = memory.Zeros(k.Length), ds = memory.Of(before), delta = memory.Empty(rows * a.Heads);
             b.AttentionBackward(dq, dk, dv, memory.Of(dO), o, lse, delta, vq, vk, vv, vf, a);
             b.AttentionSinksBackward(ds, delta, lse, vs, rows, a.Heads);
-            Close.To(2e-5, memory.Read(dq), Derivative(0), $"dq of {a}");
-            Close.To(2e-5, memory.Read(dk), Derivative(1), $"dk of {a}");
-            Close.To(2e-5, memory.Read(dv), Derivative(2), $"dv of {a}");
-            Close.To(2e-5, memory.Read(ds), [.. Derivative(3).Zip(before, (x, y) => x + y)], $"dSinks of {a}");
+            Close.To(backward, memory.Read(dq), Derivative(0), $"dq of {a}");
+            Close.To(backward, memory.Read(dk), Derivative(1), $"dk of {a}");
+            Close.To(backward, memory.Read(dv), Derivative(2), $"dv of {a}");
+            Close.To(backward, memory.Read(ds), [.. Derivative(3).Zip(before, (x, y) => x + y)], $"dSinks of {a}");
 
             // The derivative of ⟨dO, o⟩ by every element of one input, exact by duals.
             double[] Derivative(int which)
@@ -198,7 +201,7 @@ public sealed class ExpertsTests
         Assert.Equal(2, dry[OpFamily.MatMul].Calls);
         dry.RouteForward(v, chosen, v, new RouteArgs(8, 4, 3, true));
         Assert.True(dry[OpFamily.Elementwise] is { Calls: 1, Elements: 32, Bytes: > 0 });
-        int[] experts = chosen.HostInts.ToArray();
+        int[] experts = memory.ReadInts(chosen);
         Assert.All(experts.Chunk(3), token => Assert.Equal(3, token.Distinct().Count()));
         Assert.All(Enumerable.Range(0, 4), e => Assert.Equal(6, experts.Count(x => x == e)));
     }

@@ -221,9 +221,12 @@ public sealed class ReduceTests
         Assert.Contains("operand y has 3 × F32, needs 6", Assert.Throws<ArgumentException>(() => b.ReduceSum(three, six, 6, 1, 1, false)).Message);
         Assert.Contains("n is -3", Assert.Throws<ArgumentException>(() => b.ReduceSum(three, six, 1, -3, 1, false)).Message);
         Assert.Contains("operand dx", Assert.Throws<ArgumentException>(() => b.ReduceSumBackward(three, six, 2, 3, 1)).Message);
-        Assert.Equal("GatherRows: index[1] is 3, valid are 0 … 2", Assert.Throws<ArgumentException>(() => b.GatherRows(six, six, bad, 2, 2)).Message);
-        Assert.Contains("index[1] is -1", Assert.Throws<ArgumentException>(() => b.GatherRows(six, six, negative, 2, 2)).Message);
-        Assert.Contains("index[1] is 3", Assert.Throws<ArgumentException>(() => b.GatherRowsBackward(six, six, bad, 2, 2)).Message);
+        if (Backends.ChecksIndices(backend))
+        {
+            Assert.Equal("GatherRows: index[1] is 3, valid are 0 … 2", Assert.Throws<ArgumentException>(() => b.GatherRows(six, six, bad, 2, 2)).Message);
+            Assert.Contains("index[1] is -1", Assert.Throws<ArgumentException>(() => b.GatherRows(six, six, negative, 2, 2)).Message);
+            Assert.Contains("index[1] is 3", Assert.Throws<ArgumentException>(() => b.GatherRowsBackward(six, six, bad, 2, 2)).Message);
+        }
         Assert.Contains("operand y has 3", Assert.Throws<ArgumentException>(() => b.GatherRows(three, six, good, 2, 2)).Message);
         Assert.Contains("operand index", Assert.Throws<ArgumentException>(() => b.GatherRows(six, six, three, 2, 2)).Message);
         Assert.Contains("columns 1 … 3 of dst", Assert.Throws<ArgumentException>(() => b.CopyColumns(six, 3, 1, six, 3, 0, 2, 3, false)).Message);

@@ -1,5 +1,8 @@
 using System.Runtime.InteropServices;
 using Repeng.Kernels;
+using Repeng.Kernels.Cuda;
+using Repeng.Kernels.Cuda.Interop;
+using Repeng.PtxEmulator.Driver;
 
 namespace Repeng.Testing;
 
@@ -48,6 +51,14 @@ public sealed class TestMemory(IBackend backend) : IDisposable
         return host;
     }
 
+    /// <summary>Reads int32 elements back.</summary>
+    public int[] ReadInts(View v)
+    {
+        var host = new int[v.Length];
+        Backend.Download(MemoryMarshal.AsBytes(host.AsSpan()), v);
+        return host;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -76,12 +87,30 @@ public sealed class TestMemory(IBackend backend) : IDisposable
 public static class Backends
 {
     /// <summary>Names for theory rows.</summary>
-    public static IEnumerable<string> Names => ["cpu"];
+    public static IEnumerable<string> Names => s_gpu.Value is null ? ["cpu", "emulator"] : ["cpu", "emulator", "cuda"];
+
+    /// <summary>The same without the emulator, for theories over sizes that would take it minutes; CudaBackendTests runs these ops on it with small ones.</summary>
+    public static IEnumerable<string> Fast => Names.Where(n => n != "emulator");
+
+    /// <summary>Whether a backend reads index values on the host, so that it can refuse wrong ones before they do harm.</summary>
+    public static bool ChecksIndices(string name) => name == "cpu";
+
+    // The GPU of this machine, where there is one that the kernels can run on.
+    private static readonly Lazy<CudaDeviceInfo?> s_gpu = new(() => NativeCudaDriver.TryOpen(out _) is { } driver ? CudaDevices.Find(driver).List.FirstOrDefault(d => d.Supported) : null);
 
     /// <summary>Makes a backend by name; the caller disposes it. threads applies to the CPU.</summary>
     public static IBackend Create(string name, int threads = 0) => name switch
     {
         "cpu" => new Repeng.Kernels.Cpu.CpuBackend(threads),
+        // The kernels that ship, on the emulator, which checks every access and counts what is left behind.
+        "emulator" => Emulated(),
+        "cuda" => CudaBackend.Open(s_gpu.Value!.Ordinal),
         _ => throw new ArgumentOutOfRangeException(nameof(name), name, "unknown backend"),
     };
+
+    private static CudaBackend Emulated()
+    {
+        var driver = new EmulatedCudaDriver();
+        return CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), ownsDriver: true);
+    }
 }
