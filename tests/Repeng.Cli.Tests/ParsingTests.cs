@@ -1,4 +1,5 @@
 using System.CommandLine;
+using Repeng.Kernels.Cuda.Interop;
 
 namespace Repeng.Cli.Tests;
 
@@ -138,15 +139,26 @@ public sealed class ParsingTests
         Assert.Contains(named, Assert.Single(result.ErrorLines));
     }
 
-    [Theory]
-    [InlineData("train --device cuda", "cuda")]
-    public void What_comes_later_stops_in_one_line(string line, string named)
+    [Fact]
+    public void A_GPU_without_its_driver_stops_in_one_line_that_says_what_is_missing()
     {
-        CliResult result = CliRun.Run(line.Split(' '));
+        if (NativeCudaDriver.TryOpen(out _) is not null)
+            Assert.Skip("there is an NVIDIA driver here");
+        CliResult result = CliRun.Run("train", "--device", "cuda:1");
         Assert.Equal(ExitCodes.UserError, result.Code);
         string error = Assert.Single(result.ErrorLines);
-        Assert.StartsWith("error:", error);
-        Assert.Contains(named, error);
+        Assert.StartsWith("error: CUDA: ", error);
+        Assert.Contains("was not found", error);
+        Assert.Contains("--device cpu", error);
+        Assert.Contains("was not found", CliRun.Run("doctor").Out);
+    }
+
+    [Fact]
+    public void A_device_that_is_not_known_stops_in_one_line()
+    {
+        CliResult result = CliRun.Run("train", "--device", "tpu");
+        Assert.Equal(ExitCodes.UserError, result.Code);
+        Assert.Equal("error: --device tpu is not known; it is cpu, cuda, cuda:N with the number of a GPU, or auto", Assert.Single(result.ErrorLines));
     }
 
     [Fact]

@@ -1,5 +1,7 @@
 using System.CommandLine;
+using System.Globalization;
 using Repeng.Kernels;
+using Repeng.Kernels.Cuda;
 using Repeng.Runtime;
 
 namespace Repeng.Cli.Verbs;
@@ -7,8 +9,10 @@ namespace Repeng.Cli.Verbs;
 /// <summary>--device and --threads of every verb that computes.</summary>
 public static class DeviceOption
 {
+    private const string Cuda = "cuda";
+
     /// <summary>--device.</summary>
-    public static Option<string?> Create() => Opt.Choice("--device", "where to compute; auto takes the best there is and says which (default auto)", "auto", "cpu", "cuda");
+    public static Option<string?> Create() => new("--device") { Description = "where to compute: cpu, cuda (the GPU with the most memory), cuda:N, or auto, which takes the CPU and says so (default auto)" };
 
     /// <summary>--threads.</summary>
     public static Option<int?> CreateThreads() => Opt.Int("--threads", "threads; 0 for every core (default 0); results do not depend on it");
@@ -16,12 +20,29 @@ public static class DeviceOption
     /// <summary>Opens the device; nothing is taken silently.</summary>
     public static Device Open(string? device, int? threads, Session session)
     {
-        if (device == "cuda")
-            throw new UserErrorException("--device cuda: the CUDA backend comes later; take --device cpu or auto");
         if (threads is < 0 or > 1024)
             throw new UserErrorException($"--threads {threads} must be from 0 (every core) to 1024");
+        if (Ordinal(device) is { } ordinal)
+        {
+            CudaBackend backend = CudaBackend.Open(ordinal);
+            (long free, long total) = backend.Context.Memory();
+            session.Say($"device: {backend.Context.Device}, {free / 1073741824.0:F1} of {total / 1073741824.0:F1} GiB free");
+            return new Device(backend);
+        }
         Device opened = Runtime.Device.Cpu(threads ?? 0);
         session.Say($"device: cpu, {opened.HostWorkers.Count} threads, {Kernels.Cpu.CpuBackend.Simd}{(device is null or "auto" ? " (auto)" : "")}");
         return opened;
+    }
+
+    // −1 for the best GPU, N for cuda:N, null for the CPU.
+    private static int? Ordinal(string? device)
+    {
+        if (device is null or "auto" or "cpu")
+            return null;
+        if (device == Cuda)
+            return -1;
+        if (device.StartsWith(Cuda + ":", StringComparison.Ordinal) && int.TryParse(device.AsSpan(Cuda.Length + 1), NumberStyles.None, CultureInfo.InvariantCulture, out int ordinal))
+            return ordinal;
+        throw new UserErrorException($"--device {device} is not known; it is cpu, cuda, cuda:N with the number of a GPU, or auto");
     }
 }

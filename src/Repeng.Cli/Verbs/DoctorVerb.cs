@@ -4,6 +4,7 @@ using System.Runtime.InteropServices;
 using Repeng.Cli.Reports;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
+using Repeng.Kernels.Cuda;
 using Repeng.Runtime;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
@@ -36,7 +37,7 @@ public sealed class DoctorVerb
         Line("CPU", $"{CpuName()}, {Environment.ProcessorCount} cores for this process, SIMD {CpuBackend.Simd}");
         Line("memory", $"{Format.Bytes(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)} for this process");
         Line("matrix product", $"{Format.Number(rate.FlopsPerSecond / 1e9, 1)} GFLOP/s in fp32 on {device.HostWorkers.Count} threads; elementwise {Format.Number(rate.BytesPerSecond / 1e9, 1)} GB/s");
-        Line("CUDA", Cuda());
+        Cuda();
         try
         {
             var watch = Stopwatch.StartNew();
@@ -51,15 +52,37 @@ public sealed class DoctorVerb
         return ExitCodes.Ok;
     }
 
-    private void Line(string what, string text) => _session.Print($"{what + ":",-16}{text}");
+    private void Line(string what, string text) => _session.Print($"{(what.Length > 0 ? what + ":" : ""),-16}{text}");
 
-    private static string Cuda()
+    // What there is for --device cuda: driver, devices with free memory and what the kernels need; or exactly what is missing.
+    private void Cuda()
     {
-        string library = OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1";
-        bool found = NativeLibrary.TryLoad(library, out nint handle);
-        if (found)
-            NativeLibrary.Free(handle);
-        return $"the driver library {library} is {(found ? "there" : "not found")}; the CUDA backend comes later, everything runs on the CPU";
+        CudaDevices devices;
+        try
+        {
+            devices = CudaDevices.Find();
+        }
+        catch (UserErrorException e)
+        {
+            Line("CUDA", e.Message);
+            return;
+        }
+        Line("CUDA", $"driver {devices.Driver.Name} of CUDA {devices.DriverVersionText}, {devices.List.Count} GPU{(devices.List.Count == 1 ? "" : "s")}; kernels for compute capability {CudaDeviceInfo.LeastMajor}.0 and newer, compiled by the driver from {KernelImages.Names.Count} images");
+        foreach (CudaDeviceInfo d in devices.List)
+        {
+            string state;
+            try
+            {
+                using CudaContext context = CudaContext.Open(devices.Driver, d);
+                state = $"{Format.Bytes(context.Memory().Free)} free";
+            }
+            catch (CudaException e)
+            {
+                state = $"cannot be opened: {e.Message}";
+            }
+            Line($"cuda:{d.Ordinal}", $"{d.Name}, compute capability {d.Major}.{d.Minor}{(d.Supported ? "" : " (too old for the kernels)")}, {Format.Bytes(d.MemoryBytes)}, {state}, {d.Multiprocessors} multiprocessors, {Format.Number(d.MemoryBytesPerSecond / 1e9, 0)} GB/s by its clocks");
+        }
+        Line("", "products, attention and all else by the kernels of this program (cuBLASLt and cuSOLVER are not used); singular vectors on the CPU; quantised weights on the CPU alone");
     }
 
     private static string CpuName()
