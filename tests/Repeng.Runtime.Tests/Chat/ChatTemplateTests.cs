@@ -168,7 +168,7 @@ public sealed class ChatTemplateTests
             Assert.Contains("tokenizer_config.json", Assert.Throws<UserErrorException>(() => ChatTemplateSet.Load(folder)).Message);
             string config = Path.Combine(folder, "tokenizer_config.json");
             File.WriteAllText(config, "{");
-            Assert.Contains("no valid JSON", Assert.Throws<UserErrorException>(() => ChatTemplateSet.Load(folder)).Message);
+            Assert.Contains("is not valid JSON", Assert.Throws<UserErrorException>(() => ChatTemplateSet.Load(folder)).Message);
             File.WriteAllText(config, JsonSerializer.Serialize(new { chat_template = "old", bos_token = "<s>" }));
             Assert.Equal("old", ChatTemplateSet.Load(folder).Select().Text);
             File.WriteAllText(Path.Combine(folder, "chat_template.jinja"), "new");
