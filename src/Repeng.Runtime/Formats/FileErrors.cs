@@ -4,7 +4,7 @@ using Repeng.Kernels;
 namespace Repeng.Runtime.Formats;
 
 /// <summary>Wording that the readers share.</summary>
-internal static class FileErrors
+public static class FileErrors
 {
     private const int LongestQuote = 80;
 

@@ -31,7 +31,7 @@ public sealed class ModuleSelector
         }
         catch (ArgumentException e)
         {
-            throw fields.Error(name, $"'{text}' is no regular expression: {e.Message.ReplaceLineEndings(" ")}");
+            throw fields.Error(name, $"{FileErrors.Quote(text)} is no regular expression: {e.Message.ReplaceLineEndings(" ")}");
         }
     }
 

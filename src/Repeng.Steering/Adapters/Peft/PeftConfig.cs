@@ -168,7 +168,7 @@ public sealed class PeftConfig
     {
         string type = _fields.Text("peft_type");
         return IsPeft(type) ? Enum.Parse<PeftType>(type, ignoreCase: true)
-            : throw _fields.Error("peft_type", $"'{type}' is not read here; known: {string.Join(", ", Enum.GetNames<PeftType>().Select(n => n.ToUpperInvariant()))}");
+            : throw _fields.Error("peft_type", $"{FileErrors.Quote(type)} is not read here; known: {string.Join(", ", Enum.GetNames<PeftType>().Select(n => n.ToUpperInvariant()))}");
     }
 
     private void RefuseUnknown()
@@ -177,18 +177,18 @@ public sealed class PeftConfig
         if (unknown.Contains("target_parameters"))
             throw _fields.Error("target_parameters", $"is set to {Shorten(Json["target_parameters"]!)}: low-rank factors of a parameter that holds all experts are not read; experts are adapted one by one here, as the linear layers MLP.experts.N.gate_proj, up_proj and down_proj. Save the adapter with target_modules, or merge it into the model");
         if (unknown.Length > 0)
-            throw _fields.Error(unknown[0], $"is set to {Shorten(Json[unknown[0]]!)}, which may change what a {Type.ToString().ToUpperInvariant()} adapter computes and is not known here{(unknown.Length > 1 ? $"; so are {string.Join(", ", unknown.Skip(1))}" : "")}. Save the adapter without it");
+            throw _fields.Error(unknown[0], $"is set to {Shorten(Json[unknown[0]]!)}, which may change what a {Type.ToString().ToUpperInvariant()} adapter computes and is not known here{(unknown.Length > 1 ? $"; so are {string.Join(", ", unknown.Skip(1).Select(FileErrors.Quote))}" : "")}. Save the adapter without it");
     }
 
     private void CheckCombinations()
     {
         if (_fields.OptionalText("bias") is { } bias && bias != "none")
-            throw _fields.Error("bias", $"'{bias}': trained biases of the base model are not read; train with bias = \"none\"");
+            throw _fields.Error("bias", $"{FileErrors.Quote(bias)}: trained biases of the base model are not read; train with bias = \"none\"");
         if (Type == PeftType.Lora && Dora && LoraBias)
             throw _fields.Error("lora_bias", "does not go with use_dora");
         // These begin by changing the base weight, so that the adapter belongs to a base that the file does not hold.
         if (Type == PeftType.Lora && Json["init_lora_weights"] is JsonValue init && init.GetValueKind() == JsonValueKind.String && init.GetValue<string>() is not ("gaussian" or "orthogonal" or "eva") and var name)
-            throw _fields.Error("init_lora_weights", $"'{name}' changes the base weights, which the file does not hold; convert it to a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)");
+            throw _fields.Error("init_lora_weights", $"{FileErrors.Quote(name)} changes the base weights, which the file does not hold; convert it to a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)");
         if (Type == PeftType.Psoft && !Flag("psoft_orth", true))
             throw _fields.Error("psoft_orth", "is false; only the orthogonal form is read");
     }
@@ -205,7 +205,7 @@ public sealed class PeftConfig
     private int ReadVariant()
     {
         string variant = Text("variant", "road_1");
-        return variant switch { "road_1" => 1, "road_2" => 2, "road_4" => 4, _ => throw _fields.Error("variant", $"'{variant}' is not known; known: road_1, road_2, road_4") };
+        return variant switch { "road_1" => 1, "road_2" => 2, "road_4" => 4, _ => throw _fields.Error("variant", $"{FileErrors.Quote(variant)} is not known; known: road_1, road_2, road_4") };
     }
 
     private int[]? ReadLayers() => Json["layers_to_transform"] switch

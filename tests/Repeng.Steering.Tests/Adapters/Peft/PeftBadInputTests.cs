@@ -21,6 +21,7 @@ public sealed class PeftBadInputTests : IDisposable
     [InlineData("alora_invocation_tokens", "[1, 2]", "'alora_invocation_tokens'")]
     [InlineData("something_new", "3", "'something_new'")]
     [InlineData("bias", "\"all\"", "'bias'")]
+    [InlineData("bias", "\"n\\ne\"", "'n\\u000ae'")]
     [InlineData("init_lora_weights", "\"pissa\"", "'init_lora_weights'")]
     [InlineData("peft_type", "\"OFT\"", "'OFT'")]
     [InlineData("r", "0", "'r'")]
