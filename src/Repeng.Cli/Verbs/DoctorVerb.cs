@@ -64,7 +64,7 @@ public sealed class DoctorVerb
         }
         catch (UserErrorException e)
         {
-            Line("CUDA", e.Message);
+            Line("CUDA", e.Message.StartsWith("CUDA: ", StringComparison.Ordinal) ? e.Message[6..] : e.Message);
             return;
         }
         Line("CUDA", $"driver {devices.Driver.Name} of CUDA {devices.DriverVersionText}, {devices.List.Count} GPU{(devices.List.Count == 1 ? "" : "s")}; kernels for compute capability {CudaDeviceInfo.LeastMajor}.0 and newer, compiled by the driver from {KernelImages.Names.Count} images");
