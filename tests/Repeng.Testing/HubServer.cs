@@ -109,6 +109,8 @@ public sealed class HubServer : IDisposable
     private readonly TcpListener _hub = new(IPAddress.Loopback, 0), _store = new(IPAddress.Loopback, 0);
     private readonly CancellationTokenSource _end = new();
     private readonly ConcurrentDictionary<string, (HubBody Body, string Etag)> _files = new();
+    private readonly ConcurrentDictionary<string, int> _uses = new();
+    private int _signed;
 
     /// <summary>Starts it.</summary>
     public HubServer(string repository = "org/model")
@@ -138,6 +140,12 @@ public sealed class HubServer : IDisposable
     /// <summary>Changes an honest answer; may be called by several threads at once.</summary>
     public Action<HubRequest, HubReply>? Change { get; set; }
 
+    /// <summary>Requests that a signed address of the store is good for before it is refused as run out.</summary>
+    public int GoodFor { get; set; } = int.MaxValue;
+
+    /// <summary>Addresses that were signed.</summary>
+    public int Signed => Volatile.Read(ref _signed);
+
     /// <summary>Token without which the hub answers 401.</summary>
     public string? Token { get; set; }
 
@@ -160,7 +168,7 @@ public sealed class HubServer : IDisposable
     public string Etag(string name) => _files[name].Etag;
 
     /// <summary>Requests for the bytes of a file.</summary>
-    public int Gets(string name) => Requests.Count(r => r.Method == "GET" && r.Store == (_files[name].Body.Length >= Large) && r.Path.EndsWith("/" + (r.Store ? _files[name].Etag : name), StringComparison.Ordinal));
+    public int Gets(string name) => Requests.Count(r => r.Method == "GET" && r.Store == (_files[name].Body.Length >= Large) && r.Path.Split('?')[0].EndsWith("/" + (r.Store ? _files[name].Etag : name), StringComparison.Ordinal));
 
     /// <inheritdoc/>
     public void Dispose()
@@ -225,6 +233,8 @@ public sealed class HubServer : IDisposable
             (HubBody body, string etag) = _files.Values.FirstOrDefault(f => path.EndsWith("/" + f.Etag, StringComparison.Ordinal));
             if (body is null)
                 return reply.Refuse(404);
+            if (_uses.AddOrUpdate(request.Path, 1, (_, uses) => uses + 1) > GoodFor)
+                return reply.Refuse(403);
             reply.Headers["ETag"] = $"\"store-{etag}\"";
             return Content(request, reply, body);
         }
@@ -247,7 +257,7 @@ public sealed class HubServer : IDisposable
         reply.Status = 302;
         reply.Headers["X-Linked-Etag"] = $"\"{file.Etag}\"";
         reply.Headers["X-Linked-Size"] = file.Body.Length.ToString(CultureInfo.InvariantCulture);
-        reply.Headers["Location"] = $"{StoreEndpoint}/signed/{file.Etag}";
+        reply.Headers["Location"] = $"{StoreEndpoint}/signed/{file.Etag}?signature={Interlocked.Increment(ref _signed)}";
         return reply;
     }
 

@@ -291,7 +291,8 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     {
         for (bool again = false; ; again = true)
         {
-            Uri place = _place ?? url;
+            // Another range may meanwhile have put back the address that just ran out.
+            Uri place = again ? url : _place ?? url;
             var watch = Stopwatch.StartNew();
             HubAnswer answer = await http.Send(HttpMethod.Get, place, _what, follow: true, range, patient: true, stop);
             // The shortest counts: a request that was sent on or had to wait for a connection says nothing of the way.
@@ -302,7 +303,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
                 // The addresses of stores are signed for some time only.
                 if (!answer.Response.IsSuccessStatusCode && place != url && !again)
                 {
-                    _place = null;
+                    Interlocked.CompareExchange(ref _place, null, place);
                     answer.Dispose();
                     continue;
                 }

@@ -240,13 +240,22 @@ public sealed class HubFaultTests : IDisposable
     [Fact]
     public void Signed_addresses_that_ran_out_are_asked_for_anew()
     {
-        _hub.ChangeGets("model.safetensors", (n, _, reply) =>
-        {
-            if (n is 3 or 5)
-                reply.Refuse(403);
-        });
+        _hub.Server.GoodFor = 3;
         _hub.Fetch();
         _hub.AssertWhole();
+        Assert.True(_hub.Server.Signed >= 3, $"{_hub.Server.Signed} addresses were signed");
+    }
+
+    [Fact]
+    public void A_store_that_refuses_a_new_address_is_not_asked_for_ever()
+    {
+        _hub.ChangeGets("model.safetensors", (n, _, reply) =>
+        {
+            if (n >= 3)
+                reply.Refuse(403);
+        });
+        _hub.Fails(["model.safetensors", "403"]);
+        Assert.InRange(_hub.Server.Signed, 2, 3 + 2 * _hub.Settings.Connections);
     }
 
     [Fact]

@@ -95,7 +95,7 @@ public sealed class HubFixture : IDisposable
         string end = "/" + Server.Etag(name), path = "/" + name;
         Server.Change = (request, reply) =>
         {
-            if (request.Method == "GET" && (request.Store ? request.Path.EndsWith(end, StringComparison.Ordinal) : request.Path.EndsWith(path, StringComparison.Ordinal) && reply.Status != 302))
+            if (request.Method == "GET" && (request.Store ? request.Path.Split('?')[0].EndsWith(end, StringComparison.Ordinal) : request.Path.EndsWith(path, StringComparison.Ordinal) && reply.Status != 302))
                 change(Interlocked.Increment(ref count), request, reply);
         };
     }
