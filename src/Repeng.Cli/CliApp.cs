@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.CommandLine.Help;
+using System.CommandLine.Invocation;
 using Repeng.Cli.Verbs;
 using Repeng.Kernels;
 
@@ -102,12 +103,12 @@ public static class CliApp
             string token = parsed.UnmatchedTokens[0];
             if (token.StartsWith('-'))
                 return ArgumentNormaliser.UnknownOption(command, token);
-            return command == root
-                ? $"unknown verb '{token}'{Meant(Nearest.To(token, root.Subcommands.Select(c => c.Name)))} (there are {string.Join(", ", root.Subcommands.Select(c => c.Name))})"
+            return command.Subcommands.Count > 0
+                ? $"unknown verb '{token}'{(command == root ? "" : $" of {command.Name}")}{Meant(Nearest.To(token, command.Subcommands.Select(c => c.Name)))} (there are {string.Join(", ", command.Subcommands.Select(c => c.Name))})"
                 : $"unexpected '{token}' after {command.Name}; texts with blanks need quotes";
         }
-        if (command == root && parsed.Action is null)
-            return $"no verb is given; known: {string.Join(", ", root.Subcommands.Select(c => c.Name))}";
+        if (command.Subcommands.Count > 0 && parsed.Action is null or ParseErrorAction)
+            return $"no verb{(command == root ? "" : $" of {command.Name}")} is given; known: {string.Join(", ", command.Subcommands.Select(c => c.Name))}";
         return parsed.Errors.Count > 0 ? OneLine(parsed.Errors[0].Message) : null;
 
         static string Meant(string? near) => near is null ? "" : $", did you mean {near}?";

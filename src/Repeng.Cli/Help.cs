@@ -20,17 +20,18 @@ public sealed class Help(string program) : SynchronousCommandLineAction
     {
         to.WriteLine(command.Description);
         to.WriteLine();
-        bool root = command is RootCommand;
+        bool group = command.Subcommands.Count > 0;
+        string path = command is RootCommand ? program : $"{program} {Path(command)}";
         string arguments = string.Concat(command.Arguments.Select(a => $" {a.Name}"));
-        to.WriteLine($"Usage: {program} {(root ? "VERB" : Path(command))}{arguments} [options]");
+        to.WriteLine($"Usage: {path}{(group ? " VERB" : "")}{arguments} [options]");
         to.WriteLine();
-        if (root)
+        if (group)
         {
             to.WriteLine("Verbs:");
             foreach (Command verb in command.Subcommands)
                 Row(to, verb.Name, verb.Description ?? "");
             to.WriteLine();
-            to.WriteLine($"{program} VERB --help lists the options of a verb.");
+            to.WriteLine($"{path} VERB --help lists the options of a verb.");
         }
         if (command.Arguments.Count > 0)
         {
@@ -39,7 +40,7 @@ public sealed class Help(string program) : SynchronousCommandLineAction
                 Row(to, a.Name, a.Description ?? "");
             to.WriteLine();
         }
-        to.WriteLine(root ? "\nOptions:" : "Options (--like_this or --like-this):");
+        to.WriteLine(group ? "\nOptions:" : "Options (--like_this or --like-this):");
         foreach (Option option in command.Options.Where(o => !o.Hidden))
             Row(to, Names(option), option.Description ?? "");
         to.WriteLine();

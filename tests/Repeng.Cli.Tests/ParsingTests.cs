@@ -179,6 +179,19 @@ public sealed class ParsingTests
     }
 
     [Fact]
+    public void A_group_lists_its_verbs_and_asks_for_one_of_them()
+    {
+        string[] verbs = ["train", "apply", "show", "combine", "export", "import"];
+        string help = CliRun.Run("vector", "--help").Out;
+        Assert.Contains("Usage: repeng-native vector VERB [options]", help);
+        Assert.All(verbs, v => Assert.Contains($"\n  {v} ", help));
+        CliResult none = CliRun.Run("vector"), unknown = CliRun.Run("vector", "trian");
+        Assert.Equal((ExitCodes.Usage, ExitCodes.Usage), (none.Code, unknown.Code));
+        Assert.Contains($"no verb of vector is given; known: {string.Join(", ", verbs)}", none.Error);
+        Assert.Contains("unknown verb 'trian' of vector, did you mean train?", unknown.Error);
+    }
+
+    [Fact]
     public void No_verb_is_a_usage_error_with_help()
     {
         CliResult result = CliRun.Run();

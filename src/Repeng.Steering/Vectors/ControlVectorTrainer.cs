@@ -21,6 +21,8 @@ public static class ControlVectorTrainer
     /// <param name="progress">Hears what is being done, how much is done, of how much.</param>
     public static ControlVector Train(DecoderModel model, IReadOnlyList<string> modules, IReadOnlyList<TokenPair> pairs, int padId, VectorMethod method, RepresentationSettings settings, int components = 1, Action<string, int, int>? progress = null)
     {
+        foreach (string module in modules)
+            method.CheckComponents(components, pairs.Count, LayerSelection.Width(model, module));
         using Representations rows = Representations.Collect(model, modules, pairs, padId, method.Needs, settings, (done, of) => progress?.Invoke("texts", done, of));
         return FromRows(model, modules, rows, method, components, progress);
     }
@@ -31,6 +33,7 @@ public static class ControlVectorTrainer
         var directions = new List<KeyValuePair<string, Direction>>();
         foreach (string module in modules)
         {
+            method.CheckComponents(components, rows.Layers[module].Rows / 2, rows.Layers[module].Width);
             double[] values = Direction(model, rows.Layers[module], module, method, components);
             directions.Add(KeyValuePair.Create(LayerSelection.LayerName(model, module), new Direction(Array.ConvertAll(values, v => (float)v), components)));
             progress?.Invoke("directions", directions.Count, modules.Count);

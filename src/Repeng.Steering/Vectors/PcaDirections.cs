@@ -58,7 +58,7 @@ public static class PcaDirections
     {
         (int n, int d) = (x.Rows, x.Width);
         if (k < 1 || k > Math.Min(n, d))
-            throw new UserErrorException($"{k} components asked of {n} rows of width {d}: it must be 1 … {Math.Min(n, d)}; give more pairs or ask for fewer");
+            throw new ArgumentOutOfRangeException(nameof(k), $"{k} components asked of {n} rows of width {d}");
         double[] mean = x.Sum(i => weights?[i] ?? 1.0 / n);
         RowSource rows = x.Shifted(mean, weights is null ? null : i => Math.Sqrt(weights[i]));
         // As scikit-learn: where nothing differs from the mean, the first unit vectors.

@@ -30,6 +30,21 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
     /// <summary>Whether the direction is linear in the mean gradient of all rows: where gradients cancel it is rounding.</summary>
     public bool FollowsMeanGradient { get; init; }
 
+    /// <summary>Rows that components are taken of, for each pair; 0 where the method has one component.</summary>
+    public int RowsOfPair { get; init; }
+
+    /// <summary>Throws <see cref="UserErrorException"/> when so many components cannot come from so many pairs at a layer of this width.</summary>
+    public void CheckComponents(int components, int pairs, int width)
+    {
+        int rows = RowsOfPair * pairs, most = RowsOfPair == 0 ? 1 : Math.Min(rows, width);
+        if (components == 1 && most >= 1)
+            return;
+        if (RowsOfPair == 0)
+            throw new UserErrorException($"method {Name} has one component, not {components}; several come from pca_diff and pca_center");
+        if (components < 1 || components > most)
+            throw new UserErrorException($"{components} components asked of {rows} rows of width {width}: it must be 1 … {most}; give more pairs or ask for fewer");
+    }
+
     /// <summary>What can be asked for; brackets are optional parts.</summary>
     public static IReadOnlyList<string> Known { get; } =
     [
@@ -51,13 +66,13 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
             case "mean_diff":
                 return Single(name, VectorNeeds.MeanDifference, (_, r) => r.MeanDifference);
             case "pca_diff" or "svd_steer":
-                return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Differences(w, r, k));
+                return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Differences(w, r, k)) { RowsOfPair = 1 };
             case "pca_diff_weighted":
-                return new VectorMethod(name, VectorNeeds.Hidden | VectorNeeds.LogProb, (w, r, k) => PcaDirections.Differences(w, r, k, weighted: true));
+                return new VectorMethod(name, VectorNeeds.Hidden | VectorNeeds.LogProb, (w, r, k) => PcaDirections.Differences(w, r, k, weighted: true)) { RowsOfPair = 1 };
             case "pca_center":
-                return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Centred(w, r, k));
+                return new VectorMethod(name, VectorNeeds.Hidden, (w, r, k) => PcaDirections.Centred(w, r, k)) { RowsOfPair = 2 };
             case "pca_center_weighted":
-                return new VectorMethod(name, VectorNeeds.Hidden | VectorNeeds.LogProb, (w, r, k) => PcaDirections.Centred(w, r, k, weighted: true));
+                return new VectorMethod(name, VectorNeeds.Hidden | VectorNeeds.LogProb, (w, r, k) => PcaDirections.Centred(w, r, k, weighted: true)) { RowsOfPair = 2 };
             case "umap":
                 return Single(name, VectorNeeds.Hidden, (w, r) => UmapDirection.Direction(w, r));
             case "svd_gradient":
@@ -71,9 +86,7 @@ public sealed record VectorMethod(string Name, VectorNeeds Needs, Func<CpuWorker
         return parts is ["kfac", "steer", ..] ? Kfac(name, parts[2..]) : throw Unknown(name, null);
     }
 
-    private static VectorMethod Single(string name, VectorNeeds needs, Func<CpuWorkers, LayerRows, double[]> f) => new(name, needs, (w, r, k) => k == 1
-        ? f(w, r)
-        : throw new UserErrorException($"method {name} has one component, not {k}; several come from pca_diff and pca_center"));
+    private static VectorMethod Single(string name, VectorNeeds needs, Func<CpuWorkers, LayerRows, double[]> f) => new(name, needs, (w, r, _) => f(w, r));
 
     /// <summary>First right singular vector of the centred gradients, signed by them (6964a4e of the research branch; the sign of b21e7ee).</summary>
     private static double[] SvdGradient(CpuWorkers workers, LayerRows rows)
