@@ -5,7 +5,7 @@ namespace Repeng.Runtime.Formats;
 /// <summary>What a GGUF file says about its tokenizer (keys tokenizer.ggml.* and tokenizer.chat_template), checked but not interpreted.</summary>
 public sealed record GgufTokenizer
 {
-    /// <summary>Kind of tokenizer: gpt2 for byte-level BPE, llama for SentencePiece, …</summary>
+    /// <summary>Kind of tokenizer: gpt2 for byte-level BPE, llama for SentencePiece's BPE, t5 for its unigrams, bert for WordPiece.</summary>
     public required string Model { get; init; }
 
     /// <summary>Name of the pre-tokenizer, such as smollm; null where the file gives none.</summary>
@@ -37,6 +37,18 @@ public sealed record GgufTokenizer
 
     /// <summary>Id of the unknown token.</summary>
     public int? UnknownId { get; init; }
+
+    /// <summary>Id of the token in front of a text of BERT.</summary>
+    public int? ClsId { get; init; }
+
+    /// <summary>Id of the token behind a text of BERT.</summary>
+    public int? SepId { get; init; }
+
+    /// <summary>SentencePiece's compiled replacements; null where the file gives none.</summary>
+    public byte[]? PrecompiledCharsMap { get; init; }
+
+    /// <summary>Whether blanks around a text and all but one of a run of them are left out.</summary>
+    public bool? RemoveExtraWhitespaces { get; init; }
 
     /// <summary>Whether the begin-of-sequence token is put before every text.</summary>
     public bool? AddBos { get; init; }
@@ -71,6 +83,11 @@ public sealed record GgufTokenizer
             EotId = TokenId(m, "eot", count),
             PadId = TokenId(m, "padding", count),
             UnknownId = TokenId(m, "unknown", count),
+            ClsId = TokenId(m, "cls", count),
+            // The name is misspelt in the format.
+            SepId = TokenId(m, "seperator", count),
+            PrecompiledCharsMap = m.OptionalIntegers("tokenizer.ggml.precompiled_charsmap", sbyte.MinValue, byte.MaxValue)?.Select(v => (byte)v).ToArray(),
+            RemoveExtraWhitespaces = m.OptionalBoolean("tokenizer.ggml.remove_extra_whitespaces"),
             AddBos = m.OptionalBoolean("tokenizer.ggml.add_bos_token"),
             AddEos = m.OptionalBoolean("tokenizer.ggml.add_eos_token"),
             AddSpacePrefix = m.OptionalBoolean("tokenizer.ggml.add_space_prefix"),

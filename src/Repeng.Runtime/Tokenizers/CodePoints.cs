@@ -65,6 +65,15 @@ internal static class CodePoints
         return c;
     }
 
+    /// <summary>The number of code points of a text whose surrogates come in pairs.</summary>
+    public static int Count(ReadOnlySpan<char> text)
+    {
+        int count = text.Length;
+        foreach (char c in text)
+            count -= char.IsLowSurrogate(c) ? 1 : 0;
+        return count;
+    }
+
     public static uint CategoryBit(int codePoint) => 1u << (int)CharUnicodeInfo.GetUnicodeCategory(codePoint);
 
     /// <summary>White_Space of Unicode: U+0009–000D, 0020, 0085, 00A0, 1680, 2000–200A, 2028, 2029, 202F, 205F, 3000. All lie in the BMP.</summary>

@@ -19,22 +19,14 @@ internal abstract class TokenDecoder
     public abstract void Decode(List<string> tokens);
 
     /// <summary>The same step for tokens that come one by one.</summary>
-    /// <param name="joined">True when an earlier step joins, so that what comes in are parts of one text.</param>
+    /// <param name="joined">True when an earlier step joins, so that what comes in are parts of one text. Steps that need it whole hold it back until the end.</param>
     public abstract StreamStep Stream(bool joined);
 
-    /// <exception cref="UserErrorException">The section is malformed, or names a decoder or an order of decoders that is not supported.</exception>
+    /// <exception cref="UserErrorException">The section is malformed or names a decoder that is not supported.</exception>
     public static List<TokenDecoder> Read(JsonSection section)
     {
         List<TokenDecoder> steps = [];
         Read(section, steps);
-        bool joined = false;
-        foreach (TokenDecoder step in steps)
-        {
-            bool works = !joined || step is FuseDecoder or StripDecoder or MetaspaceDecoder or ReplaceDecoder { Literal: not null };
-            if (!works)
-                throw section.Error($"{step.GetType().Name} after a step that joins all tokens is not supported");
-            joined |= step.Joins;
-        }
         return steps;
     }
 
@@ -74,8 +66,11 @@ internal abstract class TokenDecoder
             case "BPEDecoder":
                 steps.Add(new SuffixDecoder(section.TextOrNull("suffix") ?? "</w>"));
                 break;
+            case "CTC":
+                steps.Add(new CtcDecoder(section.TextOrNull("pad_token") ?? "<pad>", section.TextOrNull("word_delimiter_token") ?? "|", section.Flag("cleanup", true)));
+                break;
             default:
-                throw section.UnknownType("Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, WordPiece, BPEDecoder");
+                throw section.UnknownType("Sequence, ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, WordPiece, BPEDecoder, CTC");
         }
     }
 }
@@ -102,6 +97,23 @@ internal sealed class EachStep(Func<string, int, string> rewrite) : StreamStep
     public override void Push(string token) => Next(rewrite(token, _index++));
 }
 
+/// <summary>A step behind one that joins, which cannot tell from parts of the text what becomes of it: waits for the end.</summary>
+internal sealed class HeldStep(TokenDecoder decoder) : StreamStep
+{
+    private readonly StringBuilder _held = new();
+
+    public override void Push(string token) => _held.Append(token);
+
+    public override void Flush()
+    {
+        List<string> tokens = [_held.ToString()];
+        _held.Clear();
+        decoder.Decode(tokens);
+        foreach (string token in tokens)
+            Next(token);
+    }
+}
+
 /// <summary>Byte-level tokens: their characters stand for bytes; invalid UTF-8 becomes U+FFFD per maximal subpart.</summary>
 internal sealed class ByteLevelDecoder : TokenDecoder
 {
@@ -116,7 +128,7 @@ internal sealed class ByteLevelDecoder : TokenDecoder
         tokens.Add(Encoding.UTF8.GetString([.. bytes]));
     }
 
-    public override StreamStep Stream(bool joined) => new Step();
+    public override StreamStep Stream(bool joined) => joined ? new HeldStep(this) : new Step();
 
     private sealed class Step : StreamStep
     {
@@ -190,7 +202,7 @@ internal sealed class ByteFallbackDecoder : TokenDecoder
         tokens.AddRange(decoded);
     }
 
-    public override StreamStep Stream(bool joined) => new Step();
+    public override StreamStep Stream(bool joined) => joined ? new HeldStep(this) : new Step();
 
     private static void EndRun(List<byte> run, List<string> decoded)
     {
@@ -265,17 +277,18 @@ internal sealed class FuseDecoder : TokenDecoder
 /// <summary>Replaces a text or pattern in every token.</summary>
 internal sealed class ReplaceDecoder(TextPattern pattern, string content) : TokenDecoder
 {
-    public string? Literal => pattern.Literal;
-
     public override void Decode(List<string> tokens)
     {
         for (int i = 0; i < tokens.Count; i++)
             tokens[i] = pattern.Replace(tokens[i], content);
     }
 
-    public override StreamStep Stream(bool joined) => joined && pattern.Literal is { Length: > 1 } literal
-        ? new JoinedStep(literal, content)
-        : new EachStep((token, _) => pattern.Replace(token, content));
+    public override StreamStep Stream(bool joined) => (joined, pattern.Literal) switch
+    {
+        (true, null) => new HeldStep(this),
+        (true, { Length: > 1 } literal) => new JoinedStep(literal, content),
+        _ => new EachStep((token, _) => pattern.Replace(token, content)),
+    };
 
     /// <summary>In one text that comes in parts, the end may be the beginning of a match: it is held back.</summary>
     private sealed class JoinedStep(string literal, string content) : StreamStep
@@ -391,69 +404,4 @@ internal sealed class MetaspaceDecoder(string replacement, bool prepended) : Tok
     // Of a joined text every part is part of the first token.
     public override StreamStep Stream(bool joined) =>
         new EachStep((token, index) => Rewrite(token, joined ? 0 : index));
-}
-
-/// <summary>A prefix marks tokens that continue a word; all others have a space in front. Clean-up takes back spaces of English punctuation.</summary>
-internal sealed class WordPieceDecoder(string prefix, bool cleanUp) : TokenDecoder
-{
-    public override void Decode(List<string> tokens)
-    {
-        for (int i = 0; i < tokens.Count; i++)
-            tokens[i] = Rewrite(tokens[i], i);
-    }
-
-    private string Rewrite(string token, int index)
-    {
-        if (index > 0)
-            token = token.StartsWith(prefix, StringComparison.Ordinal) ? token[prefix.Length..] : " " + token;
-        if (!cleanUp)
-            return token;
-        return new StringBuilder(token).Replace(" .", ".").Replace(" ?", "?").Replace(" !", "!").Replace(" ,", ",")
-            .Replace(" ' ", "'").Replace(" n't", "n't").Replace(" 'm", "'m").Replace(" do not", " don't")
-            .Replace(" 's", "'s").Replace(" 've", "'ve").Replace(" 're", "'re").ToString();
-    }
-
-    public override StreamStep Stream(bool joined) => new EachStep(Rewrite);
-}
-
-/// <summary>A suffix that marks the end of a word becomes a space, in the last token nothing.</summary>
-internal sealed class SuffixDecoder(string suffix) : TokenDecoder
-{
-    public override void Decode(List<string> tokens)
-    {
-        for (int i = 0; i < tokens.Count; i++)
-            tokens[i] = Rewrite(tokens[i], i == tokens.Count - 1);
-    }
-
-    private string Rewrite(string token, bool last) =>
-        _suffix.Length == 0 ? token : token.Replace(_suffix, last ? "" : " ", StringComparison.Ordinal);
-
-    public override StreamStep Stream(bool joined) => new Step(this);
-
-    /// <summary>
-    /// Whether a suffix is a space or nothing shows when the next token comes: a token is passed on up to
-    /// its first suffix, and the rest of it waits.
-    /// </summary>
-    private sealed class Step(SuffixDecoder owner) : StreamStep
-    {
-        private string _held = "";
-
-        public override void Push(string token)
-        {
-            if (_held.Length > 0)
-                Next(owner.Rewrite(_held, last: false));
-            int at = owner._suffix.Length == 0 ? -1 : token.IndexOf(owner._suffix, StringComparison.Ordinal);
-            _held = at < 0 ? "" : token[at..];
-            Next(at < 0 ? token : token[..at]);
-        }
-
-        public override void Flush()
-        {
-            if (_held.Length > 0)
-                Next(owner.Rewrite(_held, last: true));
-            _held = "";
-        }
-    }
-
-    private readonly string _suffix = suffix;
 }

@@ -39,7 +39,9 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
         {
             "gpt2" => BuildByteLevel(vocabulary),
             "llama" => BuildSentencePiece(vocabulary),
-            _ => throw Error($"tokenizer.ggml.model {JsonSection.Quote(data.Model)} is not supported; supported are gpt2, llama"),
+            "t5" => BuildUnigram(vocabulary),
+            "bert" => BuildWordPiece(vocabulary),
+            _ => throw Error($"tokenizer.ggml.model {JsonSection.Quote(data.Model)} is not supported; supported are gpt2, llama, t5, bert"),
         };
         return parts with { AddedTokens = added };
     }
@@ -117,11 +119,63 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
         return merges;
     }
 
+    private const string Space = "\u2581";
+
+    /// <summary>The scores, all of them finite.</summary>
+    private float[] Scores()
+    {
+        float[] scores = data.Scores ?? throw Error("tokenizer.ggml.scores is missing");
+        int bad = Array.FindIndex(scores, s => !float.IsFinite(s));
+        return bad < 0 ? scores : throw Error($"tokenizer.ggml.scores[{bad}] is {scores[bad]}; scores must be finite numbers");
+    }
+
+    /// <summary>As T5's tokenizer.json has it: compiled replacements, runs of blanks as one, Metaspace, Unigram.</summary>
+    private TokenizerParts BuildUnigram(Vocabulary vocabulary)
+    {
+        double[] scores = [.. Scores().Select(s => (double)s)];
+        List<Normalizer> normalizers = [];
+        if (data.PrecompiledCharsMap is { Length: > 0 } map)
+            normalizers.Add(new PrecompiledNormalizer(map, $"{source}: tokenizer.ggml.precompiled_charsmap"));
+        if (data.RemoveExtraWhitespaces ?? false)
+        {
+            normalizers.Add(new StripNormalizer(true, true));
+            normalizers.Add(new ReplaceNormalizer(TextPattern.OfRegex(" {2,}", source), " "));
+        }
+        string scheme = data.AddSpacePrefix ?? true ? "always" : "never";
+        bool hasBytes = data.TokenTypes?.Contains(Byte) ?? false;
+        return new TokenizerParts
+        {
+            File = source,
+            Vocabulary = vocabulary,
+            Model = new UnigramModel(vocabulary, scores, data.UnknownId, hasBytes, source, id => TypeOf(id) == Normal),
+            Normalizer = normalizers.Count == 0 ? null : new SequenceNormalizer(normalizers),
+            PreTokenizers = [new MetaspaceSplit(Space, scheme, split: true)],
+            Prefix = OneId(data.AddBos ?? false, data.BosId, "bos"),
+            Suffix = OneId(data.AddEos ?? true, data.EosId, "eos"),
+            Decoders = hasBytes ? [new ByteFallbackDecoder(), new MetaspaceDecoder(Space, scheme != "never")] : [new MetaspaceDecoder(Space, scheme != "never")],
+        };
+    }
+
+    /// <summary>BERT without case: tokens that begin a word have U+2581 in front, those that go on with it nothing.</summary>
+    private TokenizerParts BuildWordPiece(Vocabulary vocabulary)
+    {
+        var options = new WordPieceOptions { BeginningPrefix = Space, ContinuingPrefix = "", Unknown = data.UnknownId is { } unknown ? data.Tokens[unknown] : "[UNK]" };
+        return new TokenizerParts
+        {
+            File = source,
+            Vocabulary = vocabulary,
+            Model = new WordPieceModel(vocabulary, options, source),
+            Normalizer = new BertNormalizer(cleanText: true, spacesIdeographs: true, stripAccents: true, lowercase: true),
+            PreTokenizers = PreTokenizer.Bert(),
+            Prefix = OneId(data.AddBos ?? true, data.ClsId ?? data.BosId, "cls"),
+            Suffix = OneId(data.AddEos ?? true, data.SepId ?? data.EosId, "sep"),
+            Decoders = [new MetaspaceDecoder(Space, prepended: true)],
+        };
+    }
+
     private TokenizerParts BuildSentencePiece(Vocabulary vocabulary)
     {
-        const string space = "\u2581";
-        if (data.Scores is null)
-            throw Error("tokenizer.ggml.scores is missing");
+        float[] scores = Scores();
         bool prefix = data.AddSpacePrefix ?? true;
         var options = new BpeOptions
         {
@@ -129,16 +183,16 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             FuseUnknown = true,
             ByteFallback = true,
         };
-        Normalizer spaces = new ReplaceNormalizer(TextPattern.OfText(" "), space);
-        List<TokenDecoder> decoders = [new ReplaceDecoder(TextPattern.OfText(space), " "), new ByteFallbackDecoder(), new FuseDecoder()];
+        Normalizer spaces = new ReplaceNormalizer(TextPattern.OfText(" "), Space);
+        List<TokenDecoder> decoders = [new ReplaceDecoder(TextPattern.OfText(Space), " "), new ByteFallbackDecoder(), new FuseDecoder()];
         if (prefix)
             decoders.Add(new StripDecoder(" ", 1, 0));
         return new TokenizerParts
         {
             File = source,
             Vocabulary = vocabulary,
-            Model = new BpeModel(vocabulary, new MergeTable(MergesByScore(vocabulary)), options, source),
-            Normalizer = prefix ? new SequenceNormalizer([new PrependNormalizer(space), spaces]) : spaces,
+            Model = new BpeModel(vocabulary, new MergeTable(MergesByScore(vocabulary, scores)), options, source),
+            Normalizer = prefix ? new SequenceNormalizer([new PrependNormalizer(Space), spaces]) : spaces,
             Prefix = OneId(data.AddBos ?? true, data.BosId, "bos"),
             Suffix = OneId(data.AddEos ?? false, data.EosId, "eos"),
             Decoders = decoders,
@@ -149,17 +203,13 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
     /// SentencePiece merges any two neighbours whose text together is a token, the highest score first. So every way to
     /// cut a token into two tokens is a merge, with the token's place by score as its rank.
     /// </summary>
-    private List<(int, int, int, int)> MergesByScore(Vocabulary vocabulary)
+    private List<(int, int, int, int)> MergesByScore(Vocabulary vocabulary, float[] scores)
     {
         List<(int Left, int Right, int Rank, int Merged)> merges = [];
         int[] byScore = new int[data.Tokens.Length];
         for (int id = 0; id < byScore.Length; id++)
-        {
             byScore[id] = id;
-            if (!float.IsFinite(data.Scores![id]))
-                throw Error($"tokenizer.ggml.scores[{id}] is {data.Scores[id]}; scores must be finite numbers");
-        }
-        float[] keys = [.. data.Scores!.Select(s => -s)];
+        float[] keys = [.. scores.Select(s => -s)];
         Array.Sort(keys, byScore);
         int rank = -1;
         float last = float.NaN;

@@ -25,12 +25,22 @@ internal abstract class Normalizer
         "NFKC" => new FormNormalizer(NormalizationForm.FormKC),
         "NFKD" => new FormNormalizer(NormalizationForm.FormKD),
         "Lowercase" => new LowercaseNormalizer(),
+        "StripAccents" => new StripAccentsNormalizer(),
+        "Nmt" => new NmtNormalizer(),
+        "BertNormalizer" => ReadBert(section),
+        "Precompiled" => PrecompiledNormalizer.ReadFrom(section),
         "Prepend" => new PrependNormalizer(section.Text("prepend")),
         "Replace" => new ReplaceNormalizer(TextPattern.Read(section), section.Text("content")),
         "Strip" => new StripNormalizer(section.Flag("strip_left", true), section.Flag("strip_right", true)),
         "ByteLevel" => new ByteLevelNormalizer(),
-        _ => throw section.UnknownType("Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, ByteLevel"),
+        _ => throw section.UnknownType("Sequence, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Nmt, BertNormalizer, Precompiled, Prepend, Replace, Strip, ByteLevel"),
     };
+
+    private static BertNormalizer ReadBert(JsonSection section)
+    {
+        bool lowercase = section.Flag("lowercase", true);
+        return new BertNormalizer(section.Flag("clean_text", true), section.Flag("handle_chinese_chars", true), section.Flag("strip_accents", lowercase), lowercase);
+    }
 }
 
 internal sealed class SequenceNormalizer(IReadOnlyList<Normalizer> steps) : Normalizer

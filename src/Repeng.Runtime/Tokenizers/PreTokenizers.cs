@@ -14,7 +14,7 @@ internal readonly record struct Piece(ReadOnlyMemory<char> Text, bool AtStart)
 /// <summary>A step that splits pieces further, and may rewrite them.</summary>
 internal abstract class PreTokenizer
 {
-    private const string Known = "Sequence, ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, BertPreTokenizer, CharDelimiterSplit";
+    private const string Known = "Sequence, ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, Punctuation, BertPreTokenizer, CharDelimiterSplit, UnicodeScripts, FixedLength";
 
     /// <summary>Appends what becomes of the piece; empty pieces are dropped.</summary>
     public abstract void Split(Piece piece, List<Piece> output);
@@ -41,13 +41,22 @@ internal abstract class PreTokenizer
             case "Punctuation":
                 return [new ClassSplit(CodePoints.IsPunctuation, section.TextOrNull("behavior") is null ? SplitBehavior.Isolated : ReadBehavior(section))];
             case "BertPreTokenizer":
-                return [new ClassSplit(CodePoints.IsWhiteSpace, SplitBehavior.Removed), new ClassSplit(CodePoints.IsPunctuation, SplitBehavior.Isolated)];
+                return Bert();
             case "CharDelimiterSplit":
                 return [new PatternSplit(TextPattern.OfText(section.Text("delimiter")), SplitBehavior.Removed, invert: false)];
+            case "UnicodeScripts":
+                return [new ScriptSplit()];
+            case "FixedLength":
+                int length = section.TryGet("length", out _) ? section.Number("length") : 5;
+                return [length > 0 ? new LengthSplit(length) : throw section.Error("'length' must be above 0")];
             default:
                 throw section.UnknownType(Known);
         }
     }
+
+    /// <summary>BERT's split: words between white space, every mark of punctuation by itself.</summary>
+    public static PreTokenizer[] Bert() =>
+        [new ClassSplit(CodePoints.IsWhiteSpace, SplitBehavior.Removed), new ClassSplit(CodePoints.IsPunctuation, SplitBehavior.Isolated)];
 
     private static SplitBehavior ReadBehavior(JsonSection section)
     {
@@ -177,6 +186,64 @@ internal sealed class WordSplit : PreTokenizer
     }
 
     private enum Kind { Space, Word, Other }
+}
+
+/// <summary>
+/// A split where the script changes, as SentencePiece has it: kana count as ideographs, a space belongs to what stands before it.
+/// Characters without a script do the same; those at the very front drop out, as in the original.
+/// </summary>
+internal sealed class ScriptSplit : PreTokenizer
+{
+    private const int ProlongedSound = 0x30FC;
+
+    private static readonly int s_han = UnicodeProperties.Script("Han");
+    private static readonly int[] s_kana = [UnicodeProperties.Script("Hiragana"), UnicodeProperties.Script("Katakana")];
+
+    public override void Split(Piece piece, List<Piece> output)
+    {
+        ReadOnlySpan<char> text = piece.Span;
+        int start = -1, before = UnicodeProperties.NoScript;
+        for (int i = 0; i < text.Length;)
+        {
+            int script = ScriptOf(CodePoints.At(text, i, out int length));
+            if (script != UnicodeProperties.NoScript && script != before)
+            {
+                if (start >= 0)
+                    output.Add(piece.Slice(start, i));
+                (start, before) = (i, script);
+            }
+            i += length;
+        }
+        if (start >= 0)
+            output.Add(piece.Slice(start, text.Length));
+    }
+
+    private static int ScriptOf(int codePoint)
+    {
+        if (codePoint == ' ')
+            return UnicodeProperties.NoScript;
+        int script = UnicodeProperties.ScriptOf(codePoint);
+        return codePoint == ProlongedSound || s_kana.Contains(script) ? s_han : script;
+    }
+}
+
+/// <summary>Pieces of so many code points; the last one may be shorter.</summary>
+internal sealed class LengthSplit(int count) : PreTokenizer
+{
+    public override void Split(Piece piece, List<Piece> output)
+    {
+        ReadOnlySpan<char> text = piece.Span;
+        int start = 0, points = 0;
+        for (int i = 0; i < text.Length;)
+        {
+            CodePoints.At(text, i, out int length);
+            i += length;
+            if (++points % count != 0 && i < text.Length)
+                continue;
+            output.Add(piece.Slice(start, i));
+            start = i;
+        }
+    }
 }
 
 /// <summary>The byte-level steps: a space in front, GPT-2's split, the bytes as printable stand-ins.</summary>

@@ -240,7 +240,7 @@ public sealed class Tokenizer
     /// <summary>Memory for one encoding at a time.</summary>
     private sealed class Working
     {
-        public readonly BpeScratch Scratch = new();
+        public readonly ModelScratch Scratch = new();
         public readonly List<int> Output = [];
         public List<Piece> Pieces = [];
         public List<Piece> Next = [];
@@ -306,7 +306,7 @@ public sealed class Tokenizer
         int before = working.Output.Count;
         if (_mapsBytes)
         {
-            BpeScratch scratch = working.Scratch;
+            ModelScratch scratch = working.Scratch;
             if (scratch.Mapped.Length < piece.Length * 3)
                 scratch.Mapped = new char[piece.Length * 3];
             int length = ByteAlphabet.Map(piece, scratch.Mapped);

@@ -17,7 +17,9 @@ internal sealed class TokenizerFile
     private readonly Dictionary<string, JsonElement> _sections = [];
     private readonly ReadOnlyMemory<byte> _json;
     private readonly string _file;
+    private readonly List<double> _scores = [];
     private Vocabulary? _vocabulary;
+    private bool _hasScores;
     private Range? _merges;
     private bool _hasModel;
 
@@ -86,9 +88,13 @@ internal sealed class TokenizerFile
                 reader.Skip();
                 _merges = start..(int)reader.BytesConsumed;
             }
+            else if (name == "vocab" && reader.TokenType == JsonTokenType.StartArray)
+            {
+                ReadPieces(ref reader);
+            }
             else if (name is "vocab" or "merges")
             {
-                // Another kind of model, such as Unigram, whose name is refused below.
+                // Refused below, where the kind of model is known.
                 reader.Skip();
             }
             else
@@ -111,6 +117,29 @@ internal sealed class TokenizerFile
             _vocabulary.Add(token, id);
         }
     }
+
+    /// <summary>The vocabulary of a Unigram model: [token, log-probability] by id.</summary>
+    private void ReadPieces(ref Utf8JsonReader reader)
+    {
+        const int bytesPerEntry = 28;
+        _vocabulary = new Vocabulary(_file, Math.Min(_json.Length / bytesPerEntry, 1 << 18));
+        _hasScores = true;
+        while (reader.Read() && reader.TokenType != JsonTokenType.EndArray)
+        {
+            int id = _scores.Count;
+            if (reader.TokenType != JsonTokenType.StartArray || !reader.Read() || reader.TokenType != JsonTokenType.String)
+                throw NoPiece(id);
+            string token = reader.GetString()!;
+            if (!reader.Read() || reader.TokenType != JsonTokenType.Number || !reader.TryGetDouble(out double score) || !double.IsFinite(score))
+                throw NoPiece(id);
+            if (!reader.Read() || reader.TokenType != JsonTokenType.EndArray)
+                throw NoPiece(id);
+            _vocabulary.AddOrReplace(token, id);
+            _scores.Add(score);
+        }
+    }
+
+    private UserErrorException NoPiece(int id) => Error($"model.vocab[{id}]: must be [\"token\", log-probability]");
 
     private JsonSection Settings()
     {
@@ -138,15 +167,18 @@ internal sealed class TokenizerFile
         if (!_hasModel)
             throw Error("has no 'model'; this is no tokenizer.json");
         JsonSection settings = Settings();
-        // Old files do not name the type; only BPE has merges.
-        string type = settings.TextOrNull("type") ?? (_merges is not null ? "BPE" : throw settings.Error("'type' is missing"));
-        if (type is not ("BPE" or "WordLevel"))
-            throw settings.UnknownType("BPE, WordLevel");
-        if (_vocabulary is null)
-            throw settings.Error("'vocab' is missing or is no object");
-
-        TokenizerModel model = type == "BPE" ? BuildBpe(settings)
-            : new WordLevelModel(_vocabulary, settings.TextOrNull("unk_token") ?? "<unk>", _file);
+        string type = settings.TextOrNull("type") ?? GuessType(settings);
+        if (type is not ("BPE" or "Unigram" or "WordPiece" or "WordLevel"))
+            throw settings.UnknownType("BPE, Unigram, WordPiece, WordLevel");
+        if (_vocabulary is null || _hasScores != (type == "Unigram"))
+            throw settings.Error(type == "Unigram" ? "'vocab' must be an array of [\"token\", log-probability]" : "'vocab' is missing or is no object");
+        TokenizerModel model = type switch
+        {
+            "BPE" => BuildBpe(settings),
+            "Unigram" => new UnigramModel(_vocabulary, [.. _scores], settings.TryGet("unk_id", out _) ? settings.Number("unk_id") : null, settings.Flag("byte_fallback", false), _file),
+            "WordPiece" => new WordPieceModel(_vocabulary, ReadWordPieceOptions(settings), _file),
+            _ => new WordLevelModel(_vocabulary, settings.TextOrNull("unk_token") ?? "<unk>", _file),
+        };
         List<AddedToken> added = ReadAddedTokens();
         List<int> prefix = [], suffix = [];
         if (Section("post_processor") is { } post)
@@ -162,6 +194,24 @@ internal sealed class TokenizerFile
             Prefix = prefix,
             Suffix = suffix,
             Decoders = Section("decoder") is { } decoder ? TokenDecoder.Read(decoder) : null,
+        };
+    }
+
+    /// <summary>Files of the first years do not name the type; each has a property that no other has.</summary>
+    private string GuessType(JsonSection settings) =>
+        _merges is not null ? "BPE"
+        : _hasScores ? "Unigram"
+        : settings.TryGet("continuing_subword_prefix", out _) ? "WordPiece"
+        : throw settings.Error("'type' is missing");
+
+    private static WordPieceOptions ReadWordPieceOptions(JsonSection settings)
+    {
+        var options = new WordPieceOptions();
+        return options with
+        {
+            Unknown = settings.TextOrNull("unk_token") ?? options.Unknown,
+            ContinuingPrefix = settings.TextOrNull("continuing_subword_prefix") ?? options.ContinuingPrefix,
+            LongestWord = settings.TryGet("max_input_chars_per_word", out _) ? settings.Number("max_input_chars_per_word") : options.LongestWord,
         };
     }
 

@@ -33,7 +33,8 @@ internal sealed class Vocabulary
     /// <summary>The highest id plus one.</summary>
     public int IdEnd { get; private set; }
 
-    public IEnumerable<string> Tokens => _ids.Keys;
+    /// <summary>Every token once.</summary>
+    public IEnumerable<(string Token, int Id)> Entries => _ids.Select(p => (p.Key, p.Value));
 
     /// <exception cref="UserErrorException">The id is out of range, or the token or the id is there already.</exception>
     public void Add(string token, int id)
@@ -48,6 +49,14 @@ internal sealed class Vocabulary
             throw Error($"the tokens {JsonSection.Quote(other)} and {JsonSection.Quote(token)} have the same id {id}");
         _tokens[id] = token;
         IdEnd = Math.Max(IdEnd, id + 1);
+    }
+
+    /// <summary>The same for vocabularies in which a token may stand again: text has its last id, every id its text.</summary>
+    /// <exception cref="UserErrorException">The id is out of range, or is there already.</exception>
+    public void AddOrReplace(string token, int id)
+    {
+        _ids.Remove(token);
+        Add(token, id);
     }
 
     public bool TryGetId(ReadOnlySpan<char> token, out int id) => _spans.TryGetValue(token, out id);

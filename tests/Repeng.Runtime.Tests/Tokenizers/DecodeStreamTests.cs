@@ -24,6 +24,13 @@ public sealed class DecodeStreamTests
     [InlineData("""{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Replace","pattern":{"String":"aba"},"content":""},{"type":"Metaspace","replacement":"\u2581"}]}""")]
     [InlineData("""{"type":"Replace","pattern":{"Regex":"[a-c]+"},"content":"Q"}""")]
     [InlineData("""{"type":"ByteLevel"}""")]
+    [InlineData("""{"type":"CTC","pad_token":"b","word_delimiter_token":"\u2581","cleanup":true}""")]
+    [InlineData("""{"type":"CTC","pad_token":"the","word_delimiter_token":".","cleanup":false}""")]
+    // A text that is joined already: what needs it whole waits for the end.
+    [InlineData("""{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Replace","pattern":{"Regex":"[a-c]+"},"content":"Q"}]}""")]
+    [InlineData("""{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"CTC"},{"type":"WordPiece"},{"type":"Strip","content":"t","start":1,"stop":1}]}""")]
+    [InlineData("""{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"},{"type":"BPEDecoder"},{"type":"ByteLevel"}]}""")]
+    [InlineData("""{"type":"Sequence","decoders":[{"type":"CTC","pad_token":"b"},{"type":"WordPiece"},{"type":"Metaspace"}]}""")]
     public void IncrementsAddUpToTheDecodedText(string decoder)
     {
         Tokenizer tokenizer = JsonParts.Load(JsonParts.File(JsonParts.WordLevel(s_words), decoder: decoder == "null" ? null : decoder));
@@ -35,6 +42,18 @@ public sealed class DecodeStreamTests
             string streamed = string.Concat(ids.Select(stream.Add)) + stream.Flush();
             Assert.Equal(tokenizer.Decode(ids, false), streamed);
         }
+    }
+
+    /// <summary>Equal neighbours are one unless padding stands between; the delimiter is a space.</summary>
+    [Fact]
+    public void CtcTokensAreThoseThatWereSaid()
+    {
+        string[] words = ["<pad>", "h", "e", "l", "o", "|", "w", "."];
+        Tokenizer tokenizer = JsonParts.Load(JsonParts.File(JsonParts.WordLevel(words), decoder: """{"type":"CTC","pad_token":"<pad>","word_delimiter_token":"|","cleanup":true}"""));
+        int[] ids = [.. "<pad> <pad> h e e l l <pad> l o o o <pad> | | w o . .".Split(' ').Select(w => tokenizer.TokenToId(w)!.Value)];
+        Assert.Equal("hello wo.", tokenizer.Decode(ids, false));
+        DecodeStream stream = tokenizer.CreateStream(false);
+        Assert.Equal(["", "", "h", "e", "", "l", "", "", "l", "o", "", "", "", " ", "", "w", "o", ".", ""], ids.Select(stream.Add));
     }
 
     [Fact]

@@ -65,13 +65,56 @@ public sealed class GgufTokenizerTests
         Assert.Equal([8], Tokenizer.FromGguf(SentencePiece() with { AddSpacePrefix = false, AddBos = false }, "m.gguf").Encode("ab", true));
     }
 
+    private static GgufTokenizer Unigrams() => new()
+    {
+        Model = "t5",
+        Tokens = ["<pad>", "</s>", "<unk>", "\u2581", "\u2581the", "\u2581cat", "s", "t", "h", "e", "<x>"],
+        TokenTypes = [3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 4],
+        Scores = [0, 0, 0, -2, -3, -4, -2.5f, -5, -5, -5, 0],
+        EosId = 1,
+        UnknownId = 2,
+        PadId = 0,
+    };
+
+    [Fact]
+    public void AT5VocabularyIsUnigrams()
+    {
+        Tokenizer tokenizer = Tokenizer.FromGguf(Unigrams(), "m.gguf");
+        Assert.Equal([4, 5, 6, 1], tokenizer.Encode("the cats", true));
+        Assert.Equal([4, 3, 2, 10, 3, 6], tokenizer.Encode("the xy<x>s", false));
+        Assert.Equal([3, 3, 4], tokenizer.Encode("   the", false));
+        Assert.Equal([4, 5], Tokenizer.FromGguf(Unigrams() with { RemoveExtraWhitespaces = true, AddEos = false }, "m.gguf").Encode("  the   cat ", true));
+        Assert.Equal("the cats", tokenizer.Decode([4, 5, 6, 1], true));
+        Assert.Equal([2, 6], Tokenizer.FromGguf(Unigrams() with { AddSpacePrefix = false }, "m.gguf").Encode("xs", false));
+    }
+
+    [Fact]
+    public void ABertVocabularyIsWordPieces()
+    {
+        Tokenizer tokenizer = Tokenizer.FromGguf(new GgufTokenizer
+        {
+            Model = "bert",
+            Tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581un", "want", "ed", "\u2581runn", "ing", "\u2581,"],
+            TokenTypes = [3, 3, 3, 3, 1, 1, 1, 1, 1, 1],
+            ClsId = 2,
+            SepId = 3,
+            UnknownId = 1,
+        }, "m.gguf");
+        Assert.Equal([2, 4, 5, 6, 9, 7, 8, 3], tokenizer.Encode("UNwant\u00E9d,running", true));
+        Assert.Equal([1, 7, 8], tokenizer.Encode("wanted running", false));
+        Assert.Equal("unwanted , running", tokenizer.Decode([2, 4, 5, 6, 9, 7, 8, 3], true));
+    }
+
     [Fact]
     public void WhatIsUnknownOrContradictoryIsRefusedByName()
     {
         Assert.Contains("known are", ErrorOf(ByteLevel("klingon")), StringComparison.Ordinal);
         Assert.Contains("smollm", ErrorOf(ByteLevel("klingon")), StringComparison.Ordinal);
         Assert.Contains("tokenizer.ggml.pre", ErrorOf(ByteLevel(null)), StringComparison.Ordinal);
-        Assert.Contains("\"bert\"", ErrorOf(ByteLevel() with { Model = "bert" }), StringComparison.Ordinal);
+        Assert.Contains("\"rwkv\" is not supported; supported are gpt2, llama, t5, bert", ErrorOf(ByteLevel() with { Model = "rwkv" }), StringComparison.Ordinal);
+        Assert.Contains("cls", ErrorOf(ByteLevel() with { Model = "bert", BosId = null }), StringComparison.Ordinal);
+        Assert.Contains("scores", ErrorOf(ByteLevel() with { Model = "t5" }), StringComparison.Ordinal);
+        Assert.Contains("precompiled_charsmap", ErrorOf(Unigrams() with { PrecompiledCharsMap = [9, 0] }), StringComparison.Ordinal);
         Assert.Contains("merges", ErrorOf(ByteLevel() with { Merges = null }), StringComparison.Ordinal);
         Assert.Contains("merges[0]", ErrorOf(ByteLevel() with { Merges = ["a z"] }), StringComparison.Ordinal);
         Assert.Contains("merges[0]", ErrorOf(ByteLevel() with { Merges = ["ab"] }), StringComparison.Ordinal);
