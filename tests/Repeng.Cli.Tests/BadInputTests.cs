@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Repeng.Runtime.Formats;
 
 namespace Repeng.Cli.Tests;
 
@@ -119,7 +120,7 @@ public sealed class BadInputTests : IDisposable
         string model = _shop.Model(), weights = Path.Combine(model, "model.safetensors");
         File.Move(weights, Path.Combine(model, "a.safetensors"));
         string[] names;
-        using (var source = Runtime.Formats.SafetensorsFile.Open(Path.Combine(model, "a.safetensors")))
+        using (var source = SafetensorsFile.Open(Path.Combine(model, "a.safetensors")))
             names = [.. source.Names];
         void Index(string last) => File.WriteAllText(Path.Combine(model, "model.safetensors.index.json"), new JsonObject { ["weight_map"] = new JsonObject(names.Select((n, i) => KeyValuePair.Create(n, (JsonNode?)(i == names.Length - 1 ? last : "a.safetensors")))) }.ToJsonString());
         Index("b.safetensors");
@@ -127,6 +128,55 @@ public sealed class BadInputTests : IDisposable
         Fails([names[^1], "b.safetensors", "no such file beside the index"], run);
         File.Copy(Path.Combine(model, "a.safetensors"), Path.Combine(model, "b.safetensors"));
         Fails([names[0], "a.safetensors", "and in", "b.safetensors"], run);
+    }
+
+    [Theory]
+    [InlineData("gptq")]
+    [InlineData("awq")]
+    [InlineData("compressed-tensors")]
+    [InlineData("fp8")]
+    [InlineData("torchao")]
+    public void Weights_quantised_in_a_way_that_is_not_read(string method)
+    {
+        string model = _shop.Model(change: c => c["quantization_config"] = new JsonObject { ["quant_method"] = method, ["bits"] = 4 });
+        string[] named = [$"'{method}' (quantization_config)", "read are bitsandbytes (NF4, FP4, INT8), mxfp4 of gpt-oss, and GGUF", "--quantization_type 4bit"];
+        Fails(named, ["generate", "--model", model, "--raw", "--prompt", "the ball"]);
+        Fails(named, _shop.Train(model, "r"));
+        Fails(named, ["convert", "--model", model, "--output", _shop.At("a.gguf")]);
+        Fails(named, ["quantize", "--model", model, "--output", _shop.At("nf4")]);
+        // What it is can be said all the same.
+        CliResult seen = CliRun.Run("inspect", model);
+        Assert.True(seen.Code == ExitCodes.Ok, seen.Error);
+        Assert.Contains($"{method}, which cannot be run", seen.Out);
+    }
+
+    [Fact]
+    public void Weights_of_gptq_without_a_word_of_it_in_the_config()
+    {
+        string model = _shop.Model(), weights = Path.Combine(model, "model.safetensors"), packed = Path.Combine(model, "packed.safetensors");
+        using (var source = SafetensorsFile.Open(weights))
+        {
+            var writer = new SafetensorsWriter();
+            foreach (string name in source.Names)
+                if (name.EndsWith("_proj.weight", StringComparison.Ordinal))
+                    writer.AddRaw(name.Replace(".weight", ".qweight", StringComparison.Ordinal), "I32", [1], new byte[4]);
+                else
+                    writer.AddRaw(name, source.Info(name).Type, source.Info(name).Shape, source.ReadBytes(name));
+            writer.Write(packed);
+        }
+        File.Move(packed, weights, overwrite: true);
+        Fails(["'gptq or awq'"], ["generate", "--model", model, "--raw", "--prompt", "the ball"]);
+    }
+
+    [Fact]
+    public void Chat_template_that_raises()
+    {
+        string model = _shop.Model(), path = Path.Combine(model, "tokenizer_config.json");
+        JsonObject config = JsonNode.Parse(File.ReadAllText(path))!.AsObject();
+        config["chat_template"] = "{% if messages[0].role != 'system' %}\n{{ raise_exception('Conversations must begin with a system message') }}{% endif %}{{ messages[0].content }}";
+        File.WriteAllText(path, config.ToJsonString());
+        Fails(["Conversations must begin with a system message", "tokenizer_config.json", "line 2"], ["generate", "--model", model, "--prompt", "the ball"]);
+        Assert.Equal(ExitCodes.Ok, CliRun.Run("generate", "--model", model, "--system", "the cup", "--prompt", "the ball", "--max_new_tokens", "1").Code);
     }
 
     [Fact]

@@ -63,6 +63,30 @@ public sealed class GgufVerbTests : IDisposable
         using GgufFile file = GgufFile.Open(_shop.At("lora.gguf"));
         Assert.Equal(("adapter", "lora"), (file.Metadata.Text("general.type"), file.Metadata.Text("adapter.type")));
         Assert.All(file.Names, n => Assert.True(n.EndsWith(".weight.lora_a", StringComparison.Ordinal) || n.EndsWith(".weight.lora_b", StringComparison.Ordinal), n));
+
+        // The file is an adapter for every verb that takes one: it does what the exported adapter did.
+        string path = _shop.At("lora.gguf");
+        float[] wanted = Logits(folder, "2");
+        Assert.True(Close.Error(Logits(folder, "0"), wanted) > 1e-4, "the adapter does something");
+        Close.To(1e-5, Logits(path, "1"), wanted, "lora.gguf");
+        CliResult said = CliRun.Run("generate", "--model", model, "--adapter", path, "--coefficient", "-1", "1", "--raw", "--prompt", "the ball is", "--max_new_tokens", "4");
+        Assert.True(said.Code == ExitCodes.Ok, said.Error);
+        CliResult measured = CliRun.Run("eval", "--model", model, "--adapter", path, "--set", "mood", "--coefficients", "0", "1", "--max_questions", "2", "--no-generate_answers");
+        Assert.True(measured.Code == ExitCodes.Ok, measured.Error);
+        CliResult back = CliRun.Run("export", "--model", model, "--adapter", path, "--output", _shop.At("peft"));
+        Assert.True(back.Code == ExitCodes.Ok, back.Error);
+        Close.To(1e-5, Logits(_shop.At("peft"), "1"), wanted, "the LoRA as PEFT has it");
+        Assert.Contains("give it as --model", CliRun.Run("generate", "--adapter", path, "--prompt", "x").Error);
+        Assert.Contains("no control vector", CliRun.Run("generate", "--model", model, "--vector", path, "--prompt", "x").Error);
+
+        float[] Logits(string adapter, string c)
+        {
+            string output = _shop.At($"{Path.GetRandomFileName()}.safetensors");
+            CliResult r = CliRun.Run("forward", "--model", model, "--adapter", adapter, "--coefficient", c, "--text", "the ball is", "--output", output);
+            Assert.True(r.Code == ExitCodes.Ok, r.Error);
+            using SafetensorsFile file = SafetensorsFile.Open(output);
+            return file.ReadF32("logits");
+        }
     }
 
     [Fact]

@@ -7,7 +7,7 @@ namespace Repeng.Cli.Verbs;
 public static class AdapterOptions
 {
     /// <summary>The option of the adapters.</summary>
-    public static Option<string[]?> Adapters() => Opt.Paths("--adapter", "FOLDER", "adapter that train or PEFT wrote; several act together, each at the coefficient times its weight");
+    public static Option<string[]?> Adapters() => Opt.Paths("--adapter", "PATH", "folder of an adapter that train or PEFT wrote, or a LoRA of llama.cpp (.gguf); several act together, each at the coefficient times its weight");
 
     /// <summary>The option of their weights.</summary>
     public static Option<double[]?> Weights(string description) => Opt.Numbers("--adapter_weights", description);

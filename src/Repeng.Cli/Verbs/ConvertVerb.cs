@@ -30,7 +30,7 @@ public sealed class ConvertVerb
 
     /// <summary>The option that names the type of matrices.</summary>
     internal static Option<string?> TypeOption() =>
-        Opt.Text("--type", "TYPE", $"type of the matrices: {string.Join(", ", GgufModelWriter.Types)} (default: F16, or as stored where that is F32 or BF16)");
+        Opt.Text("--type", "TYPE", $"type of the matrices: {string.Join(", ", GgufModelWriter.Types)} (default: F16, or as stored where that is F32 or BF16; experts in MXFP4 keep their bits)");
 
     /// <summary>Refuses a path that is taken or is no .gguf file, before anything long begins.</summary>
     internal static void RequireNewFile(string path)
@@ -53,6 +53,7 @@ public sealed class ConvertVerb
         GgufModelWriter.Write(output, files.Config, files.ConfigSource, weights, new GgufModelWriter.Options
         {
             Type = type,
+            KeepMxfp4 = wanted is null,
             Name = Path.GetFileNameWithoutExtension(Path.TrimEndingDirectorySeparator(name)),
             Tokenizer = tokenizer,
             FromGguf = files.IsGguf,
@@ -66,7 +67,7 @@ public sealed class ConvertVerb
                 session.Say($"{output}: {done} of {all} tensors");
             },
         });
-        return type;
+        return wanted is null && weights.Names.Any(n => IsMxfp4(weights.Info(n))) ? $"{type}, experts {Mxfp4.Form} as stored" : type;
     }
 
     private int Run(ParseResult p)
@@ -86,7 +87,10 @@ public sealed class ConvertVerb
         if (wanted is not null)
             return GgufModelWriter.Types.FirstOrDefault(t => t.Equals(wanted, StringComparison.OrdinalIgnoreCase))
                 ?? throw new UserErrorException($"--type {wanted}: cannot be written; types that can: {string.Join(", ", GgufModelWriter.Types)}");
-        string[] stored = [.. weights.Names.Select(n => weights.Info(n)).Where(t => t.Shape.Length > 1).Select(t => t.Type).Distinct()];
+        string[] stored = [.. weights.Names.Select(n => weights.Info(n)).Where(t => t.Shape.Length > 1 && !IsMxfp4(t)).Select(t => t.Type).Distinct()];
         return stored is ["F32"] or ["BF16"] ? stored[0] : "F16";
     }
+
+    // Of a folder its blocks and scales, of a GGUF file the type itself.
+    private static bool IsMxfp4(TensorInfo t) => t.Type == Mxfp4.Form || t.Type == "U8" && (t.Name.EndsWith(Mxfp4.Blocks, StringComparison.Ordinal) || t.Name.EndsWith(Mxfp4.Scales, StringComparison.Ordinal));
 }

@@ -22,7 +22,7 @@ public sealed class EvalVerb
     private const int RangeQuestions = 32;
     private const string DilemmaSet = "dilemmas", Binary = "binary", Mood = "mood";
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "folder, .gguf file, repository of the hub (org/name) or demo (default: the adapter's base model, else demo)", "--model_name");
-    private readonly Option<string[]?> _adapters = Opt.Paths("--adapter", "FOLDER", "adapters that train wrote, one or several (default: the model alone)");
+    private readonly Option<string[]?> _adapters = Opt.Paths("--adapter", "PATH", "adapters that train or PEFT wrote, or LoRAs of llama.cpp (.gguf), one or several (default: the model alone)");
     private readonly Option<double[]?> _adapterWeights = AdapterOptions.Weights("the adapters act together as one method, each at the coefficient times its weight (default: each is measured by itself)");
     private readonly Option<string[]?> _vectors = Opt.Paths("--vector", "FILE", "control vectors (.gguf), one or several");
     private readonly Option<bool?> _normalize = Opt.Flag("--normalize", "with --vector: give each steered output the length back that it had before the vector was added");

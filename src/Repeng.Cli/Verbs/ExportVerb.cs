@@ -12,7 +12,7 @@ namespace Repeng.Cli.Verbs;
 /// <summary>export: an adapter at one coefficient as files that other software reads: a plain LoRA of PEFT, or a merged model.</summary>
 public sealed class ExportVerb
 {
-    private readonly Option<string?> _adapter = Opt.Text("--adapter", "FOLDER", "adapter that train wrote, or one of PEFT");
+    private readonly Option<string?> _adapter = Opt.Text("--adapter", "PATH", "folder of an adapter that train or PEFT wrote, or a LoRA of llama.cpp (.gguf)");
     private readonly Option<string?> _model = Opt.Text("--model", "MODEL", "base model (default: the one that the adapter names)", "--model_name");
     private readonly Option<string?> _to = Opt.Choice("--to", "lora: a plain LoRA that PEFT loads (default); gguf-lora: one that llama.cpp loads; merged: a whole model in fp32; gguf: a whole model as one file", "lora", "gguf-lora", "merged", "gguf");
     private readonly Option<string?> _type = ConvertVerb.TypeOption();
@@ -38,7 +38,7 @@ public sealed class ExportVerb
 
     private int Run(ParseResult p)
     {
-        string folder = HubModels.Adapter(_session, p.GetValue(_adapter)) ?? throw new UserErrorException("--adapter FOLDER is missing: what to export");
+        string folder = HubModels.Adapter(_session, p.GetValue(_adapter)) ?? throw new UserErrorException("--adapter PATH is missing: what to export");
         string to = p.GetValue(_to) ?? "lora";
         bool gguf = to.StartsWith("gguf", StringComparison.Ordinal);
         string output = Path.TrimEndingDirectorySeparator(p.GetValue(_output) ?? throw new UserErrorException($"--output {(gguf ? "FILE.gguf" : "FOLDER")} is missing: where the files go"));

@@ -17,14 +17,16 @@ internal static class HubModels
         Watched(progress, () => ModelBundle.Locate(model, hub, session.Stop));
     }
 
-    /// <summary>The folder of an adapter: as it is named, or from the hub.</summary>
+    /// <summary>The folder or .gguf file of an adapter: as it is named, or from the hub.</summary>
     public static string? Adapter(Session session, string? adapter)
     {
-        if (adapter is null || Directory.Exists(adapter) || File.Exists(adapter) || HubReference.TryParse(adapter) is not { File: null } reference)
+        if (adapter is null || Directory.Exists(adapter) || File.Exists(adapter) || HubReference.TryParse(adapter) is not { } reference)
             return adapter;
+        // One file is fetched in one way, whatever it holds.
+        HubContent content = reference.File is null ? HubContent.Adapter : HubContent.Model;
         var progress = new HubProgress(session);
         using var hub = new ModelHub(listener: progress);
-        return hub.Find(reference, HubContent.Adapter) ?? Watched(progress, () => hub.Resolve(reference, HubContent.Adapter, session.Stop));
+        return hub.Find(reference, content) ?? Watched(progress, () => hub.Resolve(reference, content, session.Stop));
     }
 
     /// <summary>Runs a fetch with its display; a stop says what is kept.</summary>

@@ -48,9 +48,11 @@ public sealed class InspectVerb
     private void Model(string path, bool list)
     {
         HubModels.Ready(_session, path);
-        (ModelConfig c, ITensorSource tensors, string source) = ModelBundle.OpenConfig(path);
+        (ModelConfig c, ITensorSource tensors, string source) = ModelBundle.OpenConfig(path, check: false);
         using (tensors)
         {
+            string config = Path.Combine(source, "config.json");
+            string? method = File.Exists(source) ? null : StorageMethod.Of(JsonFile.ReadObject(config).Json, config, tensors);
             Spectre.Console.Table table = Format.Table("what", "value");
             table.Row("family", c.ModelType);
             table.Row("blocks", $"{c.NumLayers}");
@@ -60,6 +62,8 @@ public sealed class InspectVerb
             table.Row("heads", $"{c.NumHeads} of {c.HeadDim}, {c.NumKvHeads} for keys and values");
             table.Row("vocabulary", $"{c.VocabSize}{(c.TiedHead ? ", head tied to the embedding" : "")}");
             table.Row("context", $"{c.MaxPositions} tokens");
+            if (method is not null)
+                table.Row("quantised by", $"{method}{(StorageMethod.IsRead(method) ? "" : ", which cannot be run")}");
             (string tokenizer, bool template) = Tokenizer(source);
             table.Row("tokenizer", tokenizer);
             table.Row("chat template", template ? "yes" : "no");

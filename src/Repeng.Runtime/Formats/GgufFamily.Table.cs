@@ -106,6 +106,8 @@ internal sealed partial record GgufFamily
             Bare = [("attn_sinks.weight", "self_attn.sinks")],
             Experts = s_qwenExperts,
             StacksInterleaved = true,
+            // Numbers of llama.cpp's code.
+            Implied = [("hidden_act", JsonValue.Create("silu")), ("swiglu_limit", JsonValue.Create(7.0)), ("swiglu_alpha", JsonValue.Create(1.702))],
             Fields = [.. s_fields, new("expert_count", "num_local_experts"), new("expert_used_count", "num_experts_per_tok"), new("expert_feed_forward_length", "intermediate_size")],
             Windows = new(2),
             YarnTruncates = false,

@@ -35,6 +35,9 @@ public sealed unsafe class GgufModelWriter
         /// <summary>Type of matrices: F32, F16, BF16 or a quantised type that can be encoded. Vectors and norms stay F32.</summary>
         public required string Type { get; init; }
 
+        /// <summary>Experts stored in MXFP4 keep their bits, whatever other matrices become; llama.cpp's converter does so.</summary>
+        public bool KeepMxfp4 { get; init; }
+
         /// <summary>general.name, or null.</summary>
         public string? Name { get; init; }
 
@@ -72,7 +75,8 @@ public sealed unsafe class GgufModelWriter
         writer.Add("general.type", "model");
         if (options.Name is not null)
             writer.Add("general.name", options.Name);
-        writer.Add("general.file_type", FileType(type)).Add("general.quantization_version", 2u);
+        bool packed = options.KeepMxfp4 && model._source.Names.Any(n => model._source.Info(n).Type == Mxfp4.Form);
+        writer.Add("general.file_type", FileType(packed ? BlockType.Find(Mxfp4.Form)! : type)).Add("general.quantization_version", 2u);
         GgufConfig.Write(fields, family, writer, options.Warn);
         options.Tokenizer?.WriteTo(writer, fields.Integer("vocab_size"));
         model.AddTensors(writer, type, GgufConfig.QueryScale(fields, family), options);
@@ -109,7 +113,7 @@ public sealed unsafe class GgufModelWriter
             foreach (string name in names)
                 _source.Info(name, info.Shape);
             long[] shape = turned ? [info.Shape[1], info.Shape[0]] : info.Shape;
-            BlockType stored = TypeOf(gguf, shape, type, options.Warn);
+            BlockType stored = options.KeepMxfp4 && info.Type == Mxfp4.Form ? BlockType.Find(Mxfp4.Form)! : TypeOf(gguf, shape, type, options.Warn);
             long[] all = gguf.Contains("_exps.", StringComparison.Ordinal) ? [names.Length, .. shape] : shape;
             float scale = ScalesQueries(_family, gguf) ? queryScale : 1, shift = !_asGguf && GgufFamily.IsNorm(gguf) ? _family.NormShift : 0;
             if (gguf.EndsWith(".weight", StringComparison.Ordinal) && info.Shape.Length is 0 or > 3)

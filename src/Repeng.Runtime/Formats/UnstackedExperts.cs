@@ -1,8 +1,11 @@
+using Repeng.Kernels.Quantised;
+
 namespace Repeng.Runtime.Formats;
 
 /// <summary>
-/// Experts that a checkpoint stacks in one tensor a projection (LIST.gate_up_proj, LIST.down_proj and their _bias), under
-/// the names of single experts (LIST.0.gate_proj.weight …), [out, in] each. Other tensors pass as they are.
+/// Experts that a checkpoint stacks in one tensor a projection (LIST.gate_up_proj, LIST.down_proj and their _bias, or in
+/// MXFP4 their _blocks and _scales), under the names of single experts (LIST.0.gate_proj.weight …), [out, in] each. MXFP4 is
+/// seen as ggml's blocks of the same numbers. Other tensors pass as they are.
 /// </summary>
 internal sealed unsafe class UnstackedExperts : ITensorSource
 {
@@ -21,7 +24,9 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
         foreach (string name in source.Names)
             if (IsStack(name))
                 Split(source.Info(name));
-            else
+            else if (PackedStem(name, Mxfp4.Blocks) is { } stem)
+                SplitPacked(stem);
+            else if (PackedStem(name, Mxfp4.Scales) is null)
                 _names.Add(name);
     }
 
@@ -33,7 +38,7 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
 
     /// <summary>The source itself where it stacks nothing.</summary>
     public static ITensorSource Of(ITensorSource source, GgufFamily family) =>
-        family.Experts.Length > 0 && source.Names.Any(IsStack) ? new UnstackedExperts(source, family.StacksInterleaved) : source;
+        family.Experts.Length > 0 && source.Names.Any(n => IsStack(n) || PackedStem(n, Mxfp4.Blocks) is not null) ? new UnstackedExperts(source, family.StacksInterleaved) : source;
 
     /// <inheritdoc/>
     public bool TryGetInfo(string name, out TensorInfo info)
@@ -53,16 +58,32 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
             return;
         }
         int width = (int)part.Info.RowLength;
+        if (part.IsPacked)
+        {
+            for (long row = 0; row < rows; row++)
+            {
+                byte[] blocks = PackedRow(part, firstRow + row);
+                fixed (byte* p = blocks)
+                    BlockType.Find(Mxfp4.Form)!.Decode(p, destination + row * width, width);
+            }
+            return;
+        }
         Values(part).AsSpan(checked((int)(firstRow * width)), checked((int)(rows * width))).CopyTo(new Span<float>(destination, checked((int)(rows * width))));
     }
 
     /// <inheritdoc/>
     public void ReadRaw(string name, long firstRow, long rows, byte* destination)
     {
-        if (_parts.ContainsKey(name))
+        if (!_parts.TryGetValue(name, out Part? part))
+            _source.ReadRaw(name, firstRow, rows, destination);
+        else if (!part.IsPacked)
             ReadF32(name, firstRow, rows, (float*)destination);
         else
-            _source.ReadRaw(name, firstRow, rows, destination);
+            for (long row = 0; row < rows; row++)
+            {
+                byte[] blocks = PackedRow(part, firstRow + row);
+                blocks.CopyTo(new Span<byte>(destination + row * blocks.Length, blocks.Length));
+            }
     }
 
     /// <inheritdoc/>
@@ -83,18 +104,52 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
         bool bias = stack.Name.EndsWith("_bias", StringComparison.Ordinal), fused = stack.Name.Contains("gate_up_proj", StringComparison.Ordinal);
         if (stack.Shape.Length != (bias ? 2 : 3))
             throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; [experts, {(bias ? "out" : "in, out")}] is needed");
-        string list = stack.Name[..(stack.Name.LastIndexOf(List, StringComparison.Ordinal) + List.Length)];
         long outputs = bias || _interleaved ? stack.Shape[^1] : stack.Shape[1], inputs = bias ? 1 : _interleaved ? stack.Shape[1] : stack.Shape[2];
+        AddParts(stack.Name, (int)stack.Shape[0], fused, (int)outputs, (int)inputs, bias ? ".bias" : ".weight", "F32", rows => bias ? [rows] : [rows, inputs], elements => elements * sizeof(float));
+    }
+
+    private void AddParts(string stack, int experts, bool fused, int outputs, int inputs, string suffix, string type, Func<long, long[]> shape, Func<long, long> bytes)
+    {
+        string list = stack[..(stack.LastIndexOf(List, StringComparison.Ordinal) + List.Length)];
         string[] projections = fused ? ["gate_proj", "up_proj"] : ["down_proj"];
         long rows = outputs / projections.Length;
-        for (int expert = 0; expert < stack.Shape[0]; expert++)
+        for (int expert = 0; expert < experts; expert++)
             for (int half = 0; half < projections.Length; half++)
             {
-                string name = $"{list}{expert}.{projections[half]}.{(bias ? "bias" : "weight")}";
-                long[] shape = bias ? [rows] : [rows, inputs];
-                _parts[name] = new Part(stack.Name, expert, half, fused, (int)outputs, (int)inputs, new TensorInfo(name, shape, "F32", rows * inputs, rows * inputs * sizeof(float)));
+                string name = $"{list}{expert}.{projections[half]}{suffix}";
+                _parts[name] = new Part(stack, expert, half, fused, outputs, inputs, new TensorInfo(name, shape(rows), type, rows * inputs, bytes(rows * inputs)));
                 _names.Add(name);
             }
+    }
+
+    // The name of the stack that a packed tensor is one half of.
+    private static string? PackedStem(string name, string end) => name.EndsWith(end, StringComparison.Ordinal) && IsStack(name[..^end.Length]) ? name[..^end.Length] : null;
+
+    private void SplitPacked(string stem)
+    {
+        TensorInfo blocks = _source.Info(stem + Mxfp4.Blocks), scales = _source.Info(stem + Mxfp4.Scales);
+        foreach (TensorInfo t in new[] { blocks, scales })
+            if (t.Type != "U8")
+                throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(t.Name)} is stored as {t.Type}, MXFP4 is bytes (U8); fetch the file again");
+        if (blocks.Shape.Length != 4 || blocks.Shape[3] != Mxfp4.Block / 2 || blocks.Elements == 0 || !scales.Shape.AsSpan().SequenceEqual(blocks.Shape.AsSpan(0, 3)))
+            throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(blocks.Name)} has shape {blocks.ShapeText} and its scales {scales.ShapeText}; [experts, out, in / {Mxfp4.Block}, {Mxfp4.Block / 2}] and [experts, out, in / {Mxfp4.Block}] are needed");
+        long outputs = blocks.Shape[1], inputs = blocks.Shape[2] * Mxfp4.Block;
+        AddParts(stem, (int)blocks.Shape[0], stem.EndsWith("gate_up_proj", StringComparison.Ordinal), (int)outputs, (int)inputs, ".weight", Mxfp4.Form, rows => [rows, inputs], Mxfp4.Bytes);
+    }
+
+    private byte[] PackedRow(Part part, long row)
+    {
+        int perRow = part.Inputs / Mxfp4.Block, rows = (int)part.Info.Rows;
+        long output = (long)part.Expert * part.Outputs + (!part.Fused ? row : _interleaved ? 2 * row + part.Half : part.Half * rows + row);
+        byte[] blocks = new byte[part.Inputs / 2], scales = new byte[perRow], made = new byte[Mxfp4.Bytes(part.Inputs)];
+        fixed (byte* b = blocks, s = scales, to = made)
+        {
+            _source.ReadRaw(part.Stack + Mxfp4.Blocks, output * perRow, perRow, b);
+            // Scales of a row are one row of their tensor.
+            _source.ReadRaw(part.Stack + Mxfp4.Scales, output, 1, s);
+            Mxfp4.WriteRow(blocks, scales, to);
+        }
+        return made;
     }
 
     private float[] Values(Part part)
@@ -122,5 +177,8 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
         }
     }
 
-    private sealed record Part(string Stack, int Expert, int Half, bool Fused, int Outputs, int Inputs, TensorInfo Info);
+    private sealed record Part(string Stack, int Expert, int Half, bool Fused, int Outputs, int Inputs, TensorInfo Info)
+    {
+        public bool IsPacked => Info.Type == Mxfp4.Form;
+    }
 }

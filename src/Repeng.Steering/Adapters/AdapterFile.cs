@@ -65,19 +65,23 @@ public static class AdapterFile
     /// <summary>The base model that a saved adapter names, as its training was given it; null when it names none.</summary>
     public static string? ReadBaseModel(string folder)
     {
+        if (GgufLora.IsGguf(folder))
+            throw new UserErrorException($"{folder}: a LoRA in GGUF does not say where its base model is; give it as --model");
         string path = Path.Combine(folder, ConfigName);
         if (!File.Exists(path))
-            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote, or one of PEFT");
+            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote, one of PEFT, or the .gguf file of a LoRA");
         JsonObject json = JsonFile.Read(path) as JsonObject ?? throw new UserErrorException($"{path}: a JSON object is needed");
         return new ConfigReader(json, path).OptionalString("base_model_name_or_path");
     }
 
-    /// <summary>Loads an adapter of any kind for a model: one of this project's own or a folder of PEFT, by the peft_type in its settings.</summary>
+    /// <summary>Loads an adapter of any kind for a model: one of this project's own or a folder of PEFT, by the peft_type in its settings, or a LoRA of llama.cpp in a .gguf file.</summary>
     public static IAdapter LoadAny(DecoderModel model, string folder)
     {
+        if (GgufLora.IsGguf(folder))
+            return GgufLora.Load(model, folder);
         string path = Path.Combine(folder, ConfigName);
         if (!File.Exists(path))
-            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote, or one of PEFT");
+            throw new UserErrorException($"{folder}: no {ConfigName}; give the folder that train wrote, one of PEFT, or the .gguf file of a LoRA");
         string? type = JsonFile.ReadObject(path).OptionalText("peft_type");
         return type is null or "TRMSVFT" or "APASTOADAPTER" ? Load(model, folder) : PeftFile.Load(model, folder);
     }

@@ -30,6 +30,8 @@ public sealed unsafe class MergedWeights : ITensorSource
         }
         foreach ((string name, Tensor t) in model.Parameters)
         {
+            // Here and not in the middle of a file.
+            WeightReader.RequireArray(name, t.Length);
             _names.Add(name);
             _infos[name] = new TensorInfo(name, model.FileShape(name), "F32", t.Length, t.Length * sizeof(float));
         }

@@ -37,6 +37,9 @@ public sealed record ExpertConfig
     /// <summary>Bias of the router.</summary>
     public bool RouterBias { get; init; }
 
+    /// <summary>Whether the router is a linear layer of the original software, which its quantisation reaches; gpt-oss has a bare parameter.</summary>
+    public bool RouterIsLinear { get; init; } = true;
+
     /// <summary>The list of experts below the MLP module.</summary>
     public string List { get; init; } = "experts";
 

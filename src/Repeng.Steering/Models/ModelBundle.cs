@@ -100,7 +100,9 @@ public sealed class ModelBundle : IDisposable
     }
 
     /// <summary>The description of a model without its weights, for planning and inspection, and a source of its tensors.</summary>
-    public static (ModelConfig Config, ITensorSource Tensors, string Source) OpenConfig(string model)
+    /// <param name="model">What the person called it.</param>
+    /// <param name="check">Refuses weights that are stored in a way that cannot be run; without it they can be described.</param>
+    public static (ModelConfig Config, ITensorSource Tensors, string Source) OpenConfig(string model, bool check = true)
     {
         string path = Locate(model);
         if (File.Exists(path))
@@ -117,7 +119,7 @@ public sealed class ModelBundle : IDisposable
             }
         }
         ModelConfig config = ReadConfig(path);
-        return (config, OpenWeights(path), path);
+        return (config, OpenWeights(path, check), path);
     }
 
     /// <summary>Token ids of a text as it is, with the special tokens that the tokenizer puts around it.</summary>
@@ -177,7 +179,11 @@ public sealed class ModelBundle : IDisposable
         using ITensorSource source = OpenWeights(folder);
         CheckVocabulary(config, tokenizer, folder, remark);
         ChatTemplate? template = templates.Templates.Count > 0 ? templates.Select() : null;
-        return new ModelBundle(ModelLoader.Load(device, config, source, weights, progress), tokenizer, template, templates.SpecialTokens, name);
+        DecoderModel model = ModelLoader.Load(device, config, source, weights, progress);
+        Tensor[] stacks = weights?.Quantise is null ? [] : [.. model.Parameters.Values.Where(p => p.Shape.Length == 3 && p.Type != DType.Packed)];
+        if (stacks.Length > 0)
+            remark?.Invoke($"{folder}: {stacks.Length} tensors that hold all experts of a block ({stacks.Sum(p => p.Data.Bytes) >> 20} MiB) stay as they are stored: --quantization_type is for linear layers, here as in transformers");
+        return new ModelBundle(model, tokenizer, template, templates.SpecialTokens, name);
     }
 
     private static ModelBundle LoadGguf(Device device, string path, string name, WeightStorage? weights, Action<int, int>? progress, Action<string>? remark)
@@ -203,7 +209,24 @@ public sealed class ModelBundle : IDisposable
         return Families.Read(new ConfigReader(json, path));
     }
 
-    internal static ITensorSource OpenWeights(string folder) => BitsAndBytesSource.Wrap(ShardedSafetensors.OpenModel(folder));
+    internal static ITensorSource OpenWeights(string folder, bool check = true)
+    {
+        ITensorSource source = ShardedSafetensors.OpenModel(folder);
+        if (check)
+        {
+            try
+            {
+                string config = Path.Combine(folder, "config.json");
+                StorageMethod.Check(JsonFile.ReadObject(config).Json, config, source);
+            }
+            catch
+            {
+                source.Dispose();
+                throw;
+            }
+        }
+        return BitsAndBytesSource.Wrap(source);
+    }
 
     // Embeddings are padded to a round number, by less than this part of them.
     private const double Padding = 0.05;

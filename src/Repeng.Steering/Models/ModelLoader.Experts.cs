@@ -18,7 +18,7 @@ public static unsafe partial class ModelLoader
             bool stacked = source.Contains($"{list}.gate_up_proj"), packed = source.Contains($"{list}.gate_up_proj_blocks");
             if (!stacked && !packed)
                 CheckExperts(x, list);
-            var experts = new Experts(config, x) { Router = Linear($"{path}.{x.Router}", x.Count, d, x.RouterBias) };
+            var experts = new Experts(config, x) { Router = Linear($"{path}.{x.Router}", x.Count, d, x.RouterBias, x.RouterIsLinear) };
             experts.All = stacked || packed ? Stacked(x, list, packed) : [.. Enumerable.Range(0, x.Count).Select(e => Expert($"{list}.{e}", x, x.IntermediateSize))];
             if (x.SharedIntermediateSize > 0)
             {
@@ -104,10 +104,15 @@ public static unsafe partial class ModelLoader
             foreach ((string part, long[] shape) in new[] { ("blocks", (long[])[n, outputs, inputs / Mxfp4.Block, Mxfp4.Block / 2]), ("scales", [n, outputs, inputs / Mxfp4.Block]) })
                 if (Shaped($"{name}_{part}", shape) is { Type: not "U8" and var type })
                     throw new UserErrorException($"{source.Description}: tensor '{name}_{part}' is stored as {type}, MXFP4 is bytes (U8); fetch the file again");
+            int perRow = inputs / Mxfp4.Block, rowBytes = (int)Mxfp4.Bytes(inputs);
             PackedTensor stored = Mxfp4.Packed((long)n * outputs * inputs, to =>
             {
                 for (int e = 0; e < n; e++)
-                    Mxfp4.Write(Rows($"{name}_blocks", e, n), Rows($"{name}_scales", e, n), each, to + e * Mxfp4.Bytes((long)outputs * inputs));
+                {
+                    byte[] blocks = Rows($"{name}_blocks", e, n), scales = Rows($"{name}_scales", e, n);
+                    for (int row = 0; row < outputs; row++, to += rowBytes)
+                        Mxfp4.WriteRow(blocks.AsSpan(each.FileRow(row) * inputs / 2, inputs / 2), scales.AsSpan(each.FileRow(row) * perRow, perRow), to);
+                }
             });
             if (weights.Type != WeightType.F32)
                 return Keep(PackedStorage.Load(device, stored, n, outputs, inputs), name);

@@ -139,10 +139,10 @@ public static unsafe partial class ModelLoader
         private NormModule? Norm(string? path, int size) => path is null ? null : new NormModule(path,
             Read($"{path}.weight", asF32: true, size), config.Norm == NormKind.Layer ? Read($"{path}.bias", asF32: true, size) : null);
 
-        private LinearModule Linear(string path, int outputs, int inputs, bool bias)
+        private LinearModule Linear(string path, int outputs, int inputs, bool bias, bool quantisable = true)
         {
             string name = $"{path}.weight";
-            Tensor w = weights.Quantise is { } quantise ? ReadQuantised(quantise, name, outputs, inputs)
+            Tensor w = quantisable && weights.Quantise is { } quantise ? ReadQuantised(quantise, name, outputs, inputs)
                 : config.LinearStoredTransposed ? ReadTransposed(name, outputs, inputs) : Read(name, outputs, inputs);
             return new LinearModule(path, w, bias ? Read($"{path}.bias", asF32: true, outputs) : null);
         }

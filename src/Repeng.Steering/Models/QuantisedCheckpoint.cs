@@ -111,7 +111,8 @@ public static unsafe class QuantisedCheckpoint
         {
             using var device = new Device(new DryBackend());
             using DecoderModel model = ModelLoader.Load(device, config, source);
-            return [.. model.Linears.Keys.Select(path => $"{path}.weight").Where(n => source.TryGetInfo(n, out TensorInfo info) && info.Shape.Length == 2)];
+            string? router = config.Experts is { RouterIsLinear: false } x ? $".{x.Router}" : null;
+            return [.. model.Linears.Keys.Where(path => router is null || !path.EndsWith(router, StringComparison.Ordinal)).Select(path => $"{path}.weight").Where(n => source.TryGetInfo(n, out TensorInfo info) && info.Shape.Length == 2)];
         }
 
         private void AddCodes(string name, TensorInfo info)

@@ -15,6 +15,7 @@ public static class WeightReader
     /// <summary>All elements as fp32; packed ones are decoded by blocks of rows, on all cores.</summary>
     public static float[] ToHost(Tensor weight)
     {
+        RequireArray(weight.Name ?? "a weight", weight.Length);
         if (weight.Type == DType.F32)
             return weight.ToArray();
         if (weight.Data.Packing is { } packing)
@@ -25,6 +26,13 @@ public static class WeightReader
         for (int i = 0; i < raw.Length; i++)
             wide[i] = weight.Type == DType.F16 ? (float)BitConverter.UInt16BitsToHalf(raw[i]) : BitConverter.UInt32BitsToSingle((uint)raw[i] << 16);
         return wide;
+    }
+
+    /// <summary>Refuses a weight that no array holds: the experts of a block in one tensor may be more than 2³¹ values.</summary>
+    internal static void RequireArray(string name, long values)
+    {
+        if (values > Array.MaxLength)
+            throw new UserErrorException($"weight {name} has {values} values; at most {Array.MaxLength} can be decoded or merged at a time. Use the adapter beside the model, export it as a LoRA (--to lora, gguf-lora), or take a checkpoint that stores experts one by one");
     }
 
     private static float[] Decoded(Packing packing, Tensor weight)

@@ -32,11 +32,12 @@ public sealed class GgufLoraTests : IDisposable
         JsonObject config = GoldenFiles.Json(configPath);
         using Device device = Device.Cpu();
         using DecoderModel model = GoldenFiles.Load(device, folder);
-        // Experts have no LoRA of their own in llama.cpp.
-        LinearModule[] linears = [.. model.Linears.Values.Where(l => !l.Path.Contains(".experts.", StringComparison.Ordinal) && l.Path.Contains(".1.", StringComparison.Ordinal) && !l.Path.EndsWith(".gate", StringComparison.Ordinal) && !l.Path.EndsWith(".router", StringComparison.Ordinal))];
+        LinearModule[] linears = [.. model.Blocks[1].Linears.Where(l => !l.Path.EndsWith(".gate", StringComparison.Ordinal) && !l.Path.EndsWith(".router", StringComparison.Ordinal))];
+        // Of the experts one is left as it is, and one has another rank.
+        linears = [.. linears.Where(l => !l.Path.Contains(".experts.1.", StringComparison.Ordinal))];
         Assert.NotEmpty(linears);
         var random = new Random(4);
-        LoraFactors[] parts = [.. linears.Select(l => new LoraFactors(l, Random(l.Outputs * 3), Random(l.Inputs * 3)))];
+        LoraFactors[] parts = [.. linears.Select(l => (l, Rank: l.Path.Contains(".experts.0.", StringComparison.Ordinal) ? 2 : 3)).Select(x => new LoraFactors(x.l, Random(x.l.Outputs * x.Rank), Random(x.l.Inputs * x.Rank)))];
         using PeftAdapter adapter = LoraExport.Adapter(model, parts, name, name);
         string basePath = Path.Combine(_folder, "base.gguf"), loraPath = Path.Combine(_folder, "lora.gguf"), bothPath = Path.Combine(_folder, "both.gguf");
         using (ITensorSource source = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")))
@@ -54,6 +55,17 @@ public sealed class GgufLoraTests : IDisposable
         Assert.True(GoldenFiles.ErrorOverReal(tokens, Logits(model, tokens), reference) > 1e-3, $"{name}: the LoRA changes nothing");
         double error = GoldenFiles.ErrorOverReal(tokens, Logits(actual, tokens), reference);
         Assert.True(error <= 2e-5, $"{name}: error {error:g4}, allowed 2e-5");
+
+        // Read as an adapter of the folder, and of the GGUF file, whose attention may be scaled otherwise.
+        using GgufModel plain = GgufModel.Open(basePath);
+        using DecoderModel fromGguf = ModelLoader.Load(device, ModelBundle.ConfigOf(plain, basePath), plain.Tensors);
+        foreach (DecoderModel on in new[] { model, fromGguf })
+        {
+            using IAdapter read = AdapterFile.LoadAny(on, loraPath);
+            error = GoldenFiles.ErrorOverReal(tokens, Logits(on, tokens, read), reference);
+            Assert.True(error <= 2e-5, $"{name}: read on {on.Source}: error {error:g4}, allowed 2e-5");
+            Assert.Equal(Logits(on, tokens), Logits(on, tokens, read, 0));
+        }
 
         double[] Random(int n) => [.. Enumerable.Range(0, n).Select(_ => (random.NextDouble() - 0.5) * 0.3)];
     }
@@ -74,15 +86,16 @@ public sealed class GgufLoraTests : IDisposable
             if (lora.Contains(name + ".lora_a"))
             {
                 float[] a = lora.ReadF32(name + ".lora_a"), b = lora.ReadF32(name + ".lora_b");
-                int outputs = (int)info.Shape[0], inputs = (int)info.Shape[1], rank = a.Length / inputs;
-                Assert.Equal($"[{rank}, {inputs}] [{outputs}, {rank}]", $"{lora.Info(name + ".lora_a").ShapeText} {lora.Info(name + ".lora_b").ShapeText}");
+                int experts = info.Shape.Length == 3 ? (int)info.Shape[0] : 1, outputs = (int)info.Shape[^2], inputs = (int)info.Shape[^1], rank = a.Length / inputs / experts;
+                string stack = info.Shape.Length == 3 ? $"{experts}, " : "";
+                Assert.Equal($"[{stack}{rank}, {inputs}] [{stack}{outputs}, {rank}]", $"{lora.Info(name + ".lora_a").ShapeText} {lora.Info(name + ".lora_b").ShapeText}");
                 double scale = alpha == 0 ? 1 : alpha / rank;
-                for (int o = 0; o < outputs; o++)
+                for (int o = 0; o < experts * outputs; o++)
                     for (int i = 0; i < inputs; i++)
                     {
                         double sum = 0;
                         for (int r = 0; r < rank; r++)
-                            sum += (double)b[o * rank + r] * a[r * inputs + i];
+                            sum += (double)b[o * rank + r] * a[(o / outputs * rank + r) * inputs + i];
                         w[o * inputs + i] += (float)(scale * sum);
                     }
             }
@@ -91,9 +104,10 @@ public sealed class GgufLoraTests : IDisposable
         writer.Write(path);
     }
 
-    private static float[] Logits(DecoderModel model, TokenBatch tokens)
+    private static float[] Logits(DecoderModel model, TokenBatch tokens, IAdapter? adapter = null, float c = 1)
     {
         using var tape = new Tape(model.Device, record: false);
-        return model.Logits(tape, model.Forward(new ForwardContext(tape, tokens))).ToArray();
+        IAdapterPass? pass = adapter?.Pass(tape, Enumerable.Repeat(c, tokens.Batch).ToArray(), tokens.Length);
+        return model.Logits(tape, model.Forward(new ForwardContext(tape, tokens) { Adapter = pass })).ToArray();
     }
 }

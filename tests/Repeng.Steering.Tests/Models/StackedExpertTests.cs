@@ -30,28 +30,7 @@ public sealed class StackedExpertTests : IDisposable
     {
         var random = new Random(4);
         Dictionary<string, (long[] Shape, Array Values)> plain = GptOss(random), packed = new(plain);
-        foreach ((string name, int outputs, int inputs) in new[] { ("gate_up_proj", 2 * Width, Hidden), ("down_proj", Hidden, Width) })
-            for (int layer = 0; layer < 2; layer++)
-            {
-                string path = $"model.layers.{layer}.mlp.experts.{name}";
-                byte[] blocks = new byte[Experts * outputs * inputs / 2], scales = new byte[Experts * outputs * inputs / 32];
-                random.NextBytes(blocks);
-                for (int i = 0; i < scales.Length; i++)
-                    scales[i] = (byte)random.Next(122, 127);
-                // As transformers reads them: pairs of values low half first, then transposed to [experts, in, out].
-                var values = new float[Experts * outputs * inputs];
-                for (int e = 0; e < Experts; e++)
-                    for (int o = 0; o < outputs; o++)
-                        for (int i = 0; i < inputs; i++)
-                        {
-                            int at = (e * outputs + o) * inputs + i;
-                            values[(e * inputs + i) * outputs + o] = s_fp4[i % 2 == 0 ? blocks[at / 2] & 15 : blocks[at / 2] >> 4] * MathF.Pow(2, scales[at / 32] - 127);
-                        }
-                plain[path] = ([Experts, inputs, outputs], values);
-                packed.Remove(path);
-                packed[path + "_blocks"] = ([Experts, outputs, inputs / 32, 16], blocks);
-                packed[path + "_scales"] = ([Experts, outputs, inputs / 32], scales);
-            }
+        Pack(random, plain, packed);
         using DecoderModel a = Load(GptOssConfig, plain), b = Load(GptOssConfig, packed), wide = Load(GptOssConfig, packed, WeightType.F32);
         Assert.Equal(Logits(a), Logits(b));
         Assert.Equal(Logits(a), Logits(wide));
@@ -60,6 +39,67 @@ public sealed class StackedExpertTests : IDisposable
         Assert.Equal(Experts * Hidden * Width / 32 * 17, stack.Data.Bytes);
         foreach (string name in a.Parameters.Keys)
             Assert.Equal(WeightReader.ToHost(a.Parameters[name]), WeightReader.ToHost(b.Parameters[name]));
+    }
+
+    [Fact]
+    public void Mxfp4_experts_go_into_gguf_bit_for_bit()
+    {
+        var random = new Random(8);
+        Dictionary<string, (long[] Shape, Array Values)> plain = GptOss(random), packed = new(plain);
+        Pack(random, plain, packed);
+        JsonObject config = JsonNode.Parse(GptOssConfig)!.AsObject();
+        using (SafetensorsFile source = Write(packed))
+            Assert.Contains("swiglu_limit': is 1.5, llama.cpp's gpt-oss has 7", Assert.Throws<UserErrorException>(() =>
+                GgufModelWriter.Write(Path.Combine(_folder, "limit.gguf"), config, "config.json", source, new GgufModelWriter.Options { Type = "F32" })).Message);
+        config["swiglu_limit"] = 7;
+        using DecoderModel folder = Load(config.ToJsonString(), packed);
+        float[] wanted = Logits(folder);
+        foreach (bool keep in new[] { true, false })
+        {
+            string path = Path.Combine(_folder, $"{keep}.gguf");
+            using (SafetensorsFile source = Write(packed))
+                GgufModelWriter.Write(path, config, "config.json", source, new GgufModelWriter.Options { Type = "F32", KeepMxfp4 = keep });
+            using GgufModel gguf = GgufModel.Open(path);
+            Assert.All(gguf.File.Names.Where(n => n.Contains("_exps.weight", StringComparison.Ordinal)), n => Assert.Equal(keep ? "MXFP4" : "F32", gguf.File.Info(n).Type));
+            Assert.Equal(keep ? 38 : 0, gguf.File.Metadata.Integer("general.file_type"));
+            using DecoderModel model = ModelLoader.Load(_device, ModelBundle.ConfigOf(gguf, path), gguf.Tensors);
+            foreach (string module in new[] { "gate_proj", "up_proj", "down_proj" })
+                Assert.Equal(WeightReader.ToHost(folder.Linears[$"model.layers.1.mlp.experts.2.{module}"].Weight), WeightReader.ToHost(model.Linears[$"model.layers.1.mlp.experts.2.{module}"].Weight));
+            Close.To(2e-5, Logits(model), wanted, "logits");
+            if (!keep)
+                continue;
+            // From GGUF to GGUF they keep their bits too.
+            string again = Path.Combine(_folder, "again.gguf");
+            GgufModelWriter.Write(again, gguf.Config, path, gguf.Tensors, new GgufModelWriter.Options { Type = "F32", KeepMxfp4 = true, FromGguf = true });
+            using GgufFile second = GgufFile.Open(again);
+            foreach (string name in gguf.File.Names)
+                Assert.Equal(gguf.File.ReadBytes(name), second.ReadBytes(name));
+        }
+        packed["model.layers.0.mlp.experts.down_proj_scales"] = ([Experts, Hidden, 1], new byte[Experts * Hidden]);
+        using SafetensorsFile damaged = Write(packed);
+        Assert.Contains("its scales [3, 32, 1]; [experts, out, in / 32, 16] and", Assert.Throws<UserErrorException>(() =>
+            GgufModelWriter.Write(Path.Combine(_folder, "damaged.gguf"), config, "config.json", damaged, new GgufModelWriter.Options { Type = "F32", KeepMxfp4 = true })).Message);
+        Assert.False(File.Exists(Path.Combine(_folder, "damaged.gguf")));
+    }
+
+    [Fact]
+    public void A_stack_that_no_array_holds_is_not_merged_and_says_what_to_do()
+    {
+        // 160 experts of 2 · 2048 × 4096 values, by their shapes alone.
+        JsonObject config = JsonNode.Parse(GptOssConfig)!.AsObject();
+        (config["num_local_experts"], config["intermediate_size"], config["hidden_size"]) = (160, 2048, 4096);
+        var shapes = new Dictionary<string, long[]>();
+        foreach ((string name, (long[] shape, _)) in GptOss(new Random(9)))
+            shapes[name] = name.Contains(".router.", StringComparison.Ordinal) || name.Contains(".experts.", StringComparison.Ordinal)
+                ? [.. shape.Select(s => s switch { Experts => 160, Hidden => 4096L, Width => 2048, 2 * Width => 4096, _ => s })]
+                : name.Contains("_proj.", StringComparison.Ordinal) ? name.Contains("o_proj.w", StringComparison.Ordinal) ? [4096, 32] : name.EndsWith("o_proj.bias", StringComparison.Ordinal) ? [4096] : shape.Length == 2 ? [shape[0], 4096] : shape
+                : [.. shape.Select(s => s == Hidden ? 4096L : s)];
+        using var dry = new Device(new Kernels.Dry.DryBackend());
+        using DecoderModel model = ModelLoader.Load(dry, Families.Read(new ConfigReader(config, "test")), new ShapesOnly(shapes));
+        using PeftAdapter adapter = PeftFactory.Create(model, new PeftSettings { Kind = "lora", Rank = 2, TargetModules = @".*q_proj" });
+        UserErrorException e = Assert.Throws<UserErrorException>(() => MergedWeights.Of(adapter, 1));
+        Assert.Contains($"mlp.experts.gate_up_proj has {160L * 4096 * 4096} values; at most {Array.MaxLength} can be decoded or merged at a time", e.Message);
+        Assert.Contains("--to lora", e.Message);
     }
 
     [Theory]
@@ -228,6 +268,33 @@ public sealed class StackedExpertTests : IDisposable
         return tensors;
     }
 
+    // Random blocks for the stacks of packed, and the numbers that they stand for in plain.
+    private static void Pack(Random random, Dictionary<string, (long[] Shape, Array Values)> plain, Dictionary<string, (long[] Shape, Array Values)> packed)
+    {
+        foreach ((string name, int outputs, int inputs) in new[] { ("gate_up_proj", 2 * Width, Hidden), ("down_proj", Hidden, Width) })
+            for (int layer = 0; layer < 2; layer++)
+            {
+                string path = $"model.layers.{layer}.mlp.experts.{name}";
+                byte[] blocks = new byte[Experts * outputs * inputs / 2], scales = new byte[Experts * outputs * inputs / 32];
+                random.NextBytes(blocks);
+                for (int i = 0; i < scales.Length; i++)
+                    scales[i] = (byte)random.Next(122, 127);
+                // As transformers reads them: pairs of values low half first, then transposed to [experts, in, out].
+                var values = new float[Experts * outputs * inputs];
+                for (int e = 0; e < Experts; e++)
+                    for (int o = 0; o < outputs; o++)
+                        for (int i = 0; i < inputs; i++)
+                        {
+                            int at = (e * outputs + o) * inputs + i;
+                            values[(e * inputs + i) * outputs + o] = s_fp4[i % 2 == 0 ? blocks[at / 2] & 15 : blocks[at / 2] >> 4] * MathF.Pow(2, scales[at / 32] - 127);
+                        }
+                plain[path] = ([Experts, inputs, outputs], values);
+                packed.Remove(path);
+                packed[path + "_blocks"] = ([Experts, outputs, inputs / 32, 16], blocks);
+                packed[path + "_scales"] = ([Experts, outputs, inputs / 32], scales);
+            }
+    }
+
     private SafetensorsFile Write(Dictionary<string, (long[] Shape, Array Values)> tensors)
     {
         var writer = new SafetensorsWriter();
@@ -253,5 +320,35 @@ public sealed class StackedExpertTests : IDisposable
     {
         using var tape = new Tape(_device, record: false);
         return model.Logits(tape, model.Forward(new ForwardContext(tape, _tokens) { Adapter = adapter?.Pass(tape, [c, c], _tokens.Length) })).ToArray();
+    }
+
+    /// <summary>Tensors of which nothing but the shape is there.</summary>
+    private sealed unsafe class ShapesOnly(Dictionary<string, long[]> shapes) : ITensorSource
+    {
+        public string Description => "shapes";
+
+        public IReadOnlyList<string> Names => [.. shapes.Keys];
+
+        public bool TryGetInfo(string name, out TensorInfo info)
+        {
+            bool found = shapes.TryGetValue(name, out long[]? shape);
+            long elements = found ? shape!.Aggregate(1L, (a, b) => a * b) : 0;
+            info = found ? new TensorInfo(name, shape!, "BF16", elements, 2 * elements) : default;
+            return found;
+        }
+
+        public void ReadF32(string name, long firstRow, long rows, float* destination) => throw new InvalidOperationException(name);
+
+        public void ReadRaw(string name, long firstRow, long rows, byte* destination) => throw new InvalidOperationException(name);
+
+        public bool TryMap(string name, out MappedBytes bytes)
+        {
+            bytes = default;
+            return false;
+        }
+
+        public void Dispose()
+        {
+        }
     }
 }

@@ -25,6 +25,7 @@ internal static class GptOssFamily
                 // Softmax over the chosen logits.
                 NormaliseWeights = true,
                 Router = "router",
+                RouterIsLinear = false,
                 RouterBias = true,
                 Bias = true,
                 Stack = StackLayout.InOutInterleaved,

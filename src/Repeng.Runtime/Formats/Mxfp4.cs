@@ -1,19 +1,22 @@
 using Repeng.Kernels.Quantised;
-using Repeng.Runtime.Formats;
 
-namespace Repeng.Steering.Models;
+namespace Repeng.Runtime.Formats;
 
 /// <summary>
 /// MXFP4 (OCP Microscaling formats, 2023) as gpt-oss's safetensors store it: blocks of 32 values along the input, 16 bytes with
 /// the earlier of two values in the low half, and beside them a scale 2^(s − 127) a block. ggml's blocks hold the same
 /// numbers as a scale byte and 16 bytes with value j in the low and value j + 16 in the high half of byte j.
 /// </summary>
-internal static unsafe class Mxfp4
+public static unsafe class Mxfp4
 {
     /// <summary>Values of a block.</summary>
     public const int Block = 32;
 
-    private const string Form = "MXFP4";
+    /// <summary>Name of the type.</summary>
+    public const string Form = "MXFP4";
+
+    /// <summary>Ends of the names of the two tensors of a stack of experts.</summary>
+    public const string Blocks = "_blocks", Scales = "_scales";
 
     /// <summary>Bytes of so many values, in whole blocks.</summary>
     public static long Bytes(long elements) => BlockType.Find(Form)!.SizeOf(elements);
@@ -27,19 +30,16 @@ internal static unsafe class Mxfp4
         Fill = fill,
     };
 
-    /// <summary>Writes the blocks of one expert, [out, in] with the rows in the order of memory, given those of the file.</summary>
-    public static void Write(ReadOnlySpan<byte> blocks, ReadOnlySpan<byte> scales, FileLayout layout, byte* to)
+    /// <summary>Writes one row of values as ggml's blocks; blocks and scales are those of the row in a safetensors file.</summary>
+    public static void WriteRow(ReadOnlySpan<byte> blocks, ReadOnlySpan<byte> scales, byte* to)
     {
-        int perRow = layout.Columns / Block;
-        for (int row = 0; row < layout.Rows; row++)
-            for (int b = 0; b < perRow; b++)
-            {
-                int from = layout.FileRow(row) * perRow + b;
-                ReadOnlySpan<byte> pairs = blocks.Slice(from * Block / 2, Block / 2);
-                *to++ = scales[from];
-                for (int j = 0; j < Block / 2; j++)
-                    *to++ = (byte)(Value(pairs, j) | Value(pairs, j + Block / 2) << 4);
-            }
+        for (int b = 0; b < scales.Length; b++)
+        {
+            ReadOnlySpan<byte> pairs = blocks.Slice(b * Block / 2, Block / 2);
+            *to++ = scales[b];
+            for (int j = 0; j < Block / 2; j++)
+                *to++ = (byte)(Value(pairs, j) | Value(pairs, j + Block / 2) << 4);
+        }
     }
 
     private static int Value(ReadOnlySpan<byte> pairs, int i) => pairs[i / 2] >> (4 * (i & 1)) & 15;
