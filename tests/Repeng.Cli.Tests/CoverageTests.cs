@@ -21,8 +21,7 @@ public sealed partial class CoverageTests
     [Fact]
     public void Every_source_file_and_test_that_it_names_exists()
     {
-        HashSet<string> sources = [.. Code("src").Select(f => Path.GetFileName(f))];
-        HashSet<string> tests = [.. Code("tests").SelectMany(f => Class().Matches(File.ReadAllText(f))).Select(m => m.Groups[1].Value)];
+        HashSet<string> sources = TestNames.Sources("src"), tests = TestNames.Tests();
         string[] missing =
         [
             .. Source().Matches(s_page).Select(m => m.Groups[1].Value).Where(f => !sources.Contains(f)),
@@ -44,10 +43,6 @@ public sealed partial class CoverageTests
         }
     }
 
-    private static IEnumerable<string> Code(string folder) =>
-        Directory.EnumerateFiles(Path.Combine(Golden.Repository, folder), "*.cs", SearchOption.AllDirectories)
-            .Where(f => !f.Contains($"{Path.DirectorySeparatorChar}obj{Path.DirectorySeparatorChar}", StringComparison.Ordinal));
-
     [GeneratedRegex(@"^\| (\d+) \|", RegexOptions.Multiline)]
     private static partial Regex Row();
 
@@ -56,7 +51,4 @@ public sealed partial class CoverageTests
 
     [GeneratedRegex(@"`(\w+Tests)`")]
     private static partial Regex Test();
-
-    [GeneratedRegex(@"\bclass (\w+Tests)\b")]
-    private static partial Regex Class();
 }

@@ -40,6 +40,32 @@ public sealed class Workshop : IDisposable
         return folder;
     }
 
+    /// <summary>Stores a model's weights anew as F32, F16 or BF16, rounded down where they do not fit, in so many shards.</summary>
+    public void Store(string model, string type, int shards)
+    {
+        string whole = Path.Combine(model, "model.safetensors");
+        var files = new SafetensorsWriter[shards];
+        var map = new JsonObject();
+        using (SafetensorsFile source = SafetensorsFile.Open(whole))
+            for (int i = 0; i < source.Names.Count; i++)
+            {
+                string name = source.Names[i];
+                byte[] bytes = [.. source.ReadF32(name).SelectMany(v => type switch
+                {
+                    "F16" => BitConverter.GetBytes((Half)v),
+                    "BF16" => BitConverter.GetBytes((ushort)(BitConverter.SingleToUInt32Bits(v) >> 16)),
+                    _ => BitConverter.GetBytes(v),
+                })];
+                (files[i % shards] ??= new SafetensorsWriter()).AddRaw(name, type, source.Info(name).Shape, bytes);
+                map[name] = $"model-{i % shards + 1:00000}-of-{shards:00000}.safetensors";
+            }
+        File.Delete(whole);
+        for (int i = 0; i < shards; i++)
+            files[i].Write(shards == 1 ? whole : Path.Combine(model, $"model-{i + 1:00000}-of-{shards:00000}.safetensors"));
+        if (shards > 1)
+            File.WriteAllText(Path.Combine(model, "model.safetensors.index.json"), new JsonObject { ["metadata"] = new JsonObject(), ["weight_map"] = map }.ToJsonString());
+    }
+
     /// <summary>A small training of a model: 36 batches, an optimiser step every other one.</summary>
     public string[] Train(string model, string run, params string[] more) =>
     [

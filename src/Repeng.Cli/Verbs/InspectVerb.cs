@@ -15,7 +15,7 @@ namespace Repeng.Cli.Verbs;
 /// <summary>inspect: says what a model, an adapter or a tensor file holds, without loading weights.</summary>
 public sealed class InspectVerb
 {
-    private readonly Argument<string> _path = new("path") { Description = "model folder, .gguf file, repository of the hub, adapter folder, .safetensors file, or demo", HelpName = "PATH" };
+    private readonly Argument<string> _path = new("path") { Description = "model folder, .gguf file, repository of the hub, adapter folder, .safetensors file, tokenizer.json, or demo", HelpName = "PATH" };
     private readonly Option<bool?> _tensors = Opt.Flag("--tensors", "also list every tensor");
     private readonly Session _session;
 
@@ -40,6 +40,8 @@ public sealed class InspectVerb
             Adapter(path, list);
         else if (File.Exists(path) && path.EndsWith(".safetensors", StringComparison.OrdinalIgnoreCase))
             Tensors(path, list);
+        else if (File.Exists(path) && path.EndsWith("tokenizer.json", StringComparison.OrdinalIgnoreCase))
+            TokenizerJson(path);
         else if (!File.Exists(path) || !path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase) || Gguf(path, list))
             Model(path, list);
         return ExitCodes.Ok;
@@ -120,6 +122,24 @@ public sealed class InspectVerb
         if (!File.Exists(Path.Combine(source, "tokenizer.json")))
             return ("none", false);
         return ($"tokenizer.json, {Runtime.Tokenizers.Tokenizer.Load(source).VocabularySize} tokens", ChatTemplateSet.Load(source).Templates.Count > 0);
+    }
+
+    private void TokenizerJson(string path)
+    {
+        Tokenizer tokenizer = Runtime.Tokenizers.Tokenizer.Load(path);
+        JsonFields json = JsonFile.ReadObject(path);
+        Spectre.Console.Table table = Format.Table("what", "value");
+        // Old files leave the type of the most common model out.
+        table.Row("model", json.OptionalObject("model")?.OptionalText("type") ?? "BPE");
+        table.Row("vocabulary", $"{tokenizer.VocabularySize} tokens, {(json.Json["added_tokens"] as JsonArray)?.Count ?? 0} added");
+        foreach ((string field, string name) in new[] { ("normalizer", "normaliser"), ("pre_tokenizer", "pre-tokenizer"), ("post_processor", "post-processor"), ("decoder", "decoder") })
+            table.Row(name, Parts(json.Json[field]));
+        foreach ((string name, string text) in tokenizer.SpecialTokenTexts)
+            table.Row(name, text);
+        _session.Print($"Tokenizer {path}", table);
+
+        static string Parts(JsonNode? section) => section is not JsonObject o ? "none"
+            : (o["normalizers"] ?? o["pretokenizers"] ?? o["processors"] ?? o["decoders"]) is JsonArray parts ? string.Join(", ", parts.Select(Parts)) : o["type"]?.ToString() ?? "none";
     }
 
     private void Adapter(string folder, bool list)

@@ -95,6 +95,22 @@ public sealed class HostileTemplateTests
         Assert.True(error.Kind is ChatTemplateErrorKind.Limit, $"{name}: {error.Message}");
     }
 
+    [Theory]
+    [InlineData("{% for a in range(99) %}{% for b in range(99) %}{{ a * b }}{% endfor %}{% endfor %}", "rendering takes more than MaxSteps = 1000 steps")]
+    [InlineData("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "nesting is deeper than MaxDepth = 50 levels")]
+    [InlineData("{{ 'ab' * 300 }}", "a text of 600 characters is longer than MaxTextLength = 500")]
+    [InlineData("{% for i in range(60) %}0123456789{% endfor %}", "characters is longer than MaxTextLength = 500")]
+    [InlineData("{{ [1] * 4000 }}", "intermediate values take more than MaxAllocation = 20000 units")]
+    public void EveryBoundSaysItsNameAndWhatToDo(string template, string says)
+    {
+        var limits = new ChatTemplateLimits { MaxSteps = 1000, MaxDepth = 50, MaxTextLength = 500, MaxAllocation = 20000 };
+        ChatTemplateException error = Assert.Throws<ChatTemplateException>(() => ChatTemplate.Parse(template, "t.jinja", limits).Render(Chats.Hello));
+        Assert.Equal(ChatTemplateErrorKind.Limit, error.Kind);
+        Assert.StartsWith("chat template t.jinja, line 1: ", error.Message, StringComparison.Ordinal);
+        Assert.Contains(says, error.Message, StringComparison.Ordinal);
+        Assert.Contains("raise the limit in ChatTemplateLimits", error.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void AThreadWithASmallStackIsNoDanger()
     {

@@ -39,6 +39,19 @@ public sealed class StackedExpertTests : IDisposable
         Assert.Equal(Experts * Hidden * Width / 32 * 17, stack.Data.Bytes);
         foreach (string name in a.Parameters.Keys)
             Assert.Equal(WeightReader.ToHost(a.Parameters[name]), WeightReader.ToHost(b.Parameters[name]));
+        float[][] learned = Gradients(a), packedToo = Gradients(b);
+        Assert.All(learned, g => Assert.Contains(g, v => v != 0));
+        for (int i = 0; i < learned.Length; i++)
+            Close.To(1e-5, packedToo[i], learned[i], $"gradient {i}");
+
+        float[][] Gradients(DecoderModel model)
+        {
+            using PeftAdapter adapter = PeftFactory.Create(model, new PeftSettings { Kind = "lora", Rank = 2, TargetModules = @".*(q_proj|\.experts\..*)", InitNoise = 0.2 });
+            using var tape = new Tape(_device);
+            Tensor h = model.Forward(new ForwardContext(tape, _tokens) { Adapter = adapter.Pass(tape, [1, -0.5f], _tokens.Length) });
+            tape.Backward(tape.Sum(tape.Multiply(h, h)));
+            return [.. adapter.Parameters.Where(p => !p.Grad.IsEmpty).Select(p => p.GradToArray())];
+        }
     }
 
     [Fact]
