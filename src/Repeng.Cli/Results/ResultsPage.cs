@@ -76,7 +76,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
             page.Append($"| {task.Name} | {Code(task.Texts, "the demo's own")} | {Code(task.Training, "the demo's preset")} |\n");
         page.Append("\n| method | options on the demo | on real models |\n|---|---|---|\n");
         foreach (ResultsMethod m in ResultsMethod.All.Where(m => m.Kind is ResultsKind.Vector or ResultsKind.WeightSvd or ResultsKind.Adapter && records.Any(r => r.Method == m.Name)))
-            page.Append($"| {m.Name} | {Code(m.Options, "none")} | {(m.DemoAlone ? "not measured" : Code(m.For(false), "none"))} |\n");
+            page.Append($"| {m.Name} | {Code(m.Options, "none")} | {Code(m.For(false), "none")} |\n");
         return page.ToString();
     }
 
@@ -117,7 +117,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
     private string Cell(ResultsSummary summary, ResultsMethod method)
     {
         if (summary.Rows.FirstOrDefault(r => r.Method == method) is not { } row)
-            return summary.Task.Demo || !method.DemoAlone ? "" : "–";
+            return "";
         if (row.Effect is not { } effect)
             return row.Records.All(r => r.Error is not null) ? "failed" : "no c of both signs";
         string text = Marked(summary, row, effect);
