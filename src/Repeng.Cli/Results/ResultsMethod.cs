@@ -35,9 +35,6 @@ internal sealed record ResultsMethod(string Name, ResultsKind Kind, string? Page
     /// <summary>Options that take the place of <see cref="Options"/> on real models, where others suit.</summary>
     public IReadOnlyList<string>? OnRealModels { get; init; }
 
-    /// <summary>Left out on real models, where it costs minutes and is next to another one's twin.</summary>
-    public bool DemoAlone { get; init; }
-
     /// <summary>The name without what makes it a special case, for links.</summary>
     public string Link => Page is null ? Name : $"[{Name}](methods/{Page}.md)";
 
@@ -47,16 +44,12 @@ internal sealed record ResultsMethod(string Name, ResultsKind Kind, string? Page
         new("no steering", ResultsKind.Unsteered, null),
         new("prompts", ResultsKind.Prompts, null),
         new("random", ResultsKind.Random, null),
-        .. new[] { "mean_diff", "pca_diff", "pca_diff_weighted", "pca_center" }.Select(m => Vector(m, "mean-difference-and-pca")),
-        Vector("pca_center_weighted", "mean-difference-and-pca") with { DemoAlone = true },
+        .. new[] { "mean_diff", "pca_diff", "pca_diff_weighted", "pca_center", "pca_center_weighted" }.Select(m => Vector(m, "mean-difference-and-pca")),
         Vector("umap", "umap"),
         Vector("svd_gradient", "svd-of-gradients"),
-        .. new[] { "cosine", "simpo" }.Select(l => Sampled(l)),
-        .. new[] { "reprpo_magnitude", "reprpo_hinge", "dpo", "dpo_ref", "kpo" }.Select(l => Sampled(l) with { DemoAlone = true }),
+        .. new[] { "cosine", "simpo", "reprpo_magnitude", "reprpo_hinge", "dpo", "dpo_ref", "kpo" }.Select(l => Sampled(l)),
         .. new[] { "fisher_steer", "fisher_steer_emp", "fisher_steer_cov_reg1", "fisher_steer_dual", "fisher_steer_dual_diff" }.Select(m => Vector(m, "fisher")),
-        Vector("kfac_steer", "kfac"),
-        Vector("kfac_steer_pca", "kfac") with { DemoAlone = true },
-        Vector("kfac_steer_gradient_pca", "kfac") with { DemoAlone = true },
+        .. new[] { "kfac_steer", "kfac_steer_pca", "kfac_steer_gradient_pca" }.Select(m => Vector(m, "kfac")),
         new($"{WeightSvdSteering.Name}_rank32", ResultsKind.WeightSvd, "weight-svd"),
         Rotation("antipasto"), Rotation("readme"), Rotation("upstream"), Rotation("recommended"),
         Peft("lora", "lora-family") with { OnRealModels = ["--adapter_type", "lora", "--lr", "3e-2"] },

@@ -60,7 +60,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
               methods on activations and gradients draw nothing else, so that for them seeds are other texts. Of the prompts each seed has another pair of words (the demo's are the same for all).
             * NLL: rise of the input NLL of the questions at −c / +c, nats a token, against the plain model. Mass: part of the plain model's choice mass that is left. Both are means over seeds. A method that passes 1 nat or 0.8 there is not coherent any more.
             * "Told from chance" is more than two standard errors above the random directions: the method's own error (seeds and questions together) and the standard deviation of single random directions, as a vector is one direction however sure its own effect is. Among so many methods some pass it by luck. Where a task has one seed, only the errors of the questions are known, and much that looks told from chance there may not be with the next seed: adapters of five seeds on the demo show how far those can lie apart.
-            * Settings were not searched for this page; the demo's preset was searched for the rotation with AntiPaSTO's loss ([decisions.md](decisions.md)), at the seed 45: its effect here over all seeds is the one to believe, not that of the quick start. The tasks on the real model are small, so that all of it can be made again in about an hour: read them as what little training does, not as what a method can do.
+            * Settings were not searched for this page; the demo's preset was searched for the rotation with AntiPaSTO's loss ([decisions.md](decisions.md)), at the seed 45: its effect here over all seeds is the one to believe, not that of the quick start. The tasks on the real model are small, so that all of it can be made again in under two hours on two cores: read them as what little training does, not as what a method can do.
 
 
             """);
@@ -76,7 +76,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
             page.Append($"| {task.Name} | {Code(task.Texts, "the demo's own")} | {Code(task.Training, "the demo's preset")} |\n");
         page.Append("\n| method | options on the demo | on real models |\n|---|---|---|\n");
         foreach (ResultsMethod m in ResultsMethod.All.Where(m => m.Kind is ResultsKind.Vector or ResultsKind.WeightSvd or ResultsKind.Adapter && records.Any(r => r.Method == m.Name)))
-            page.Append($"| {m.Name} | {Code(m.Options, "none")} | {(m.DemoAlone ? "not measured" : Code(m.For(false), "none"))} |\n");
+            page.Append($"| {m.Name} | {Code(m.Options, "none")} | {Code(m.For(false), "none")} |\n");
         return page.ToString();
     }
 
@@ -117,7 +117,7 @@ internal sealed class ResultsPage(ResultsPlan plan, IReadOnlyList<ResultsRecord>
     private string Cell(ResultsSummary summary, ResultsMethod method)
     {
         if (summary.Rows.FirstOrDefault(r => r.Method == method) is not { } row)
-            return summary.Task.Demo || !method.DemoAlone ? "" : "–";
+            return "";
         if (row.Effect is not { } effect)
             return row.Records.All(r => r.Error is not null) ? "failed" : "no c of both signs";
         string text = Marked(summary, row, effect);

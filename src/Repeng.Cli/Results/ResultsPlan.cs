@@ -40,7 +40,6 @@ internal sealed record ResultsPlan(IReadOnlyList<ResultsTask> Tasks, IReadOnlyLi
         from seed in Seeds
         from task in Tasks.Where(t => t.Demo == demo)
         from method in Methods
-        where demo || !method.DemoAlone
         select new ResultsCell(task, method, seed, Hash($"{Version} | {task.Describe()} | {method.Name} | {string.Join(' ', method.For(task.Demo))} | seed {seed} | {Budget:R} nat | {ModelHash(task.Demo)}"));
 
     // Of the weights: the same settings on another model are other settings.
