@@ -51,6 +51,7 @@ __device__ __forceinline__ unsigned shared_address(const void *p) { return (unsi
 __device__ __forceinline__ u64 global_address(const void *p) { return (u64)(const __attribute__((address_space(1))) void *)p; }
 __device__ __forceinline__ float4 make_float4(float x, float y, float z, float w) { return float4{x, y, z, w}; }
 __device__ __forceinline__ float2 make_float2(float x, float y) { return float2{x, y}; }
+__device__ __forceinline__ uint2 make_uint2(unsigned x, unsigned y) { return uint2{x, y}; }
 __device__ __forceinline__ uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return uint4{x, y, z, w}; }
 #else
 __device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
@@ -110,6 +111,34 @@ __device__ __forceinline__ float high_bf16(unsigned pair) { return float_of((int
 __device__ __forceinline__ bool aligned16(const void *a, const void *b = nullptr, const void *c = nullptr, const void *d = nullptr, const void *e = nullptr)
 {
     return (((u64)a | (u64)b | (u64)c | (u64)d | (u64)e) & 15) == 0;
+}
+
+/// 16 bytes of global memory in one instruction; the compiler would take them apart where only elements are used, and ask for each sector several times.
+__device__ __forceinline__ float4 load_four(const float *p)
+{
+    float x, y, z, w;
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x), "=f"(y), "=f"(z), "=f"(w) : "l"(global_address(p)) : "memory");
+    return make_float4(x, y, z, w);
+}
+/// 8 bytes, likewise.
+__device__ __forceinline__ uint2 load_two(const void *p)
+{
+    unsigned x, y;
+    asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "l"(global_address(p)) : "memory");
+    return make_uint2(x, y);
+}
+__device__ __forceinline__ int popcount(unsigned x)
+{
+    int n;
+    asm("popc.b32 %0, %1;" : "=r"(n) : "r"(x));
+    return n;
+}
+/// Lanes of the warp where the answer is yes; every lane takes part.
+__device__ __forceinline__ unsigned lanes_with(bool yes)
+{
+    unsigned lanes;
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff; }" : "=r"(lanes) : "r"((unsigned)yes));
+    return lanes;
 }
 
 __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }

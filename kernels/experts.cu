@@ -106,6 +106,21 @@ KERNEL(256) route_backward(float *dLogits, const float *PLAIN dWeights, const fl
 KERNEL(256) combine_forward(float *y, const float *PLAIN x, const int *PLAIN place, const float *PLAIN weights, int perToken, int cols)
 {
     i64 row = blockIdx.x;
+    if ((cols & 3) == 0 && aligned16(x, y))
+    {
+        for (int col = threadIdx.x * 4; col < cols; col += 1024)
+        {
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            for (int j = 0; j < perToken; j++)
+            {
+                float4 v = load_four(x + (i64)place[row * perToken + j] * cols + col);
+                float w = weights[row * perToken + j];
+                sum = make_float4(fma(v.x, w, sum.x), fma(v.y, w, sum.y), fma(v.z, w, sum.z), fma(v.w, w, sum.w));
+            }
+            *(float4 *)(y + row * cols + col) = sum;
+        }
+        return;
+    }
     for (int col = threadIdx.x; col < cols; col += 256)
     {
         float sum = 0.0f;
@@ -119,6 +134,21 @@ KERNEL(256) combine_forward(float *y, const float *PLAIN x, const int *PLAIN pla
 KERNEL(256) combine_backward_x(float *dx, const float *PLAIN dy, const int *PLAIN place, const float *PLAIN weights, int perToken, int cols)
 {
     i64 row = blockIdx.x;
+    if ((cols & 3) == 0 && aligned16(dx, dy))
+    {
+        for (int col = threadIdx.x * 4; col < cols; col += 1024)
+        {
+            float4 g = load_four(dy + row * cols + col);
+            for (int j = 0; j < perToken; j++)
+            {
+                float *to = dx + (i64)place[row * perToken + j] * cols + col;
+                float w = weights[row * perToken + j];
+                float4 d = load_four(to);
+                *(float4 *)to = make_float4(fma(g.x, w, d.x), fma(g.y, w, d.y), fma(g.z, w, d.z), fma(g.w, w, d.w));
+            }
+        }
+        return;
+    }
     for (int col = threadIdx.x; col < cols; col += 256)
     {
         float g = dy[row * cols + col];

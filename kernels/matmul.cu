@@ -95,7 +95,9 @@ template <typename F, typename T> __device__ __forceinline__ void gated_tile(con
 #pragma unroll 1
     for (int i = threadIdx.x; i < 64 * 32; i += P::THREADS)
     {
-        int r = i >> 5, c = i & 31, at = (c >> 3) * 16 + (c & 7);
+        // Half a warp along a row, the other half two rows below, whose chunks lie in the other banks.
+        int group = i >> 5, pair = group >> 1;
+        int r = (pair >> 1) * 4 + (pair & 1) + (i >> 4 & 1) * 2, c = (group & 1) * 16 + (i & 15), at = (c >> 3) * 16 + (c & 7);
         float x = read_one(shared + chunk_offset<4, 64>(r, at >> 2) + (at & 3) * 4), y = read_one(shared + chunk_offset<4, 64>(r, (at + 8) >> 2) + (at & 3) * 4);
         r += row;
         c += col;
@@ -182,7 +184,7 @@ KERNEL(256) term_mix(float *z2, const float *PLAIN z, const u64 *PLAIN mixes, co
 /// Eight neighbours of a row of W from k on.
 __device__ __forceinline__ void load_eight(float (&w)[8], const float *p)
 {
-    float4 a = *(const float4 *)p, b = *(const float4 *)(p + 4);
+    float4 a = load_four(p), b = load_four(p + 4);
     w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
 }
 template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], const T *p)

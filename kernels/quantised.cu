@@ -67,7 +67,16 @@ __device__ __forceinline__ void code_values(float (&v)[8], const CodesParams &c,
         v[k] = book[(bytes >> ((k >> 1) * 8 + ((k & 1) ? 0 : 4))) & 15] * scale;
 }
 
-/// y[count] = elements of the matrix from start on, fp32 bit for bit as the reference, or rounded to bf16; eight a thread.
+/// Four elements from i on, where codes_by_eight holds and i is a multiple of 4.
+__device__ __forceinline__ float4 code_four(const CodesParams &c, const float *book, i64 i)
+{
+    i64 at = c.start + i;
+    unsigned bytes = *(const u16 *)(c.data + (at >> 1));
+    float scale = scale_of(c, at >> c.blockShift);
+    return make_float4(book[bytes >> 4 & 15] * scale, book[bytes & 15] * scale, book[bytes >> 12 & 15] * scale, book[bytes >> 8 & 15] * scale);
+}
+
+/// y[count] = elements of the matrix from start on, fp32 bit for bit as the reference, or rounded to bf16; eight a thread, each warp's stores side by side.
 template <typename T> __device__ __forceinline__ void unpack_codes(const CodesParams &c, T *y, i64 count)
 {
     __shared__ float book[16];
@@ -75,16 +84,17 @@ template <typename T> __device__ __forceinline__ void unpack_codes(const CodesPa
     i64 base = (i64)blockIdx.x * 2048;
     if (codes_by_eight(c, 8) && aligned16(y) && base + 2048 <= count)
     {
+        if (sizeof(T) == 4)
+        {
+            i64 i = base + threadIdx.x * 4;
+            *(float4 *)(y + i) = code_four(c, book, i);
+            *(float4 *)(y + i + 1024) = code_four(c, book, i + 1024);
+            return;
+        }
         i64 i = base + threadIdx.x * 8;
         float v[8];
         code_values(v, c, book, i);
-        if (sizeof(T) == 4)
-        {
-            *(float4 *)(y + i) = make_float4(v[0], v[1], v[2], v[3]);
-            *(float4 *)(y + i + 4) = make_float4(v[4], v[5], v[6], v[7]);
-        }
-        else
-            *(uint4 *)(y + i) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+        *(uint4 *)(y + i) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
         return;
     }
     i64 end = smaller(count, base + 2048);
@@ -98,9 +108,23 @@ KERNEL(256) unpack_codes_bf16(const CodesParams c, BF16 *y, i64 count) { unpack_
 /// LLM.int8: y[i] = q·scales[row]·(1/127), left to right, of elements start … of a matrix of `columns` a row. Reads n bytes.
 template <typename T> __device__ __forceinline__ void unpack_rows(T *y, const u8 *data, const float *scales, i64 start, i64 count, int columns)
 {
-    i64 end = smaller(count, ((i64)blockIdx.x + 1) * 1024);
+    i64 base = (i64)blockIdx.x * 1024, end = smaller(count, base + 1024);
+    if (((columns | start) & 3) == 0 && ((u64)data & 3) == 0 && aligned16(y) && base + 1024 <= count)
+    {
+        i64 i = base + threadIdx.x * 4, at = start + i;
+        unsigned four = *(const unsigned *)(data + at);
+        float scale = scales[at / columns], v[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            v[k] = (float)(int)(signed char)(four >> (8 * k)) * scale * (1.0f / 127.0f);
+        if (sizeof(T) == 4)
+            *(float4 *)(y + i) = make_float4(v[0], v[1], v[2], v[3]);
+        else
+            *(uint2 *)(y + i) = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+        return;
+    }
 #pragma unroll 1
-    for (i64 i = (i64)blockIdx.x * 1024 + threadIdx.x; i < end; i += 256)
+    for (i64 i = base + threadIdx.x; i < end; i += 256)
     {
         i64 at = start + i;
         narrow((float)(int)(signed char)data[at] * scales[at / columns] * (1.0f / 127.0f), y[i]);

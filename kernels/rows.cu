@@ -5,6 +5,13 @@
 //! rows | copy_columns | block 256 | grid (rows, ceil(cols / 1024)) | shared 0
 #include "common.cuh"
 
+template <typename T> __device__ __forceinline__ float4 widen_four(uint2 pairs)
+{
+    T a = {(u16)pairs.x}, b = {(u16)(pairs.x >> 16)}, c = {(u16)pairs.y}, d = {(u16)(pairs.y >> 16)};
+    return make_float4(widen(a), widen(b), widen(c), widen(d));
+}
+template <> __device__ __forceinline__ float4 widen_four<float>(uint2) { return make_float4(0.0f, 0.0f, 0.0f, 0.0f); }
+
 /// y[i, :] = scale·x[index[i], :] of one row and 1024 columns.
 template <typename T> __device__ __forceinline__ void gather(float *y, const T *x, const int *index, i64 cols, float scale)
 {
@@ -18,14 +25,9 @@ template <typename T> __device__ __forceinline__ void gather(float *y, const T *
             return;
         float4 v;
         if (sizeof(T) == 4)
-            v = *(const float4 *)(source + i);
+            v = load_four((const float *)(source + i));
         else
-        {
-            uint2 pairs = *(const uint2 *)(source + i);
-            T four[4];
-            ((uint2 *)four)[0] = pairs;
-            v = make_float4(widen(four[0]), widen(four[1]), widen(four[2]), widen(four[3]));
-        }
+            v = widen_four<T>(load_two(source + i));
         *(float4 *)(y + i) = make_float4(v.x * scale, v.y * scale, v.z * scale, v.w * scale);
     }
     else
@@ -44,11 +46,11 @@ KERNEL(256) embedding_forward_bf16(float *y, const BF16 *PLAIN table, const int 
 
 /// dx[index[i], :] += scale·dy[i, :] in the order of i, repeated indices allowed: backward of gather_rows and of the
 /// embedding. The block of the first row with an index adds all rows with that index in their order, the others leave:
-/// one owner an element, no atomics, the same bits as on the CPU. The search compares rows²/2 indices in all.
+/// one owner an element, no atomics, the same bits as on the CPU. Rows are listed 256 at a time: each block reads the indices once, rows² comparisons in all.
 /// Reads 4·rows·cols bytes and the touched rows of dx, writes those rows.
 KERNEL(256) scatter_rows(float *dx, const float *PLAIN dy, const int *PLAIN index, int rows, i64 cols, float scale)
 {
-    __shared__ int seen[8];
+    __shared__ int seen[8], list[256];
     int row = blockIdx.x, mine = index[row], before = 0;
     for (int i = threadIdx.x; i < row; i += 256)
         before |= index[i] == mine;
@@ -62,13 +64,31 @@ KERNEL(256) scatter_rows(float *dx, const float *PLAIN dy, const int *PLAIN inde
     if (any)
         return;
     float *target = dx + (i64)mine * cols;
-    for (i64 col = threadIdx.x; col < cols; col += 256)
+    for (int base = row; base < rows; base += 256)
     {
-        float sum = target[col];
-        for (int i = row; i < rows; i++)
-            if (index[i] == mine)
-                sum = fma(dy[(i64)i * cols + col], scale, sum);
-        target[col] = sum;
+        int i = base + threadIdx.x, warp = threadIdx.x >> 5, first = 0, found = 0;
+        bool hit = i < rows && index[i] == mine;
+        unsigned lanes = lanes_with(hit);
+        __syncthreads();
+        if ((threadIdx.x & 31) == 0)
+            seen[warp] = popcount(lanes);
+        __syncthreads();
+        for (int w = 0; w < 8; w++)
+        {
+            if (w < warp)
+                first += seen[w];
+            found += seen[w];
+        }
+        if (hit)
+            list[first + popcount(lanes & ((1u << (threadIdx.x & 31)) - 1))] = i;
+        __syncthreads();
+        for (i64 col = threadIdx.x; found > 0 && col < cols; col += 256)
+        {
+            float sum = target[col];
+            for (int j = 0; j < found; j++)
+                sum = fma(dy[(i64)list[j] * cols + col], scale, sum);
+            target[col] = sum;
+        }
     }
 }
 

@@ -59,7 +59,7 @@ KERNEL(256) log_sum_exp_partial(double *partial, const float *PLAIN logits, int 
             int i = begin + k * 1024 + threadIdx.x * 4;
             if (i < end)
             {
-                float4 v = *(const float4 *)(x + i);
+                float4 v = load_four(x + i);
                 kept[k * 4] = v.x;
                 kept[k * 4 + 1] = v.y;
                 kept[k * 4 + 2] = v.z;

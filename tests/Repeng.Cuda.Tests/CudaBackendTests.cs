@@ -16,7 +16,9 @@ public sealed class CudaBackendTests
     public void ProductsOfEveryLayoutEqualTheCpus(string backend) => Both(backend, (b, memory, random) =>
     {
         foreach ((bool transA, bool transB, int m, int n, int k, int batch) in ((bool, bool, int, int, int, int)[])[
-            (false, true, 1, 70, 33, 1), (false, true, 7, 20, 64, 1), (false, true, 65, 70, 40, 1), (false, false, 30, 66, 17, 3), (true, false, 33, 9, 65, 1), (true, true, 5, 64, 21, 2)])
+            (false, true, 1, 70, 33, 1), (false, true, 7, 20, 64, 1), (false, true, 65, 70, 40, 1), (false, false, 30, 66, 17, 3), (true, false, 33, 9, 65, 1), (true, true, 5, 64, 21, 2),
+            // Few columns over a long sum: cut into stretches of it.
+            (false, true, 33, 24, 1100, 1), (false, false, 9, 65, 1024, 1), (true, false, 20, 7, 1060, 1)])
             foreach (DType type in (DType[])[DType.F32, DType.BF16, DType.F16])
                 foreach (bool accumulate in (bool[])[false, true])
                 {
@@ -47,7 +49,9 @@ public sealed class CudaBackendTests
     public void AttentionEqualsTheCpus(string backend) => Both(backend, (b, memory, random) =>
     {
         foreach (AttentionArgs args in (AttentionArgs[])[
-            new(2, 21, 21, 4, 2, 16, 0.25f), new(1, 70, 70, 2, 1, 64, 0.125f, SoftCap: 20, Window: 9), new(2, 1, 300, 4, 2, 32, 0.2f, KeyCapacity: 310), new(1, 5, 33, 1, 1, 96, 0.1f)])
+            new(2, 21, 21, 4, 2, 16, 0.25f), new(1, 70, 70, 2, 1, 64, 0.125f, SoftCap: 20, Window: 9), new(2, 1, 300, 4, 2, 32, 0.2f, KeyCapacity: 310), new(1, 5, 33, 1, 1, 96, 0.1f),
+            // More rows than a block has, at each size that the kernels are made for.
+            new(1, 40, 40, 2, 1, 32, 0.2f), new(1, 40, 40, 2, 1, 128, 0.1f), new(1, 20, 20, 2, 1, 160, 0.1f)])
         {
             int queries = args.Batch * args.QueryLength * args.Heads, keys = args.Batch * args.KeyStride * args.KvHeads * args.HeadDim;
             View q = memory.Of(random.Next(queries * args.HeadDim)), k = memory.Of(random.Next(keys)), v = memory.Of(random.Next(keys)), o = memory.Empty(queries * args.HeadDim), lse = memory.Empty(queries);

@@ -90,7 +90,15 @@ public sealed partial class CudaBackend
             Run($"attention_keys_{d}", new(Blocks(args.KeyLength, keysOfBlock), problems), TileThreads, shared);
         }
         if (!dq.IsEmpty)
-            Run($"attention_queries_{d}", new(Blocks((long)args.QueryLength * args.Group, d == 256 ? 32 : 64), problems), TileThreads, d == 256 ? 98304 : 768 * d);
+        {
+            (int rowsOfBlock, int shared) = d switch
+            {
+                <= 64 => (64, 768 * d),
+                128 => (32, 65536),
+                _ => (32, 98304),
+            };
+            Run($"attention_queries_{d}", new(Blocks((long)args.QueryLength * args.Group, rowsOfBlock), problems), TileThreads, shared);
+        }
 
         void Run(string kernel, Dim3 grid, int threads, int shared)
         {

@@ -7,6 +7,10 @@ public sealed partial class CudaBackend
     private const string Products = "matmul";
     private const int Tile = 64, TileThreads = 128, VectorRows = 8, VectorTile = 16, GridY = 65535;
 
+    // Few columns and a long sum, as x·V of an adapter: tiles of C are fewer than a GPU has multiprocessors, so that stretches of the sum run side by side.
+    // Whether a product is cut depends on its columns and its depth alone, and so do the bits of an element.
+    private const int ThinColumns = 128, Stretch = 512, StretchRows = 4096;
+
     /// <inheritdoc/>
     public void MatMul(View c, View a, View b, in MatMulArgs args)
     {
@@ -43,6 +47,22 @@ public sealed partial class CudaBackend
             Kernel(Products, MatVec(type, args.M)).Launch(new(Blocks(args.N, VectorTile)), new(Threads), 0, ref k);
             return;
         }
+        if (args is { Batch: 1, N: <= ThinColumns, K: >= 2 * Stretch } && args.RowStrideC == args.N)
+        {
+            // Rows in parts, which bounds the memory for the sums.
+            for (int row = 0; row < args.M; row += StretchRows)
+            {
+                int rows = Math.Min(StretchRows, args.M - row);
+                ByStretches(c.Slice((long)row * args.N, (long)rows * args.N), p with { A = p.A + (nint)(sizeof(float) * (args.TransA ? row : (long)row * args.RowStrideA)), M = rows },
+                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, b.Type.Size(), type);
+            }
+            return;
+        }
+        Tiles(p, args, b.Type.Size(), type);
+    }
+
+    private void Tiles(in MatMulParams p, in MatMulArgs args, int sizeOfB, string type)
+    {
         CudaFunction kernel = Kernel(Products, $"matmul_{(args.TransA ? 't' : 'n')}{(args.TransB ? 't' : 'n')}_{type}");
         uint tiles = Blocks((long)Blocks(args.M, Tile) * Blocks(args.N, Tile), 1);
         // A grid is 65535 high at most; batches above that go in several launches.
@@ -51,12 +71,26 @@ public sealed partial class CudaBackend
         {
             MatMulParams part = p;
             part.A += (nint)(first * args.StrideA * sizeof(float));
-            part.B += (nint)(first * args.StrideB * b.Type.Size());
+            part.B += (nint)(first * args.StrideB * sizeOfB);
             part.C += (nint)(first * args.StrideC * sizeof(float));
             KernelArguments one = default;
             one.Add(part);
             kernel.Launch(new(tiles, (uint)Math.Min(GridY, launches - first)), new(TileThreads), 0, ref one);
         }
+    }
+
+    // The stretches of K as a batch of products, then their sums in order.
+    private void ByStretches(View c, in MatMulParams p, in MatMulArgs args, int sizeOfB, string type)
+    {
+        long product = (long)args.M * args.N, stepA = args.TransA ? (long)Stretch * args.RowStrideA : Stretch, stepB = args.TransB ? Stretch : (long)Stretch * args.RowStrideB;
+        int whole = args.K / Stretch, rest = args.K % Stretch, count = whole + (rest > 0 ? 1 : 0);
+        long sums = (sizeof(float) * product * count + 255) & ~255L;
+        nint partial = Scratch(sums + sizeof(double) * product * Blocks(count, ColChunk));
+        MatMulParams part = p with { C = partial, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product, LdC = args.N, Accumulate = 0, Summed = 1 };
+        Tiles(part, args with { Batch = whole, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product }, sizeOfB, type);
+        if (rest > 0)
+            Tiles(part with { A = p.A + (nint)(whole * stepA * sizeof(float)), B = p.B + (nint)(whole * stepB * sizeOfB), C = partial + (nint)(whole * product * sizeof(float)), K = rest }, args with { K = rest }, sizeOfB, type);
+        SumCols(s_terms[0], c, new View(partial, product * count, DType.F32), default, default, 1, count, checked((int)product), args.Accumulate, partial + (nint)sums);
     }
 
     /// <inheritdoc/>

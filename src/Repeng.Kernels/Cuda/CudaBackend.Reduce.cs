@@ -46,11 +46,11 @@ public sealed partial class CudaBackend
         SumPartials(y, partial, rows, 1, (int)chunks, 1, chunks, accumulate);
     }
 
-    /// <summary>y[outer, cols] (=|+=) Σ_n term(dy[outer, n, cols], a, b[cols]).</summary>
-    private void SumCols(string term, View y, View dy, View a, View b, int outer, int n, int cols, bool accumulate)
+    /// <summary>y[outer, cols] (=|+=) Σ_n term(dy[outer, n, cols], a, b[cols]); partial sums go to <paramref name="room"/> where the caller has some.</summary>
+    private void SumCols(string term, View y, View dy, View a, View b, int outer, int n, int cols, bool accumulate, nint room = 0)
     {
         uint chunks = Blocks(n, ColChunk);
-        nint partial = Scratch(sizeof(double) * outer * (long)chunks * cols);
+        nint partial = room != 0 ? room : Scratch(sizeof(double) * outer * (long)chunks * cols);
         KernelArguments k = default;
         k.Add(partial).Add(dy).Add(a).Add(b).Add(n).Add(cols);
         Kernel(Reduce, "sum_cols_" + term).Launch(new(Blocks((long)outer * Blocks(cols, 32), 1), chunks), new(Threads), 0, ref k);
