@@ -16,6 +16,9 @@ public partial interface IBackend : IDisposable
     /// <summary>Short name for messages, such as <c>cpu</c>.</summary>
     string Name { get; }
 
+    /// <summary>Whether ops compute nothing, so that sizes alone matter: weights need not be read and read as zeros.</summary>
+    bool IsDry => false;
+
     /// <summary>Allocates zeroed memory, aligned to 64 bytes or more.</summary>
     nint Allocate(long bytes);
 

@@ -27,6 +27,9 @@ public sealed partial class CudaBackend : IBackend
     /// <inheritdoc/>
     public string Name => "cuda";
 
+    /// <inheritdoc/>
+    public bool IsDry => Context.Driver.IsDry;
+
     /// <summary>Opens a device of this machine; −1 takes the best. Throws <see cref="UserErrorException"/> with what is missing.</summary>
     public static CudaBackend Open(int ordinal = -1)
     {

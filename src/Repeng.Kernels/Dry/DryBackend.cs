@@ -21,6 +21,9 @@ public sealed unsafe partial class DryBackend : IBackend
     /// <inheritdoc/>
     public string Name => "dry";
 
+    /// <inheritdoc/>
+    public bool IsDry => true;
+
     /// <summary>Multiply-adds times two, over all families.</summary>
     public double Flops => Total().Flops;
 

@@ -1,7 +1,6 @@
 using System.Runtime.ExceptionServices;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
-using Repeng.Kernels.Dry;
 using Repeng.Kernels.LinearAlgebra;
 using Repeng.Runtime;
 using Repeng.Steering.Models;
@@ -22,7 +21,7 @@ internal sealed class AdapterBases(Device device, int rank, Action<int> progress
     public void Prepare(IReadOnlyList<LinearModule> targets)
     {
         // A dry run has no weights to decompose.
-        if (device.Backend is DryBackend)
+        if (device.Backend.IsDry)
             return;
         LinearModule[] small = [.. targets.Where(t => TopSvd.IsSmall(t.Outputs, t.Inputs) && t.Weight.Type != DType.Packed)];
         float[][] weights = [.. small.Select(t => WeightReader.ToHost(t.Weight))];
@@ -50,7 +49,7 @@ internal sealed class AdapterBases(Device device, int rank, Action<int> progress
     /// <summary>The triplets of a weight, which are forgotten here; a dry run gets zeros of the right sizes.</summary>
     public TruncatedSvd Take(LinearModule target)
     {
-        if (device.Backend is DryBackend)
+        if (device.Backend.IsDry)
             return new TruncatedSvd(target.Outputs, target.Inputs, rank, new float[(long)target.Outputs * rank], new float[rank], new float[(long)target.Inputs * rank], 0, 0);
         if (_small.Remove(target.Path, out TruncatedSvd? made))
             return made;

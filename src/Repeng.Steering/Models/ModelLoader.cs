@@ -3,7 +3,6 @@ using System.Runtime.Intrinsics;
 using System.Security.Cryptography;
 using System.Text;
 using Repeng.Kernels;
-using Repeng.Kernels.Dry;
 using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
@@ -193,7 +192,7 @@ public static unsafe partial class ModelLoader
                 throw new UserErrorException($"{source.Description}: weight {name} is stored as {packed.Form} already; leave --quantization_type out, which is for plain weights");
             Shaped(name, config.LinearStoredTransposed ? [inputs, outputs] : [outputs, inputs]);
             Tensor t = Add(PackedStorage.Load(device, quantise.Packed(outputs, inputs, Quantised), outputs, inputs), name);
-            if (device.Backend is DryBackend)
+            if (device.Backend.IsDry)
                 Sample(name, t.Shape, null);
             return t;
 
@@ -223,7 +222,7 @@ public static unsafe partial class ModelLoader
                 return Read(name, outputs, inputs);
             Shaped(name, inputs, outputs);
             _layouts[name] = new FileLayout(0, outputs, inputs, Transposed: true, Interleaved: false);
-            if (device.Backend is DryBackend)
+            if (device.Backend.IsDry)
             {
                 return Add(new Tensor(device, DType.F32, outputs, inputs), name);
             }
@@ -236,7 +235,7 @@ public static unsafe partial class ModelLoader
         private static void Fill(Tensor t, RowReader read)
         {
             // A dry run needs the sizes alone.
-            if (t.Device.Backend is DryBackend)
+            if (t.Device.Backend.IsDry)
                 return;
             if (t.Device.Backend is Kernels.Cpu.CpuBackend)
             {
@@ -257,7 +256,7 @@ public static unsafe partial class ModelLoader
 
         private void Check(Tensor t)
         {
-            if (t.Device.Backend is DryBackend)
+            if (t.Device.Backend.IsDry)
             {
                 Sample(t.Name!, t.Shape, null);
                 return;

@@ -10,6 +10,9 @@ public abstract unsafe class CudaDriver
     /// <summary>What to call it in messages: <c>libcuda.so.1</c>, <c>emulator</c>.</summary>
     public abstract string Name { get; }
 
+    /// <summary>Whether launches compute nothing: a table that only writes down what it is asked.</summary>
+    public virtual bool IsDry => false;
+
     // Driver and devices
 
     /// <summary>cuInit.</summary>

@@ -1,0 +1,167 @@
+using System.Runtime.InteropServices;
+using Repeng.Kernels;
+
+namespace Repeng.CudaBench;
+
+internal static partial class KernelCases
+{
+    // Tensor-core products of the forward pass (6 for the scores, 3 for the rest), of the gradients by keys (6 + 3 · 3) and by queries (6 + 2 · 3).
+    private const int ForwardParts = 9, KeyParts = 15, QueryParts = 12;
+
+    private static IEnumerable<KernelCase> Attention()
+    {
+        // The step's own length, and a longer one where the diagonal weighs less; a key head with its four query heads.
+        foreach ((int tokens, int headDim) in new[] { (64, 32), (64, 64), (64, 128), (64, 256), (512, 128) })
+        {
+            var args = new AttentionArgs(1, tokens, tokens, Heads / KvHeads, 1, headDim, 0.1f);
+            int rowsOfTile = headDim == 256 ? 32 : 64, rowsOfQueries = headDim >= 128 ? 32 : 64, keysOfBlock = headDim <= 64 ? 64 : headDim == 128 ? 32 : 16;
+            yield return ForwardCase(args, rowsOfTile);
+            yield return BackwardCase(args, rowsOfQueries, keysOfBlock);
+        }
+        foreach (int headDim in new[] { 32, 64, 128, 256 })
+            yield return DecodeCase(headDim);
+        const int rows = 256, heads = 8;
+        const long n = (long)rows * heads;
+        yield return new($"{rows} × {heads} × 64", g => g.Backend.AttentionSinksForward(g.Signed(n * 64), g.Signed(n), g.Signed(heads), rows, heads, 64),
+            ("attention_sinks_forward", new Floor((4 * n * 64) + (4 * n), (4 * n * 64) + (4 * n), (8 * n * 64) + (96 * n))));
+        yield return new($"{rows} × {heads}", g => g.Backend.AttentionSinksBackward(g.Zeros(heads), g.Signed(n), g.Signed(n), g.Signed(heads), rows, heads),
+            ("attention_sinks_backward", new Floor(8 * n, 4 * heads, 64 * n)));
+    }
+
+    private static string Shape(AttentionArgs a) => $"{a.QueryLength} tokens, {a.Heads} heads on {a.KvHeads} of {a.HeadDim}";
+
+    // Pairs of a row and a key that it sees.
+    private static double Pairs(AttentionArgs a) => (double)a.QueryLength * (a.QueryLength + 1) / 2 * a.Heads;
+
+    // Keys that tiles of so many rows read, in whole tiles of 32 (16 at a head of 256 elements in the backward pass).
+    private static double KeysRead(AttentionArgs a, int rowsOfTile, int keysOfTile)
+    {
+        int rows = a.QueryLength * a.Group;
+        double keys = 0;
+        for (int start = 0; start < rows; start += rowsOfTile)
+        {
+            int end = ((Math.Min(rows, start + rowsOfTile) - 1) / a.Group) + 1;
+            keys += Math.Min(a.KeyLength, (end + keysOfTile - 1) / keysOfTile * keysOfTile);
+        }
+        return keys;
+    }
+
+    private static KernelCase ForwardCase(AttentionArgs a, int rowsOfTile)
+    {
+        long q = (long)a.QueryLength * a.Heads * a.HeadDim, k = (long)a.KeyLength * a.KvHeads * a.HeadDim, rows = (long)a.QueryLength * a.Heads;
+        double asked = (8.0 * q) + (4.0 * rows) + (8.0 * a.HeadDim * KeysRead(a, rowsOfTile, 32));
+        return new(Shape(a), g => g.Backend.AttentionForward(g.Zeros(q), g.Zeros(rows), g.Signed(q), g.Signed(k), g.Signed(k), g.Ints(0), a),
+            ($"attention_forward_{a.HeadDim}", new Floor(4.0 * (q + (2 * k)), 4.0 * (q + rows), asked, ForwardParts * 2 * Pairs(a) * a.HeadDim)));
+    }
+
+    private static KernelCase BackwardCase(AttentionArgs a, int rowsOfTile, int keysOfBlock)
+    {
+        long q = (long)a.QueryLength * a.Heads * a.HeadDim, k = (long)a.KeyLength * a.KvHeads * a.HeadDim, rows = (long)a.QueryLength * a.Heads;
+        int keysOfTile = a.HeadDim == 256 ? 16 : 32;
+        double rowsRead = 0;
+        for (int start = 0; start < a.KeyLength; start += keysOfBlock)
+            rowsRead += (a.QueryLength - start) * a.Group;
+        double byKeys = (24.0 * k) + (rowsRead * ((8 * a.HeadDim) + 8)), byQueries = (16.0 * q) + (8 * rows) + (8.0 * a.HeadDim * KeysRead(a, rowsOfTile, keysOfTile));
+        return new(Shape(a), g =>
+            {
+                View o = g.Signed(q);
+                g.Backend.AttentionBackward(g.Zeros(q), g.Zeros(k), g.Zeros(k), g.Signed(q), o, g.Positive(rows), g.Zeros(rows), g.Signed(q), g.Signed(k), g.Signed(k), g.Ints(0), a);
+            },
+            ("attention_delta", new Floor(8.0 * q, 4.0 * rows, (8.0 * q) + (32 * rows))),
+            ($"attention_keys_{a.HeadDim}", new Floor(4.0 * ((2 * q) + (4 * k) + (2 * rows)), 8.0 * k, byKeys, KeyParts * 2 * Pairs(a) * a.HeadDim)),
+            ($"attention_queries_{a.HeadDim}", new Floor(4.0 * ((3 * q) + (2 * k) + (2 * rows)), 4.0 * q, byQueries, QueryParts * 2 * Pairs(a) * a.HeadDim)));
+    }
+
+    // A token of 8 heads on 2 over 1024 keys: four stretches of keys a key head.
+    private static KernelCase DecodeCase(int headDim)
+    {
+        const int keys = 1024, heads = 8, kvHeads = 2, splits = 4;
+        var a = new AttentionArgs(1, 1, keys, heads, kvHeads, headDim, 0.1f);
+        long q = heads * headDim, k = (long)keys * kvHeads * headDim;
+        double partial = splits * heads * (headDim + 2);
+        return new($"1 token over {keys}, {heads} heads on {kvHeads} of {headDim}", g => g.Backend.AttentionForward(g.Zeros(q), g.Zeros(heads), g.Signed(q), g.Signed(k), g.Signed(k), g.Ints(0), a),
+            ($"attention_split_{headDim}", new Floor(4.0 * (q + (2 * k)), 4 * partial, (4.0 * ((splits * q) + (2 * k))) + (4 * partial), ForwardParts * 2.0 * heads * keys * headDim)),
+            ("attention_join", new Floor(4 * partial, 4.0 * (q + heads), (4 * partial) + (4 * q) + (32 * heads * ((8 * splits) + 1)))));
+    }
+
+    private static IEnumerable<KernelCase> Rotations()
+    {
+        const int batch = 4;
+        foreach (int n in new[] { 64, 160 })
+        {
+            int count = n == 64 ? batch : 1;
+            long size = (long)n * n * count;
+            string shape = $"{count} × {n} × {n}";
+            View Rotated(EmulatedGpu g)
+            {
+                View x = g.Zeros(size);
+                g.Backend.Skew(x, g.Signed(size), n, count, false);
+                return x;
+            }
+            yield return new(shape, g => g.Backend.CayleyForward(g.Zeros(size), Rotated(g), n, count),
+                ("skew", new Floor(4 * size, 4 * size, 12 * size)), (n == 64 ? "cayley_forward_shared" : "cayley_forward_global", new Floor(4 * size, 4 * size)));
+            if (n != 64)
+                continue;
+            yield return new(shape, g => g.Backend.CayleyBackward(g.Zeros(size), g.Signed(size), g.Signed(size), n, count),
+                ("cayley_backward_first", new Floor(8 * size, 8 * size, (16 * size) + (8 * size))), ("cayley_backward_second", new Floor(16 * size, 4 * size, (24 * size) + (8 * size))));
+            yield return new(shape, g => g.Backend.MatrixExpForward(g.Zeros(size), Rotated(g), n, count), ("skew", new Floor(4 * size, 4 * size, 12 * size)), ("matrix_exp_forward", new Floor(4 * size, 4 * size)));
+            yield return new(shape, g => g.Backend.MatrixExpBackward(g.Zeros(size), g.Signed(size), Rotated(g), n, count), ("skew", new Floor(4 * size, 4 * size, 12 * size)), ("matrix_exp_backward", new Floor(12 * size, 4 * size)));
+        }
+    }
+
+    /// <summary>AdamWTensor of kernels/adamw.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct Moments
+    {
+        public nint Param, Grad, M, V;
+        public long N;
+    }
+
+    /// <summary>SampleRow of kernels/sampling.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct SampleRow
+    {
+        public nint Seen;
+        public int SeenCount, Sample;
+        public ulong Seed, Stream, Step;
+        public float RepetitionPenalty, Temperature, TopP, MinP;
+        public int TopK, Reserved;
+    }
+
+    private static IEnumerable<KernelCase> Others()
+    {
+        const long n = 64 * 64;
+        const int tensors = 8;
+        yield return new($"{n}", g => g.Backend.AdamW(g.Positive(n), g.Signed(n), g.Signed(n), g.Positive(n), n, new AdamWArgs(1e-3, 0.9, 0.999, 1e-8, 0.01, 2)), ("adamw_one", new Floor(16 * n, 12 * n)));
+        yield return new($"{tensors} × {n}", g =>
+            {
+                Moments[] all = [.. Enumerable.Range(0, tensors).Select(_ => new Moments { Param = g.Positive(n).Address, Grad = g.Signed(n).Address, M = g.Signed(n).Address, V = g.Positive(n).Address, N = n })];
+                View first = g.Ints([.. Enumerable.Range(0, tensors + 1).Select(i => i * (int)Ceil(n, 1024))]);
+                nint table = g.Bytes(MemoryMarshal.AsBytes(all.AsSpan()));
+                g.Launch("adamw", "adamw", new(tensors * Ceil(n, 1024)), 256, 0, (ref a) => a.Add(table).Add(first).Add(tensors).Add(1e-5f).Add(0.1f).Add(0.999f).Add(0.001f).Add(1.0f).Add(1e-3f).Add(1e-8f));
+            },
+            ("adamw", new Floor(16 * n * tensors, 12 * n * tensors)));
+        const int experts = 128, chosen = 8;
+        const long pairs = Rows * chosen;
+        var route = new RouteArgs(Rows, experts, chosen, true);
+        int[] place = [.. Enumerable.Range(0, (int)pairs)], picked = [.. Enumerable.Range(0, (int)pairs).Select(i => i % chosen)];
+        string shape = $"{Rows} rows, {chosen} of {experts} experts";
+        yield return new(shape, g => g.Backend.RouteForward(g.Zeros(pairs), g.Ints(place), g.Signed(Rows * experts), route), ("route_forward", new Floor(4 * Rows * experts, 8 * pairs)));
+        yield return new(shape, g => g.Backend.RouteBackward(g.Zeros(Rows * experts), g.Signed(pairs), g.Positive(pairs), g.Ints(picked), g.Signed(Rows * experts), route),
+            ("route_backward", new Floor(16 * pairs, 4 * pairs, 32 * Rows * ((2 * chosen) + 6))));
+        yield return new($"{shape}, width {Hidden}", g => g.Backend.CombineForward(g.Zeros(Rows * Hidden), g.Signed(pairs * Hidden), g.Ints(place), g.Positive(pairs), Rows, chosen, Hidden),
+            ("combine_forward", new Floor((4 * pairs * Hidden) + (8 * pairs), 4 * Rows * Hidden)));
+        yield return new($"{shape}, width {Hidden}", g => g.Backend.CombineBackward(g.Zeros(pairs * Hidden), g.Zeros(pairs), g.Signed(Rows * Hidden), g.Signed(pairs * Hidden), g.Ints(place), g.Positive(pairs), Rows, chosen, Hidden),
+            ("combine_backward_x", new Floor((4 * Rows * Hidden) + (4 * pairs * Hidden) + (8 * pairs), 4 * pairs * Hidden, (4 * Rows * Hidden) + (8 * pairs * Hidden) + (8 * pairs * Ceil(Hidden, 32)))),
+            ("combine_backward_weights", new Floor((4 * Rows * Hidden) + (4 * pairs * Hidden), 4 * pairs, 8 * pairs * Hidden)));
+        const int vocabulary = 16384;
+        yield return new($"1 × {vocabulary}, greedy", g => Sample(g, vocabulary, new SampleRow { RepetitionPenalty = 1, Temperature = 1, TopP = 1 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary)));
+        yield return new($"1 × {vocabulary}, top-k and top-p", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.8f, TopP = 0.9f, TopK = 50 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary)));
+    }
+
+    private static void Sample(EmulatedGpu g, int n, SampleRow row)
+    {
+        nint rows = g.Bytes(MemoryMarshal.AsBytes(new[] { row }.AsSpan()));
+        g.Launch("sampling", "sample", new(1), 1024, 0, (ref a) => a.Add(g.Ints(0)).Add(g.Zeros(n)).Add(g.Signed(n)).Add(rows).Add(n));
+    }
+}

@@ -1,0 +1,173 @@
+using System.Runtime.InteropServices;
+using Repeng.Kernels;
+using Repeng.Kernels.Quantised;
+
+namespace Repeng.CudaBench;
+
+internal static partial class KernelCases
+{
+    /// <summary>MatMulParams of kernels/matmul.cuh.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal record struct ProductParams
+    {
+        public nint A, B, C, Bias, Residual, Gate, Up, TermA, TermB;
+        public long StrideA, StrideB, StrideC;
+        public int M, N, K, LdA, LdB, LdC, Accumulate, Summed, Rank, Reserved;
+    }
+
+    /// <summary>CodesParams of kernels/quantised.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct CodesParams
+    {
+        public nint Data, Code, Absmax, ScaleCodes, NestedScales, NestedMap;
+        public long Start;
+        public float Offset;
+        public int BlockShift, NestedShift, Reserved;
+    }
+
+    // Tensor-core products that fp32 accuracy takes (kernels/mma.cuh).
+    private static int Parts(DType type) => type == DType.F32 ? 6 : type == DType.F16 ? 5 : 3;
+
+    private static string Name(DType type) => type.ToString().ToLowerInvariant();
+
+    private static ProductParams Params(EmulatedGpu g, View a, nint b, int m, int n, int k, bool transA = false, bool transB = true) => new()
+    {
+        A = a.Address,
+        B = b,
+        C = g.Zeros((long)m * n).Address,
+        M = m,
+        N = n,
+        K = k,
+        LdA = transA ? m : k,
+        LdB = transB ? k : n,
+        LdC = n,
+        Summed = 1,
+    };
+
+    // A once a column of tiles, B once a row of tiles.
+    private static Floor TileFloor(int m, int n, int k, double bytesOfB, double parts, int tileM = 64, int tileN = 64) =>
+        new((4.0 * m * k) + ((double)n * k * bytesOfB), 4.0 * m * n, (4.0 * m * k * Ceil(n, tileN)) + ((double)n * k * bytesOfB * Ceil(m, tileM)) + (4.0 * m * n), 2.0 * m * n * k * parts);
+
+    private static IEnumerable<KernelCase> Products()
+    {
+        const int m = 128, n = 128, k = Hidden, rank = 64;
+        string shape = $"{m} × {n} × {k}";
+        foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
+        {
+            foreach (bool transA in new[] { false, true })
+                foreach (bool transB in new[] { false, true })
+                    yield return new(shape, g => g.Backend.MatMul(g.Zeros(m * n), g.Signed(m * k), g.Weights(n * k, type), new MatMulArgs(m, n, k, transA, transB)),
+                        ($"matmul_{(transA ? 't' : 'n')}{(transB ? 't' : 'n')}_{Name(type)}", TileFloor(m, n, k, type.Size(), Parts(type))));
+            foreach (string f in new[] { "silu", "gelu", "gelu_tanh" })
+                yield return new(shape, g =>
+                    {
+                        ProductParams p = Params(g, g.Signed(m * k), g.Weights(n * k, type).Address, m, n, k) with { Residual = g.Weights(n * k, type).Address, Gate = g.Zeros(m * n).Address, Up = g.Zeros(m * n).Address };
+                        g.Launch("matmul", $"matmul_gated_{f}_{Name(type)}", new(Ceil(m, 64) * Ceil(n, 32)), 128, 0, (ref a) => a.Add(p));
+                    },
+                    ($"matmul_gated_{f}_{Name(type)}", new Floor((4.0 * m * k) + (2.0 * n * k * type.Size()), 12.0 * m * n, (4.0 * m * k * Ceil(n, 32)) + (2.0 * n * k * type.Size() * Ceil(m, 64)) + (12.0 * m * n), 4.0 * m * n * k * Parts(type))));
+            Floor product = TileFloor(m, n, k, type.Size(), Parts(type)), term = TileFloor(m, n, rank, 4, Parts(DType.F32));
+            yield return new($"{shape}, rank {rank}", g =>
+                {
+                    ProductParams p = Params(g, g.Signed(m * k), g.Weights(n * k, type).Address, m, n, k) with { TermA = g.Signed(m * rank).Address, TermB = g.Signed(n * rank).Address, Rank = rank };
+                    g.Launch("matmul", $"matmul_term_{Name(type)}", new(Ceil(m, 64) * Ceil(n, 64)), 128, 0, (ref a) => a.Add(p));
+                },
+                ($"matmul_term_{Name(type)}", new Floor(product.Read + term.Read, product.Written, product.Asked + term.Asked - term.Written, product.Mma + term.Mma)));
+            foreach (int rows in new[] { 1, 2, 4, 8 })
+                yield return new($"{rows} × {n} × {k}", g => g.Backend.MatMul(g.Zeros(rows * n), g.Signed(rows * k), g.Weights(n * k, type), new MatMulArgs(rows, n, k, TransB: true)),
+                    ($"matvec_{Name(type)}_{rows}", new Floor((4.0 * rows * k) + (n * k * type.Size()), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 16)) + (n * k * type.Size()) + (32.0 * rows * n))));
+        }
+        const int wide = 256;
+        foreach (bool transB in new[] { false, true })
+            yield return new($"{wide} × {m} × {k}", g =>
+                {
+                    ProductParams p = Params(g, g.Signed(wide * k), g.Weights(m * k, DType.BF16).Address, wide, m, k, transB: transB);
+                    g.Launch("matmul", $"matmul_fast_n{(transB ? 't' : 'n')}_bf16", new(Ceil(wide, 128) * Ceil(m, 128)), 256, 73728, (ref a) => a.Add(p));
+                },
+                ($"matmul_fast_n{(transB ? 't' : 'n')}_bf16", TileFloor(wide, m, k, 2, 1, 128, 128)));
+        yield return new($"{Rows} × {rank} × {rank}", g =>
+            {
+                nint mixes = g.Bytes(MemoryMarshal.AsBytes(new[] { (ulong)g.Signed(rank * rank).Address }.AsSpan()));
+                View segment = g.Ints(new int[Rows]);
+                g.Launch("matmul", "term_mix", new(Ceil(Rows * rank, 256)), 256, 0, (ref a) => a.Add(g.Zeros(Rows * rank)).Add(g.Signed(Rows * rank)).Add(mixes).Add(segment).Add(Rows).Add(rank));
+            },
+            ("term_mix", new Floor(4 * ((Rows * rank) + (rank * rank)), 4 * Rows * rank, 4 * ((2 * Rows * rank) + (Rows * rank * rank)))));
+    }
+
+    private static unsafe IEnumerable<KernelCase> PackedWeights()
+    {
+        const int m = 128, n = 128, k = Hidden, rank = 64, block = 64;
+        const double bytes = 0.5 + (4.0 / block), nested = 0.5 + (1.0 / block) + (4.0 / block / 256);
+        const long all = 64L * Hidden;
+        string shape = $"{m} × {n} × {k}, NF4", flat = $"64 × {Hidden}";
+        foreach (string type in new[] { "f32", "bf16" })
+        {
+            double written = type == "f32" ? 4 : 2;
+            yield return new($"{flat}, NF4", g => g.Launch("quantised", "unpack_codes_" + type, new(Ceil(all, 2048)), 256, 0, (ref a) => a.Add(Codes(g, all, false)).Add(g.Zeros(all)).Add(all)), ("unpack_codes_" + type, new Floor(all * bytes, written * all)));
+            yield return new($"{flat}, NF4 double quantised", g => g.Launch("quantised", "unpack_codes_" + type, new(Ceil(all, 2048)), 256, 0, (ref a) => a.Add(Codes(g, all, true)).Add(g.Zeros(all)).Add(all)), ("unpack_codes_" + type, new Floor(all * nested, written * all)));
+            yield return new($"{flat}, LLM.int8", g => g.Launch("quantised", "unpack_rows_" + type, new(Ceil(all, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(all)).Add(g.Codes(all)).Add(g.Positive(64)).Add(0L).Add(all).Add(Hidden)), ("unpack_rows_" + type, new Floor(all + 256, written * all)));
+            foreach (BlockType of in BlockType.All.Where(b => b.CanDecode && s_blocks.Contains(b.Name)))
+            {
+                string kernel = $"unpack_{of.Name.ToLowerInvariant()}_{type}";
+                yield return new(flat, g => g.Launch("blocks", kernel, new(Ceil(all, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(all)).Add(g.Codes(of.SizeOf(all))).Add(0L).Add(all)), (kernel, new Floor(of.SizeOf(all), written * all)));
+            }
+        }
+        const long blocks = all / block;
+        yield return new(flat, g =>
+            {
+                byte[] ascending = [.. Enumerable.Range(0, 16).Select(i => (byte)i)];
+                float[] middles = [.. Enumerable.Range(0, 15).Select(i => (FourBitCode.Nf4.Values[i] + FourBitCode.Nf4.Values[i + 1]) / 2)];
+                nint midpoints = g.Bytes(MemoryMarshal.AsBytes(middles.AsSpan())), order = g.Bytes(ascending);
+                g.Launch("quantised", "pack_codes", new(Ceil(blocks, 8)), 256, 0, (ref a) => a.Add(g.Take(all / 2)).Add(g.Zeros(blocks)).Add(g.Ints(0)).Add(g.Signed(all)).Add(midpoints).Add(order).Add(all).Add(block).Add(16).Add(7));
+            },
+            ("pack_codes", new Floor(4 * all, (all / 2) + (4 * blocks), (8.0 * all) + (all / 2) + (32 * blocks))));
+        yield return new($"{blocks} scales", g => g.Launch("quantised", "scales_mean", new(1), 1024, 0, (ref a) => a.Add(g.Zeros(1)).Add(g.Positive(blocks)).Add(blocks)), ("scales_mean", new Floor(4 * blocks, 4)));
+        yield return new($"{blocks} scales", g =>
+            {
+                nint map = g.Bytes(MemoryMarshal.AsBytes(FourBitCode.DynamicCode));
+                g.Launch("quantised", "pack_scales", new(Ceil(blocks, 256)), 256, 0, (ref a) => a.Add(g.Take(blocks)).Add(g.Zeros(Ceil(blocks, 256))).Add(g.Positive(blocks)).Add(g.Positive(1)).Add(map).Add(blocks));
+            },
+            ("pack_scales", new Floor((4 * blocks) + 1024, blocks + (4 * Ceil(blocks, 256)), (5 * blocks) + (1100.0 * Ceil(blocks, 256)))));
+        foreach (string letters in new[] { "nt", "nn" })
+            yield return new(shape, g =>
+                {
+                    ProductParams p = Params(g, g.Signed(m * k), 0, m, n, k, transB: letters == "nt");
+                    CodesParams c = Codes(g, (long)n * k, false);
+                    g.Launch("quantised", "matmul_codes_" + letters, new(Ceil(m, 64) * Ceil(n, 64)), 128, 0, (ref a) => a.Add(p).Add(c));
+                },
+                ("matmul_codes_" + letters, TileFloor(m, n, k, bytes, Parts(DType.F32))));
+        Floor product = TileFloor(m, n, k, bytes, Parts(DType.F32)), term = TileFloor(m, n, rank, 4, Parts(DType.F32));
+        yield return new($"{shape}, rank {rank}", g =>
+            {
+                ProductParams p = Params(g, g.Signed(m * k), 0, m, n, k) with { TermA = g.Signed(m * rank).Address, TermB = g.Signed(n * rank).Address, Rank = rank };
+                CodesParams c = Codes(g, (long)n * k, false);
+                g.Launch("quantised", "matmul_codes_term", new(Ceil(m, 64) * Ceil(n, 64)), 128, 0, (ref a) => a.Add(p).Add(c));
+            },
+            ("matmul_codes_term", new Floor(product.Read + term.Read, product.Written, product.Asked + term.Asked - term.Written, product.Mma + term.Mma)));
+        foreach (int rows in new[] { 1, 2, 4, 8 })
+            yield return new($"{rows} × {n} × {k}, NF4", g =>
+                {
+                    ProductParams p = Params(g, g.Signed(rows * k), 0, rows, n, k);
+                    CodesParams c = Codes(g, (long)n * k, false);
+                    g.Launch("quantised", $"matvec_codes_{rows}", new(Ceil(n, 16)), 256, 0, (ref a) => a.Add(p).Add(c));
+                },
+                ($"matvec_codes_{rows}", new Floor((4.0 * rows * k) + (n * k * bytes), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 16)) + (n * k * bytes) + (32.0 * rows * n))));
+    }
+
+    private static readonly string[] s_blocks = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"];
+
+    private static CodesParams Codes(EmulatedGpu g, long elements, bool nested)
+    {
+        long scales = elements / 64;
+        return new CodesParams
+        {
+            Data = g.Codes(elements / 2),
+            Code = g.Bytes(MemoryMarshal.AsBytes(FourBitCode.Nf4.Values)),
+            Absmax = nested ? 0 : g.Positive(scales).Address,
+            ScaleCodes = nested ? g.Codes(scales) : 0,
+            NestedScales = nested ? g.Positive(Ceil(scales, 256)).Address : 0,
+            NestedMap = nested ? g.Bytes(MemoryMarshal.AsBytes(FourBitCode.DynamicCode)) : 0,
+            BlockShift = 6,
+            NestedShift = 8,
+        };
+    }
+}

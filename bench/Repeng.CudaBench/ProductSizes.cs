@@ -1,0 +1,53 @@
+using System.Runtime.InteropServices;
+
+namespace Repeng.CudaBench;
+
+/// <summary>What the parameters of a product or of attention say of its operands.</summary>
+internal static class ProductSizes
+{
+    // Offsets of the sizes in MatMulParams and AttentionParams.
+    private const int Sizes = 96;
+
+    /// <summary>Bytes of the operands, each once, and FLOP that the operation needs; 0 for other kernels.</summary>
+    public static (double Bytes, double Flop) Of(RecordedLaunch launch)
+    {
+        if (IsProduct(launch))
+        {
+            (double m, double n, double k, double batch, bool accumulate, double rank) = Product(launch);
+            double result = 4 * m * n * launch.Grid.Y * (accumulate ? 2 : 1);
+            return ((batch * ((4 * m * k) + (BytesOfWeight(launch.Kernel) * n * k))) + result + (4 * rank * (m + n)), 2 * m * n * ((batch * k) + rank));
+        }
+        if (!launch.Kernel.StartsWith("attention_", StringComparison.Ordinal) || launch.Parameters.Length != 1)
+            return (0, 0);
+        ReadOnlySpan<int> sizes = MemoryMarshal.Cast<byte, int>(launch.Parameters[0].AsSpan(Sizes));
+        double queries = (double)sizes[0] * sizes[1] * sizes[3] * sizes[5], keys = (double)sizes[0] * sizes[2] * sizes[4] * sizes[5];
+        // Pairs that are seen, without windows and padding.
+        double pairs = (double)sizes[0] * sizes[3] * sizes[1] * (sizes[2] - ((sizes[1] - 1) / 2.0));
+        return launch.Kernel.Split('_')[1] switch
+        {
+            "forward" => (4 * ((2 * queries) + (2 * keys)), 4 * pairs * sizes[5]),
+            "keys" => (4 * ((2 * queries) + (6 * keys)), 8 * pairs * sizes[5]),
+            "queries" => (4 * ((4 * queries) + (2 * keys)), 6 * pairs * sizes[5]),
+            _ => (0, 0),
+        };
+    }
+
+    /// <summary>A product of 64 rows or more, and of a weight that is worth it.</summary>
+    public static bool IsLarge(RecordedLaunch launch) => IsProduct(launch) && Product(launch) is ( >= 64, >= 512, >= 512, 1, _, _);
+
+    /// <summary>Elements of the weight.</summary>
+    public static double Weights(RecordedLaunch launch) => Product(launch) is var (_, n, k, batch, _, _) ? n * k * batch : 0;
+
+    /// <summary>Elements of the other operand.</summary>
+    public static double Activations(RecordedLaunch launch) => Product(launch) is var (m, _, k, batch, _, _) ? m * k * batch : 0;
+
+    private static bool IsProduct(RecordedLaunch launch) => launch.Kernel.StartsWith("matmul_", StringComparison.Ordinal) || launch.Kernel.StartsWith("matvec_", StringComparison.Ordinal);
+
+    private static (double M, double N, double K, double Batch, bool Accumulate, double Rank) Product(RecordedLaunch launch)
+    {
+        ReadOnlySpan<int> sizes = MemoryMarshal.Cast<byte, int>(launch.Parameters[0].AsSpan(Sizes));
+        return (sizes[0], sizes[1], sizes[2], (double)launch.Grid.Y * sizes[7], sizes[6] != 0, sizes[8]);
+    }
+
+    private static double BytesOfWeight(string kernel) => kernel.Contains("_codes_", StringComparison.Ordinal) ? 0.5625 : kernel.EndsWith("f32", StringComparison.Ordinal) || kernel.StartsWith("matvec_f32", StringComparison.Ordinal) ? 4 : 2;
+}
