@@ -130,7 +130,9 @@ internal static unsafe partial class GemmThin
         switch (work.Call.Right.Type)
         {
             case DType.Packed:
-                work.Dots = &PackedDots<TWidth, TVector>;
+                work.Dots = CodeKernel(work.Call);
+                if (work.Dots == null)
+                    work.Dots = &PackedDots<TWidth, TVector>;
                 work.Sums = &Sums<TWidth, TVector, F32Element>;
                 break;
             case DType.F32:

@@ -52,8 +52,8 @@ internal static unsafe class KQuants
             byte* codes = source + 16;
             for (int pair = 0; pair < 4; pair++, codes += 32, destination += 64)
             {
-                (Vector256<float> lowScale, Vector256<float> lowMin) = ScaleAndMin(source + 4, 2 * pair, d, dmin);
-                (Vector256<float> highScale, Vector256<float> highMin) = ScaleAndMin(source + 4, 2 * pair + 1, d, dmin);
+                (Vector256<float> lowScale, Vector256<float> lowMin) = Wide(ScaleAndMin(source + 4, 2 * pair, d, dmin));
+                (Vector256<float> highScale, Vector256<float> highMin) = Wide(ScaleAndMin(source + 4, 2 * pair + 1, d, dmin));
                 for (int part = 0; part < 32; part += 16)
                 {
                     (Vector128<byte> low, Vector128<byte> high) = Codes.Nibbles(codes + part);
@@ -73,8 +73,8 @@ internal static unsafe class KQuants
             byte* fifth = source + 16, codes = source + 48;
             for (int pair = 0; pair < 4; pair++, codes += 32, destination += 64)
             {
-                (Vector256<float> lowScale, Vector256<float> lowMin) = ScaleAndMin(source + 4, 2 * pair, d, dmin);
-                (Vector256<float> highScale, Vector256<float> highMin) = ScaleAndMin(source + 4, 2 * pair + 1, d, dmin);
+                (Vector256<float> lowScale, Vector256<float> lowMin) = Wide(ScaleAndMin(source + 4, 2 * pair, d, dmin));
+                (Vector256<float> highScale, Vector256<float> highMin) = Wide(ScaleAndMin(source + 4, 2 * pair + 1, d, dmin));
                 for (int part = 0; part < 32; part += 16)
                 {
                     (Vector128<byte> low, Vector128<byte> high) = Codes.Nibbles(codes + part);
@@ -112,13 +112,16 @@ internal static unsafe class KQuants
 
     /// <summary>d·scale and −dmin·min of a sub-block: six bits each; the first four pairs lie in bytes 0-3 and 4-7, of the others the high two bits there and the nibbles in bytes 8-11.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static (Vector256<float> Scale, Vector256<float> Min) ScaleAndMin(byte* packed, int sub, float d, float dmin)
+    internal static (float Scale, float Min) ScaleAndMin(byte* packed, int sub, float d, float dmin)
     {
         int scale, min;
         if (sub < 4)
             (scale, min) = (packed[sub] & 63, packed[sub + 4] & 63);
         else
             (scale, min) = (packed[sub + 4] & 15 | packed[sub - 4] >> 6 << 4, packed[sub + 4] >> 4 | packed[sub] >> 6 << 4);
-        return (Vector256.Create(d * scale), Vector256.Create(-(dmin * min)));
+        return (d * scale, -(dmin * min));
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static (Vector256<float> Scale, Vector256<float> Min) Wide((float Scale, float Min) of) => (Vector256.Create(of.Scale), Vector256.Create(of.Min));
 }

@@ -4,6 +4,17 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Repeng.Kernels.Quantised;
 
+/// <summary>Forms that products expand in registers; None goes through <see cref="PackedSource.Read"/>.</summary>
+internal enum RegisterForm
+{
+    None,
+    Q4_0,
+    Q4_1,
+    Q8_0,
+    Q4_K,
+    Q6_K,
+}
+
 /// <summary>
 /// A packed matrix as CPU kernels see it: <see cref="Read"/> decodes any run of its elements, numbered row by row, to fp32.
 /// An element's value depends on its own block and scale alone, so how a matrix is cut into runs changes no bit.
@@ -20,6 +31,7 @@ internal unsafe struct PackedSource
     // Blocks of ggml.
     public delegate*<byte*, float*, long, void> Decode;
     public int BlockElements, BlockBytes;
+    public RegisterForm Register;
 
     // Scales: fp32 a block or a row, or codes of them with scales of their own.
     public float* Scales;

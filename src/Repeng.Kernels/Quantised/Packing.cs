@@ -61,6 +61,7 @@ public sealed unsafe class Packing
             Decode = type.Decoder,
             BlockElements = type.Elements,
             BlockBytes = type.Bytes,
+            Register = Enum.TryParse(type.Name, out RegisterForm form) ? form : RegisterForm.None,
         });
     }
 
