@@ -2,6 +2,7 @@ using Repeng.Bench;
 using Repeng.Bench.Decoding;
 using Repeng.Bench.Experts;
 using Repeng.Bench.Hub;
+using Repeng.Bench.Llama;
 using Repeng.Bench.Packed;
 using Repeng.Bench.Training;
 using Repeng.Bench.Vectors;
@@ -14,6 +15,7 @@ try
         ["matmul", .. var rest] => MatMulBench.Run(rest),
         ["packed", .. var rest] => PackedBench.Run(rest),
         ["decode", .. var rest] => DecodeBench.Run(rest),
+        ["llama", .. var rest] => LlamaBench.Run(rest),
         ["experts", .. var rest] => ExpertsBench.Run(rest),
         ["train", .. var rest] => TrainBench.Run(rest),
         ["vectors", .. var rest] => VectorBench.Run(rest),
@@ -51,6 +53,10 @@ static int Usage()
                                   300, 1, 64, gate and down of nine blocks, every core
                    --distinct     every row has its own coefficient
                    --vector       a control vector on every block in the place of the adapter
+          llama    generation from a GGUF file beside llama.cpp: decode and prompt, tokens a second (installs the peer on first use; needs node)
+                   --model M --tokens N --prompt N --runs N --threads N --no-peer
+                                  the SmolLM2 GGUF in ../shared/models, 128, 512, 7, every core
+                   --expanded     ours from fp32 weights
           experts  a mixture of experts beside a dense model of the same active size, random weights: tokens a second
                    --hidden N --layers N --experts N --per-token N --width N --tokens N --runs N --threads N
                                   512, 6, 32, 4, 384 (of an expert), 512, 7, every core

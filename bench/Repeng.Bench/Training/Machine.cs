@@ -16,6 +16,9 @@ internal static class Machine
         return hash.Length == 0 ? "unknown" : Git("status", "--porcelain", "--untracked-files=no").Length > 0 ? hash + "+" : hash;
     }
 
+    /// <summary>Root of the checkout that the bench runs in.</summary>
+    public static string Repository() => Git("rev-parse", "--show-toplevel") is { Length: > 0 } root ? root : throw new Repeng.Kernels.UserErrorException("the bench must be run inside of its git checkout");
+
     private static string Git(params string[] arguments)
     {
         using var git = Process.Start(new ProcessStartInfo("git", arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
