@@ -52,11 +52,13 @@ static int Usage()
                    --tokens N --rows N --rank N --targets REGEX --threads N
                                   300, 1, 64, gate and down of nine blocks, every core
                    --distinct     every row has its own coefficient
+                   --stored       weights as the file stores them, not expanded to fp32
                    --vector       a control vector on every block in the place of the adapter
           llama    generation from a GGUF file beside llama.cpp: decode and prompt, tokens a second (installs the peer on first use; needs node)
                    --model M --tokens N --prompt N --runs N --threads N --no-peer
                                   the SmolLM2 GGUF in ../shared/models, 128, 512, 7, every core
                    --expanded     ours from fp32 weights
+                   --profile      time of each kind of op in ours, instead
           experts  a mixture of experts beside a dense model of the same active size, random weights: tokens a second
                    --hidden N --layers N --experts N --per-token N --width N --tokens N --runs N --threads N
                                   512, 6, 32, 4, 384 (of an expert), 512, 7, every core

@@ -26,7 +26,7 @@ internal static class DecodeBench
     {
         int tokens = 300, rows = 1, rank = 64, threads = Environment.ProcessorCount;
         string? model = null, targets = null;
-        bool distinct = false, vector = false;
+        bool distinct = false, vector = false, stored = false;
         for (int i = 0; i < args.Length; i++)
         {
             string name = args[i];
@@ -40,6 +40,7 @@ internal static class DecodeBench
                 case "--threads": threads = Number(); break;
                 case "--distinct": distinct = true; break;
                 case "--vector": vector = true; break;
+                case "--stored": stored = true; break;
                 default: throw new UserErrorException($"decode knows no option {name}");
             }
 
@@ -48,7 +49,7 @@ internal static class DecodeBench
         }
         model ??= TrainBenchOptions.DefaultModel ?? throw new UserErrorException($"no .gguf file in {TrainBenchOptions.ModelFolder}; give --model");
         using Device device = Device.Cpu(threads);
-        using ModelBundle bundle = ModelBundle.Load(device, model, WeightType.F32);
+        using ModelBundle bundle = ModelBundle.Load(device, model, stored ? WeightType.AsStored : WeightType.F32);
         if (vector && targets is not null)
             throw new UserErrorException("--targets are an adapter's; a vector acts on every block");
         using SvdAdapter? adapter = vector ? null : SvdAdapter.Create(bundle.Model, new SvdAdapterConfig
@@ -62,9 +63,11 @@ internal static class DecodeBench
         float[] steered = [.. Enumerable.Range(0, rows).Select(r => distinct ? 0.25f * (r + 1) : 1)];
         Console.WriteLine($"{Path.GetFileNameWithoutExtension(model)}, {rows} row{(rows == 1 ? "" : "s")}, c = {string.Join(' ', steered.Select(c => c.ToString(CultureInfo.InvariantCulture)))} against 0, {(adapter is null ? $"a vector on {bundle.Model.Blocks.Count} blocks" : $"rank {rank}, {adapter.Layers.Count} adapted layers")}, {tokens} positions");
         Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
-        (double[] plain, double[] with) = Time(bundle.Model, adapter, control, steered, tokens);
+        (double[] plain, double[] with, double[] one) = Time(bundle.Model, adapter, control, steered, tokens);
         double bytes = adapter?.Layers.Values.Sum(l => 4.0 * (l.U.Length + l.V.Length)) ?? 4.0 * bundle.Model.Blocks.Count * bundle.Model.Config.HiddenSize;
         Print(bundle.Model, bytes, plain, with);
+        if (rows > 1)
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"one row with its coefficient: {1e3 * Median(one):F2} ms a position; {rows} rows give {rows * Median([.. one.Zip(with, (o, w) => o / w)]):F2} times its tokens a second"));
         return 0;
     }
 
@@ -75,30 +78,32 @@ internal static class DecodeBench
         return KeyValuePair.Create($"{b}", new Direction([.. direction.Select(v => 0.01f * v)]));
     })));
 
-    private static (double[] Plain, double[] Steered) Time(DecoderModel model, SvdAdapter? adapter, VectorControl? control, float[] steered, int tokens)
+    // Sides: all rows at 0, all rows steered, and where there are several the first of them alone.
+    private static (double[] Plain, double[] Steered, double[] One) Time(DecoderModel model, SvdAdapter? adapter, VectorControl? control, float[] steered, int tokens)
     {
         int rows = steered.Length, length = Prompt + WarmUp + tokens;
         var ids = new int[rows * length];
         for (int i = 0; i < ids.Length; i++)
             ids[i] = (int)(Philox.Uniform(1, 0, (ulong)i) * model.Config.VocabSize);
-        float[][] coefficients = [new float[rows], steered];
-        KvCache[] caches = [.. coefficients.Select(_ => new KvCache(model.Device, model.Config, rows, length, new int[rows]))];
+        float[][] coefficients = [new float[rows], steered, .. rows > 1 ? new float[][] { [steered[0]] } : []];
+        int sides = coefficients.Length;
+        KvCache[] caches = [.. coefficients.Select(c => new KvCache(model.Device, model.Config, c.Length, length, new int[c.Length]))];
         using var kept = new Tape(model.Device, record: false);
-        IAdapterPass?[] passes = [null, adapter?.Pass(kept, steered, 1)];
-        double[][] seconds = [new double[tokens], new double[tokens]];
-        for (int side = 0; side < 2; side++)
-            Step(model, caches[side], adapter?.Pass(kept, coefficients[side], Prompt), control?.Pass(coefficients[side]), Columns(ids, rows, length, 0, Prompt), Prompt);
+        IAdapterPass?[] passes = [.. coefficients.Select((c, side) => side == 0 ? null : adapter?.Pass(kept, c, 1))];
+        double[][] seconds = [.. coefficients.Select(_ => new double[tokens])];
+        for (int side = 0; side < sides; side++)
+            Step(model, caches[side], adapter?.Pass(kept, coefficients[side], Prompt), control?.Pass(coefficients[side]), Columns(ids, coefficients[side].Length, length, 0, Prompt), Prompt);
         for (int t = 0; t < WarmUp + tokens; t++)
-            for (int turn = 0; turn < 2; turn++)
+            for (int turn = 0; turn < sides; turn++)
             {
-                int side = (t + turn) % 2;
-                double s = Step(model, caches[side], passes[side], control?.Pass(coefficients[side]), Columns(ids, rows, length, Prompt + t, 1), 1);
+                int side = (t + turn) % sides;
+                double s = Step(model, caches[side], passes[side], control?.Pass(coefficients[side]), Columns(ids, coefficients[side].Length, length, Prompt + t, 1), 1);
                 if (t >= WarmUp)
                     seconds[side][t - WarmUp] = s;
             }
         foreach (KvCache c in caches)
             c.Dispose();
-        return (seconds[0], seconds[1]);
+        return (seconds[0], seconds[1], seconds[^1]);
     }
 
     private static double Step(DecoderModel model, KvCache cache, IAdapterPass? pass, IModuleEdit? edit, int[] ids, int length)

@@ -22,7 +22,7 @@ internal static class LlamaBench
     {
         string? model = null;
         int tokens = 128, prompt = 512, runs = 7, threads = Environment.ProcessorCount;
-        bool peer = true;
+        bool peer = true, profile = false;
         WeightType weights = WeightType.AsStored;
         for (int i = 0; i < args.Length; i++)
         {
@@ -35,6 +35,7 @@ internal static class LlamaBench
                 case "--runs": runs = Number(); break;
                 case "--threads": threads = Number(); break;
                 case "--no-peer": peer = false; break;
+                case "--profile": profile = true; break;
                 case "--expanded": weights = WeightType.F32; break;
                 default: throw new UserErrorException($"llama knows no option {name}");
             }
@@ -43,6 +44,8 @@ internal static class LlamaBench
             int Number() => int.TryParse(Value(), CultureInfo.InvariantCulture, out int n) && n > 0 ? n : throw new UserErrorException($"{name} {args[i]} is no positive number");
         }
         model ??= TrainBenchOptions.DefaultModel ?? throw new UserErrorException($"no .gguf file in {TrainBenchOptions.ModelFolder}; give --model");
+        if (profile)
+            return Profile(model, weights, threads, tokens, prompt);
         using Device device = Device.Cpu(threads);
         using ModelBundle bundle = ModelBundle.Load(device, model, weights);
         using LlamaPeer? llama = peer ? LlamaPeer.Start(model, threads, Math.Max(prompt, DecodePrompt + tokens) + 8) : null;
@@ -90,6 +93,42 @@ internal static class LlamaBench
                 first = Stopwatch.GetElapsedTime(start).TotalSeconds;
         })[0];
         return (first, Stopwatch.GetElapsedTime(start).TotalSeconds - first, made);
+    }
+
+    // Where the time goes: of the decoded tokens (everything but the prompt's), then of a prompt.
+    private static int Profile(string model, WeightType weights, int threads, int tokens, int prompt)
+    {
+        var backend = new TimedBackend(new CpuBackend(threads), () => Stopwatch.GetTimestamp() / (double)Stopwatch.Frequency);
+        using var device = new Device(backend);
+        using ModelBundle bundle = ModelBundle.Load(device, model, weights);
+        var generator = new Generator(bundle.Model);
+        int[] text = Text(bundle, prompt);
+        Console.WriteLine($"{Path.GetFileName(model)}, one sequence; {Machine.Cpu} ({CpuBackend.Simd}), {threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
+        Ours(generator, text[..DecodePrompt], tokens);
+        long allocated = GC.GetTotalAllocatedBytes(), start = 0;
+        int seen = 0, collections = GC.CollectionCount(0);
+        generator.Generate([text[..DecodePrompt]], [0], Steering.Generation.Steering.None, new SamplingSettings(), tokens + 1, [], onToken: (_, _) =>
+        {
+            if (seen++ > 0)
+                return;
+            backend.Clear();
+            start = Stopwatch.GetTimestamp();
+        });
+        Print($"a decoded token, mean of {tokens}", Stopwatch.GetElapsedTime(start).TotalSeconds, tokens);
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {(GC.GetTotalAllocatedBytes() - allocated) / 1024.0 / tokens:f0} KiB allocated a token, {GC.CollectionCount(0) - collections} collections"));
+        Ours(generator, text, 0);
+        backend.Clear();
+        Print($"prompt of {text.Length}", Ours(generator, text, 0).Prompt, 1);
+        return 0;
+
+        void Print(string name, double seconds, int times)
+        {
+            double ops = backend.Totals.Sum(t => t.Seconds);
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"\n{name}: {seconds / times * 1e3:f2} ms, of which {(seconds - ops) / times * 1e3:f2} between ops"));
+            Console.WriteLine($"  {"ms",9} {"calls",6} {"µs each",8} {"GFLOP/s",8}  kind");
+            foreach ((string kind, long calls, double spent, double flops) in backend.Totals.OrderByDescending(t => t.Seconds).Take(16))
+                Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {spent / times * 1e3,9:f3} {(double)calls / times,6:f0} {spent / calls * 1e6,8:f1} {(flops > 0 ? flops / spent * 1e-9 : double.NaN),8:f1}  {kind}"));
+        }
     }
 
     private static int[] Text(ModelBundle bundle, int length)

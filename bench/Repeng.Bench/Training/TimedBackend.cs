@@ -9,6 +9,8 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
 
     public string Name => backend.Name;
 
+    public bool ReadsHostMemory => backend.ReadsHostMemory;
+
     /// <summary>Calls, seconds and floating-point operations (products only) of each kind.</summary>
     public IEnumerable<(string Kind, long Calls, double Seconds, double Flops)> Totals =>
         _totals.Select(t => (t.Key, t.Value.Calls, t.Value.Seconds, t.Value.Flops));

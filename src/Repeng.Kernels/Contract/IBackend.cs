@@ -19,6 +19,9 @@ public partial interface IBackend : IDisposable
     /// <summary>Whether ops compute nothing, so that sizes alone matter: weights need not be read and read as zeros.</summary>
     bool IsDry => false;
 
+    /// <summary>Whether ops read host memory, so that mapped files and packed codes are operands where they lie.</summary>
+    bool ReadsHostMemory => false;
+
     /// <summary>Allocates zeroed memory, aligned to 64 bytes or more.</summary>
     nint Allocate(long bytes);
 

@@ -19,6 +19,9 @@ public sealed unsafe partial class CpuBackend : IBackend
     /// <inheritdoc/>
     public string Name => "cpu";
 
+    /// <inheritdoc/>
+    public bool ReadsHostMemory => true;
+
     /// <summary>The threads, for host work between ops.</summary>
     public CpuWorkers Workers => _workers;
 

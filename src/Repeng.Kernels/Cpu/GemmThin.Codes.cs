@@ -7,7 +7,7 @@ namespace Repeng.Kernels.Cpu;
 
 /// <content>
 /// Few rows by a quantised matrix whose codes are expanded in registers (<see cref="IRegisterCode"/>) and used at once, each
-/// once for all rows: nothing of the weight is written anywhere. Sums go in the order of the other dot products at 512 bits, so the
+/// once for all rows: nothing of the weight is written anywhere. Sums go in the order of the other dot products of the width, so the
 /// bits are those of the decoded matrix.
 /// </content>
 internal static unsafe partial class GemmThin
@@ -18,7 +18,8 @@ internal static unsafe partial class GemmThin
     // Null where the form, the width or the rows do not suit.
     private static delegate*<Work*, float*, nint, byte*, int, int, float*, void> CodeKernel(in GemmCall call)
     {
-        if (call.Width != GemmWidth.Bits512 || !Avx512BW.IsSupported || call.K % CodeGroup != 0)
+        bool wide = call.Width == GemmWidth.Bits512 && Avx512BW.IsSupported, half = call.Width == GemmWidth.Bits256 && Avx2.IsSupported && Fma.IsSupported;
+        if (!(wide || half) || call.K % CodeGroup != 0)
             return null;
         PackedSource* source = call.Right.Packed;
         int block = source->BlockElements;
@@ -27,11 +28,11 @@ internal static unsafe partial class GemmThin
             return null;
         return source->Register switch
         {
-            RegisterForm.Q4_0 => &CodeDots<Q4_0Code>,
-            RegisterForm.Q4_1 => &CodeDots<Q4_1Code>,
-            RegisterForm.Q8_0 => &CodeDots<Q8_0Code>,
-            RegisterForm.Q4_K => &CodeDots<Q4_KCode>,
-            RegisterForm.Q6_K => &CodeDots<Q6_KCode>,
+            RegisterForm.Q4_0 => wide ? &CodeDots<Q4_0Code> : &CodeDots256<Q4_0Code>,
+            RegisterForm.Q4_1 => wide ? &CodeDots<Q4_1Code> : &CodeDots256<Q4_1Code>,
+            RegisterForm.Q8_0 => wide ? &CodeDots<Q8_0Code> : &CodeDots256<Q8_0Code>,
+            RegisterForm.Q4_K => wide ? &CodeDots<Q4_KCode> : &CodeDots256<Q4_KCode>,
+            RegisterForm.Q6_K => wide ? &CodeDots<Q6_KCode> : &CodeDots256<Q6_KCode>,
             _ => null,
         };
     }
@@ -76,6 +77,7 @@ internal static unsafe partial class GemmThin
         Vector512<float> v0 = default, v1 = default, v2 = default, v3 = default;
         for (nint g = 0; g < groups; g++, s += CodeGroup)
         {
+            FetchAhead(l0, g * (4 * TCode.Bytes * CodeGroup / TCode.Elements), 4 * TCode.Bytes * CodeGroup / TCode.Elements);
             Vector512<float> x = Vector512.Load(s), y = Vector512.Load(s + 16);
             TCode.Expand(halves, l0, g, out Vector512<float> a, out Vector512<float> b);
             v0 = Vector512.FusedMultiplyAdd(x, a, v0);
@@ -106,6 +108,7 @@ internal static unsafe partial class GemmThin
         Vector512<float> u0 = default, u1 = default, u2 = default, u3 = default, q0 = default, q1 = default, q2 = default, q3 = default;
         for (nint g = 0, k = 0; g < groups; g++, k += CodeGroup)
         {
+            FetchAhead(l0, g * (4 * TCode.Bytes * CodeGroup / TCode.Elements), 4 * TCode.Bytes * CodeGroup / TCode.Elements);
             TCode.Expand(halves, l0, g, out Vector512<float> a, out Vector512<float> b);
             Add4(s + k, t + k, u + k, q + k, a, b, ref s0, ref t0, ref u0, ref q0);
             TCode.Expand(halves, l1, g, out a, out b);
@@ -132,6 +135,7 @@ internal static unsafe partial class GemmThin
         Vector512<float> b0 = default, b1 = default, b2 = default, b3 = default, b4 = default, b5 = default, b6 = default, b7 = default;
         for (nint g = 0; g < groups; g++, s += CodeGroup)
         {
+            FetchAhead(l0, g * (2 * TCode.Bytes * CodeGroup / TCode.Elements), 2 * TCode.Bytes * CodeGroup / TCode.Elements);
             TCode.Expand(halves, l0, g, out Vector512<float> a, out Vector512<float> a16);
             TCode.Expand(halves, l1, g, out Vector512<float> b, out Vector512<float> b16);
             Add2(s, a, a16, b, b16, ref a0, ref b0);

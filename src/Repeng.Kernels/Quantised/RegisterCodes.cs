@@ -6,7 +6,7 @@ using System.Runtime.Intrinsics.X86;
 namespace Repeng.Kernels.Quantised;
 
 /// <summary>
-/// A form whose elements are expanded to fp32 in registers, 32 neighbours of a row at a time, by AVX-512. Their bits are those of
+/// A form whose elements are expanded to fp32 in registers, 32 neighbours of a row at a time, by AVX-512 or AVX2. Their bits are those of
 /// <see cref="PackedSource.Read"/>. Empty structs, so that a product is compiled for each form with the expansion inlined.
 /// </summary>
 internal unsafe interface IRegisterCode
@@ -19,6 +19,9 @@ internal unsafe interface IRegisterCode
 
     /// <summary>Elements [32·group, 32·group + 32) of a row of blocks; halves is <see cref="RegisterCodes.Halves"/>.</summary>
     static abstract void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second);
+
+    /// <summary>The same in four vectors of eight.</summary>
+    static abstract void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth);
 }
 
 /// <summary>What the expansions share.</summary>
@@ -51,6 +54,18 @@ internal static unsafe class RegisterCodes
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> ToSingle(Vector128<sbyte> codes) => Avx512F.ConvertToVector512Single(Avx512F.ConvertToVector512Int32(codes));
 
+    /// <summary>The low nibbles of 16 bytes, then the high ones.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Nibbles(byte* codes, out Vector256<int> low, out Vector256<int> low8, out Vector256<int> high, out Vector256<int> high8)
+    {
+        Vector256<int> bytes = Avx2.ConvertToVector256Int32(codes), bytes8 = Avx2.ConvertToVector256Int32(codes + 8), mask = Vector256.Create(15);
+        (low, low8, high, high8) = (bytes & mask, bytes8 & mask, bytes >>> 4, bytes8 >>> 4);
+    }
+
+    /// <summary>scale · code + minimum, rounded once.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> Scaled(Vector256<int> codes, Vector256<float> scale, Vector256<float> minimum) => Vector256.FusedMultiplyAdd(Avx.ConvertToVector256Single(codes), scale, minimum);
+
     private static float* BuildHalves()
     {
         var table = (float*)NativeMemory.AlignedAlloc(65536 * sizeof(float), 64);
@@ -72,6 +87,19 @@ internal readonly unsafe struct Q4_0Code : IRegisterCode
         byte* block = row + group * 18;
         RegisterCodes.Choose((RegisterCodes.Counts - Vector512.Create(8f)) * RegisterCodes.Half(halves, block), block + 2, out first, out second);
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    {
+        byte* block = row + group * 18;
+        Vector256<float> d = Vector256.Create(halves[*(ushort*)block]);
+        Vector256<int> offset = Vector256.Create(8);
+        RegisterCodes.Nibbles(block + 2, out Vector256<int> low, out Vector256<int> low8, out Vector256<int> high, out Vector256<int> high8);
+        first = Avx.ConvertToVector256Single(low - offset) * d;
+        second = Avx.ConvertToVector256Single(low8 - offset) * d;
+        third = Avx.ConvertToVector256Single(high - offset) * d;
+        fourth = Avx.ConvertToVector256Single(high8 - offset) * d;
+    }
 }
 
 /// <summary>d·q + m. d·q is exact (11 and 4 bits), so one fused operation rounds as product and sum do.</summary>
@@ -86,6 +114,18 @@ internal readonly unsafe struct Q4_1Code : IRegisterCode
         byte* block = row + group * 20;
         Vector512<float> values = Vector512.FusedMultiplyAdd(RegisterCodes.Counts, RegisterCodes.Half(halves, block), RegisterCodes.Half(halves, block + 2));
         RegisterCodes.Choose(values, block + 4, out first, out second);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    {
+        byte* block = row + group * 20;
+        Vector256<float> d = Vector256.Create(halves[*(ushort*)block]), m = Vector256.Create(halves[*(ushort*)(block + 2)]);
+        RegisterCodes.Nibbles(block + 4, out Vector256<int> low, out Vector256<int> low8, out Vector256<int> high, out Vector256<int> high8);
+        first = RegisterCodes.Scaled(low, d, m);
+        second = RegisterCodes.Scaled(low8, d, m);
+        third = RegisterCodes.Scaled(high, d, m);
+        fourth = RegisterCodes.Scaled(high8, d, m);
     }
 }
 
@@ -102,6 +142,18 @@ internal readonly unsafe struct Q8_0Code : IRegisterCode
         Vector512<float> d = RegisterCodes.Half(halves, block);
         first = RegisterCodes.ToSingle(Vector128.Load((sbyte*)block + 2)) * d;
         second = RegisterCodes.ToSingle(Vector128.Load((sbyte*)block + 18)) * d;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    {
+        byte* block = row + group * 34;
+        var codes = (sbyte*)block + 2;
+        Vector256<float> d = Vector256.Create(halves[*(ushort*)block]);
+        first = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes)) * d;
+        second = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes + 8)) * d;
+        third = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes + 16)) * d;
+        fourth = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes + 24)) * d;
     }
 }
 
@@ -124,6 +176,22 @@ internal readonly unsafe struct Q4_KCode : IRegisterCode
         first = Avx512F.PermuteVar16x32(values, Avx512F.ShiftRightLogical(Avx512F.ConvertToVector512Int32(Vector128.Load(codes)), shift));
         second = Avx512F.PermuteVar16x32(values, Avx512F.ShiftRightLogical(Avx512F.ConvertToVector512Int32(Vector128.Load(codes + 16)), shift));
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    {
+        byte* block = row + (group >> 3) * 144;
+        int sub = (int)group & 7;
+        (float scale, float min) = KQuants.ScaleAndMin(block + 4, sub, halves[*(ushort*)block], halves[*(ushort*)(block + 2)]);
+        Vector256<float> d = Vector256.Create(scale), m = Vector256.Create(min);
+        Vector128<int> shift = Vector128.CreateScalar((sub & 1) << 2);
+        Vector256<int> mask = Vector256.Create(15);
+        byte* codes = block + 16 + (sub >> 1) * 32;
+        first = RegisterCodes.Scaled(Avx2.ShiftRightLogical(Avx2.ConvertToVector256Int32(codes), shift) & mask, d, m);
+        second = RegisterCodes.Scaled(Avx2.ShiftRightLogical(Avx2.ConvertToVector256Int32(codes + 8), shift) & mask, d, m);
+        third = RegisterCodes.Scaled(Avx2.ShiftRightLogical(Avx2.ConvertToVector256Int32(codes + 16), shift) & mask, d, m);
+        fourth = RegisterCodes.Scaled(Avx2.ShiftRightLogical(Avx2.ConvertToVector256Int32(codes + 24), shift) & mask, d, m);
+    }
 }
 
 /// <summary>(d·scale)·(q − 32), a scale for 16 elements.</summary>
@@ -144,6 +212,30 @@ internal readonly unsafe struct Q6_KCode : IRegisterCode
         Vector128<int> lowShift = Vector128.CreateScalar((quarter >> 1) << 2), highShift = Vector128.CreateScalar(quarter << 1);
         first = Codes16(low, high, lowShift, highShift) * Vector512.Create(d * scales[0]);
         second = Codes16(low + 16, high + 16, lowShift, highShift) * Vector512.Create(d * scales[1]);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    {
+        byte* block = row + (group >> 3) * 210;
+        int sub = (int)group & 7, quarter = sub & 3, half = sub >> 2;
+        float d = halves[*(ushort*)(block + 208)];
+        sbyte* scales = (sbyte*)block + 192 + 2 * sub;
+        byte* low = block + 64 * half + 32 * (quarter & 1), high = block + 128 + 32 * half;
+        Vector128<int> lowShift = Vector128.CreateScalar((quarter >> 1) << 2), highShift = Vector128.CreateScalar(quarter << 1);
+        Vector256<float> d0 = Vector256.Create(d * scales[0]), d1 = Vector256.Create(d * scales[1]);
+        first = Codes8(low, high, lowShift, highShift) * d0;
+        second = Codes8(low + 8, high + 8, lowShift, highShift) * d0;
+        third = Codes8(low + 16, high + 16, lowShift, highShift) * d1;
+        fourth = Codes8(low + 24, high + 24, lowShift, highShift) * d1;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> Codes8(byte* low, byte* high, Vector128<int> lowShift, Vector128<int> highShift)
+    {
+        Vector256<int> four = Avx2.ShiftRightLogical(Avx2.ConvertToVector256Int32(low), lowShift) & Vector256.Create(15);
+        Vector256<int> two = Avx2.ShiftRightLogical(Avx2.ConvertToVector256Int32(high), highShift) & Vector256.Create(3);
+        return Avx.ConvertToVector256Single((four | two << 4) - Vector256.Create(32));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

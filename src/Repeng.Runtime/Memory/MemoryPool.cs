@@ -10,8 +10,10 @@ namespace Repeng.Runtime;
 /// </summary>
 public sealed class MemoryPool(IBackend backend) : IDisposable
 {
-    // Sorted by size; a block may serve a request down to 3/4 of its size.
-    private readonly SortedDictionary<long, Stack<nint>> _free = [];
+    // Sizes ascending, and the free blocks of each, perhaps none; a block may serve a request down to 3/4 of its size.
+    // Arrays, because a pass takes and returns hundreds of blocks a token: no node is made or dropped for that.
+    private readonly List<long> _sizes = [];
+    private readonly List<Stack<nint>> _free = [];
 
     /// <summary>Bytes handed out now.</summary>
     public long InUse { get; private set; }
@@ -27,18 +29,13 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfNegative(bytes);
         long size = RoundUp(bytes);
-        foreach ((long blockSize, Stack<nint> blocks) in _free)
+        for (int at = Place(size); at < _sizes.Count && _sizes[at] <= size + size / 3; at++)
         {
-            if (blockSize < size)
+            if (_free[at].Count == 0)
                 continue;
-            if (blockSize > size + size / 3)
-                break;
-            nint address = blocks.Pop();
-            if (blocks.Count == 0)
-                _free.Remove(blockSize);
-            InUse += blockSize;
-            granted = blockSize;
-            return address;
+            granted = _sizes[at];
+            InUse += granted;
+            return _free[at].Pop();
         }
 
         // What lies unused is given back before the device is asked for more than it held so far.
@@ -55,9 +52,13 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
     /// <summary>Gives a block back; <paramref name="granted"/> is what <see cref="Take"/> said.</summary>
     public void Return(nint address, long granted)
     {
-        if (!_free.TryGetValue(granted, out Stack<nint>? blocks))
-            _free[granted] = blocks = new Stack<nint>();
-        blocks.Push(address);
+        int at = Place(granted);
+        if (at == _sizes.Count || _sizes[at] != granted)
+        {
+            _sizes.Insert(at, granted);
+            _free.Insert(at, new Stack<nint>());
+        }
+        _free[at].Push(address);
         InUse -= granted;
     }
 
@@ -80,19 +81,16 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
     public void Trim(long bytes = long.MaxValue)
     {
         long freed = 0;
-        foreach (long size in _free.Keys.Reverse().ToArray())
+        for (int at = _sizes.Count - 1; at >= 0; at--)
         {
-            Stack<nint> blocks = _free[size];
-            while (blocks.Count > 0 && freed < bytes)
+            while (_free[at].Count > 0)
             {
-                backend.Free(blocks.Pop(), size);
-                Reserved -= size;
-                freed += size;
+                if (freed >= bytes)
+                    return;
+                backend.Free(_free[at].Pop(), _sizes[at]);
+                Reserved -= _sizes[at];
+                freed += _sizes[at];
             }
-            if (blocks.Count == 0)
-                _free.Remove(size);
-            if (freed >= bytes)
-                return;
         }
     }
 
@@ -101,6 +99,13 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
 
     /// <summary>Frees what is kept; blocks still handed out are their owners' fault and stay.</summary>
     public void Dispose() => Trim();
+
+    // Where a size stands or belongs among the sizes.
+    private int Place(long size)
+    {
+        int at = _sizes.BinarySearch(size);
+        return at < 0 ? ~at : at;
+    }
 
     // Sizes in steps of an eighth of their power of two: few distinct sizes, at most 12.5 % wasted.
     private static long RoundUp(long bytes)

@@ -1,5 +1,4 @@
 using Repeng.Kernels;
-using Repeng.Kernels.Cpu;
 using Repeng.Kernels.Dry;
 using Repeng.Kernels.Quantised;
 using Repeng.Runtime.Formats;
@@ -21,7 +20,7 @@ public sealed class PackedStorage : IDisposable
     public static unsafe Tensor Load(Device device, PackedTensor stored, params ReadOnlySpan<int> shape)
     {
         MemoryPool pool = device.Pool;
-        bool inPlace = stored.Mapped is not null && device.Backend is CpuBackend or DryBackend;
+        bool inPlace = stored.Mapped is not null && (device.Backend.ReadsHostMemory || device.Backend is DryBackend);
         if (stored.Mapped is { } mapped && inPlace)
         {
             bool dry = device.Backend is DryBackend;
@@ -38,7 +37,7 @@ public sealed class PackedStorage : IDisposable
         {
             switch (device.Backend)
             {
-                case CpuBackend:
+                case { ReadsHostMemory: true }:
                     stored.Fill((byte*)block);
                     break;
                 case DryBackend:

@@ -140,6 +140,14 @@ public sealed class Tensor : IDisposable
         return host;
     }
 
+    /// <summary>Copies fp32 elements to host memory of the same length.</summary>
+    public void CopyTo(Span<float> host)
+    {
+        if (host.Length != Length || Type != DType.F32)
+            throw new ArgumentException($"a tensor [{string.Join(", ", Shape)}] of {Type} into {host.Length} fp32 values");
+        Device.Backend.Download(MemoryMarshal.AsBytes(host), Data);
+    }
+
     /// <summary>Copies the gradient to the host; zeros where none arrived.</summary>
     public float[] GradToArray()
     {

@@ -65,6 +65,7 @@ public sealed class Generator(DecoderModel model)
         var samplers = prompts.Select(_ => new Sampler(settings, model.Config.VocabSize)).ToArray();
         List<int>[] made = [.. prompts.Select(_ => new List<int>())];
         var done = new bool[prompts.Count];
+        var logits = new float[checked(prompts.Count * model.Config.VocabSize)];
         using var adapterTape = new Tape(model.Device, record: false);
         IAdapterPass? decodePass = null;
         for (int step = 0; step < maxNewTokens && !stop.IsCancellationRequested; step++)
@@ -76,7 +77,7 @@ public sealed class Generator(DecoderModel model)
             ForwardContext context = steering.Context(tape, next, coefficients, cache, step > 0 ? decodePass : null);
             Tensor hidden = model.Forward(context);
             int[] last = [.. Enumerable.Range(0, next.Batch).Select(b => (b + 1) * next.Length - 1)];
-            float[] logits = model.Logits(context, hidden, next.Length == 1 ? null : last).ToArray();
+            model.Logits(context, hidden, next.Length == 1 ? null : last).CopyTo(logits);
             var ids = new int[prompts.Count];
             for (int b = 0; b < ids.Length; b++)
             {

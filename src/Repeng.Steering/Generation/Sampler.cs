@@ -1,3 +1,5 @@
+using System.Numerics;
+using System.Runtime.InteropServices;
 using Repeng.Kernels;
 
 namespace Repeng.Steering.Generation;
@@ -55,13 +57,7 @@ public sealed class Sampler(SamplingSettings settings, int vocabulary)
     {
         Process(logits, seen);
         if (!settings.Sample)
-        {
-            int best = 0;
-            for (int i = 1; i < _scores.Length; i++)
-                if (_scores[i] > _scores[best])
-                    best = i;
-            return best;
-        }
+            return Largest(_scores);
         ReadOnlySpan<double> p = Probabilities();
         double u = Philox.Uniform(settings.Seed, stream, step), cumulative = 0;
         int last = 0;
@@ -75,6 +71,31 @@ public sealed class Sampler(SamplingSettings settings, int vocabulary)
                 return i;
         }
         return last;
+    }
+
+    // The first of the largest.
+    private static int Largest(ReadOnlySpan<float> scores)
+    {
+        ReadOnlySpan<Vector<float>> wide = MemoryMarshal.Cast<float, Vector<float>>(scores);
+        var largest = new Vector<float>(float.NegativeInfinity);
+        foreach (Vector<float> s in wide)
+            largest = Vector.ConditionalSelect(Vector.GreaterThan(s, largest), s, largest);
+        float max = float.NegativeInfinity;
+        for (int i = 0; i < Vector<float>.Count; i++)
+            max = largest[i] > max ? largest[i] : max;
+        int at = 0;
+        // The vector that holds the first of them, unless it is behind the last whole vector.
+        while (at < wide.Length && !Vector.EqualsAny(wide[at], new Vector<float>(max)))
+            at++;
+        int from = at < wide.Length ? at * Vector<float>.Count : 0;
+        int best = from;
+        for (int i = from; i < (at < wide.Length ? from + Vector<float>.Count : scores.Length); i++)
+            if (scores[i] > scores[best])
+                best = i;
+        for (int i = wide.Length * Vector<float>.Count; i < scores.Length; i++)
+            if (scores[i] > scores[best])
+                best = i;
+        return best;
     }
 
     private void KeepTopK(int k)

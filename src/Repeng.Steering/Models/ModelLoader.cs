@@ -261,7 +261,7 @@ public static unsafe partial class ModelLoader
                 Sample(t.Name!, t.Shape, null);
                 return;
             }
-            bool onHost = t.Device.Backend is Kernels.Cpu.CpuBackend;
+            bool onHost = t.Device.Backend.ReadsHostMemory;
             long bad = !onHost ? FirstNotFiniteOnDevice(t) : t.Data.Packing is { } packing ? FirstNotFinite(packing) : FirstNotFinite(t.Data);
             if (bad >= 0)
                 throw new UserErrorException($"{source.Description}: weight {t.Name} holds a value that is not finite at element {bad} of {t.Length}; the file is damaged, fetch it again");

@@ -1,6 +1,5 @@
 using System.Runtime.InteropServices;
 using Repeng.Kernels;
-using Repeng.Kernels.Cpu;
 using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
 
@@ -37,7 +36,7 @@ public static class WeightReader
 
     private static float[] Decoded(Packing packing, Tensor weight)
     {
-        if (weight.Device.Backend is not CpuBackend)
+        if (!weight.Device.Backend.ReadsHostMemory)
             throw new NotSupportedException($"{weight} is packed on {weight.Device.Name}; only host memory can be decoded here");
         long start = weight.Data.Start;
         var values = GC.AllocateUninitializedArray<float>(checked((int)weight.Length));
