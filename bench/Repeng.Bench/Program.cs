@@ -4,6 +4,7 @@ using Repeng.Bench.Experts;
 using Repeng.Bench.Hub;
 using Repeng.Bench.Llama;
 using Repeng.Bench.Packed;
+using Repeng.Bench.Tokens;
 using Repeng.Bench.Training;
 using Repeng.Bench.Vectors;
 using Repeng.Kernels;
@@ -21,6 +22,7 @@ try
         ["vectors", .. var rest] => VectorBench.Run(rest),
         ["fisher", .. var rest] => FisherBench.Run(rest),
         ["hub", .. var rest] => HubBench.Run(rest),
+        ["tokenizer", .. var rest] => TokenizerBench.Run(rest),
         _ => Usage(),
     };
 }
@@ -85,6 +87,10 @@ static int Usage()
                    --no-memory    leave out the two processes that measure peak memory
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
                    --profile      time of each kind of op in our step, instead
+          tokenizer  encoding and decoding of this repository's files beside Microsoft.ML.Tokenizers, by the tokenizers in ../shared
+                   --only TEXT --runs N      those whose path contains TEXT, runs in turns (7)
+                   --no-peer      ours alone
+                   --load         loads in fresh processes instead
           hub      a large file from a hub on this machine, whole and killed twice, beside curl
                    --mb N --runs N           size in MiB (1024), runs in turns (3)
         """);

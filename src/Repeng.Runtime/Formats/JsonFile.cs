@@ -106,7 +106,7 @@ public static class JsonFile
         }
     }
 
-    private static string FirstSentence(string message)
+    internal static string FirstSentence(string message)
     {
         int end = message.IndexOf(" LineNumber:", StringComparison.Ordinal);
         string sentence = (end < 0 ? message : message[..end]).ReplaceLineEndings(" ").Trim();

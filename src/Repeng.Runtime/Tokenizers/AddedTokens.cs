@@ -9,41 +9,38 @@ namespace Repeng.Runtime.Tokenizers;
 /// <param name="Normalized">Looked for, normalized itself, in the normalized text instead of the raw one.</param>
 /// <param name="Special">Left out when decoding skips special tokens.</param>
 internal sealed record AddedToken(
-    int Id, string Content, bool SingleWord, bool LeftStrip, bool RightStrip, bool Normalized, bool Special);
+    int Id, string Content, bool SingleWord, bool LeftStrip, bool RightStrip, bool Normalized, bool Special)
+{
+    private byte[]? _utf8;
+
+    /// <summary>The text as UTF-8.</summary>
+    public byte[] Utf8 => _utf8 ??= System.Text.Encoding.UTF8.GetBytes(Content);
+}
 
 /// <summary>Finds added tokens in a text: leftmost first, of those that begin there the longest, without overlaps.</summary>
 internal sealed class AddedTokenFinder
 {
-    private readonly Dictionary<(int Node, char Next), int> _edges = [];
-    private readonly List<AddedToken?> _ends = [null];
+    private readonly CharTrie _texts = new(64);
+    private readonly AddedToken[] _tokens;
     private readonly SearchValues<char> _firsts;
 
     /// <param name="tokens">The tokens with the texts to look for; of equal texts the first counts.</param>
     public AddedTokenFinder(IEnumerable<(string Text, AddedToken Token)> tokens)
     {
         HashSet<char> firsts = [];
+        List<AddedToken> kept = [];
         foreach ((string text, AddedToken token) in tokens)
         {
-            if (text.Length == 0)
+            if (text.Length == 0 || !_texts.TryAdd(text, kept.Count))
                 continue;
             firsts.Add(text[0]);
-            int node = 0;
-            foreach (char c in text)
-            {
-                if (!_edges.TryGetValue((node, c), out int next))
-                {
-                    next = _ends.Count;
-                    _ends.Add(null);
-                    _edges.Add((node, c), next);
-                }
-                node = next;
-            }
-            _ends[node] ??= token;
+            kept.Add(token);
         }
+        _tokens = [.. kept];
         _firsts = SearchValues.Create([.. firsts]);
     }
 
-    public bool IsEmpty => _edges.Count == 0;
+    public bool IsEmpty => _tokens.Length == 0;
 
     /// <summary>
     /// The next token at or after <paramref name="from"/>; <paramref name="searched"/> is where the search goes on,
@@ -76,7 +73,7 @@ internal sealed class AddedTokenFinder
 
     private AddedToken? NextMatch(ReadOnlySpan<char> text, int from, out int start, out int end)
     {
-        for (start = from; start < text.Length; start++)
+        for (start = IsEmpty ? text.Length : from; start < text.Length; start++)
         {
             int offset = text[start..].IndexOfAny(_firsts);
             if (offset < 0)
@@ -84,12 +81,12 @@ internal sealed class AddedTokenFinder
             start += offset;
             AddedToken? longest = null;
             end = start;
-            int node = 0;
-            for (int i = start; i < text.Length && _edges.TryGetValue((node, text[i]), out node); i++)
+            int node = CharTrie.Root;
+            for (int i = start; i < text.Length && (node = _texts.Next(node, text[i])) >= 0; i++)
             {
-                if (_ends[node] is not { } token)
+                if (_texts.ValueAt(node) is var token && token < 0)
                     continue;
-                longest = token;
+                longest = _tokens[token];
                 end = i + 1;
             }
             if (longest is not null)

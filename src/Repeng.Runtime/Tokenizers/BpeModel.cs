@@ -1,62 +1,7 @@
+using System.Text;
 using Repeng.Kernels;
 
 namespace Repeng.Runtime.Tokenizers;
-
-/// <summary>Pairs of token ids that merge, with the rank of the merge and the id of the result.</summary>
-internal sealed class MergeTable
-{
-    private const ulong Empty = ulong.MaxValue;
-
-    private struct Slot
-    {
-        public ulong Pair;
-        public int Rank;
-        public int Merged;
-    }
-
-    private readonly Slot[] _slots;
-    private readonly int _mask;
-
-    /// <summary>Of merges with the same pair the last one counts.</summary>
-    public MergeTable(IReadOnlyList<(int Left, int Right, int Rank, int Merged)> merges)
-    {
-        int capacity = 16;
-        while (capacity < merges.Count * 2L)
-            capacity *= 2;
-        _slots = new Slot[capacity];
-        _mask = capacity - 1;
-        Array.Fill(_slots, new Slot { Pair = Empty });
-        foreach ((int left, int right, int rank, int merged) in merges)
-        {
-            ulong pair = Pack(left, right);
-            int at = Find(pair);
-            _slots[at] = new Slot { Pair = pair, Rank = rank, Merged = merged };
-        }
-    }
-
-    public bool TryGet(int left, int right, out int rank, out int merged)
-    {
-        ref Slot slot = ref _slots[Find(Pack(left, right))];
-        rank = slot.Rank;
-        merged = slot.Merged;
-        return slot.Pair != Empty;
-    }
-
-    private static ulong Pack(int left, int right) => (ulong)(uint)left << 32 | (uint)right;
-
-    /// <summary>The slot that holds the pair, or the empty one where it belongs.</summary>
-    private int Find(ulong pair)
-    {
-        // The finalizer of MurmurHash3: ids are small and regular, their bits have to be spread.
-        ulong hash = pair;
-        hash = (hash ^ hash >> 33) * 0xFF51AFD7ED558CCD;
-        hash = (hash ^ hash >> 33) * 0xC4CEB9FE1A85EC53;
-        int at = (int)(hash ^ hash >> 33) & _mask;
-        while (_slots[at].Pair != pair && _slots[at].Pair != Empty)
-            at = at + 1 & _mask;
-        return at;
-    }
-}
 
 /// <summary>How a <see cref="BpeModel"/> treats what its vocabulary lacks, and which affixes it puts on characters.</summary>
 internal sealed record BpeOptions
@@ -82,16 +27,27 @@ internal sealed record BpeOptions
 
 /// <summary>
 /// Byte-pair encoding: the characters of a piece are merged pair by pair, the lowest rank first, of equal ranks the
-/// leftmost. A heap of candidates makes it O(n log n) for a piece of n characters.
+/// leftmost. Short pieces look through all pairs for each merge; for long ones a heap of candidates makes it O(n log n).
 /// </summary>
 internal sealed class BpeModel : TokenizerModel
 {
+    /// <summary>Up to so many symbols looking through them is faster than the heap.</summary>
+    private const int MostScanned = 32;
+
+    private const char Mark = '\u2581';
+
     private readonly Vocabulary _vocabulary;
     private readonly MergeTable _merges;
     private readonly BpeOptions _options;
     private readonly int _unknown = -1;
     private readonly int[] _byteTokens = new int[256];
     private readonly int[] _charTokens = new int[char.MaxValue + 1];
+
+    /// <summary>The tokens of the stand-ins of all bytes, for pieces that are spelled in bytes.</summary>
+    private readonly int[] _standInTokens = new int[256];
+
+    /// <summary>Whether a U+2581 behind this unit may merge with what stands before it; null where pieces are not cut.</summary>
+    private readonly bool[]? _joinsMark;
 
     /// <exception cref="UserErrorException">The unknown token is not in the vocabulary.</exception>
     public BpeModel(Vocabulary vocabulary, MergeTable merges, BpeOptions options, string file)
@@ -101,12 +57,76 @@ internal sealed class BpeModel : TokenizerModel
         _options = options;
         if (options.Unknown is not null && !vocabulary.TryGetId(options.Unknown, out _unknown))
             throw new UserErrorException($"{file}: the unknown token {JsonSection.Quote(options.Unknown)} is not in the vocabulary");
+        Span<byte> token = [.. "<0x00>"u8];
         for (int b = 0; b < 256; b++)
-            _byteTokens[b] = vocabulary.TryGetId($"<0x{b:X2}>", out int id) ? id : -1;
+        {
+            token[3] = (byte)"0123456789ABCDEF"[b >> 4];
+            token[4] = (byte)"0123456789ABCDEF"[b & 15];
+            _byteTokens[b] = vocabulary.TryGetId(token, out int id) ? id : -1;
+        }
         Array.Fill(_charTokens, -1);
-        foreach ((string token, int id) in vocabulary.Entries)
-            if (token.Length == 1)
-                _charTokens[token[0]] = id;
+        for (int id = 0; id < vocabulary.IdEnd; id++)
+        {
+            ReadOnlySpan<byte> utf8 = vocabulary.Utf8Of(id);
+            if (utf8.Length is > 0 and <= 3 && Rune.DecodeFromUtf8(utf8, out Rune rune, out int taken) == System.Buffers.OperationStatus.Done && taken == utf8.Length && rune.IsBmp)
+                _charTokens[rune.Value] = id;
+        }
+        for (int b = 0; b < 256; b++)
+            _standInTokens[b] = _charTokens[ByteAlphabet.CharOf((byte)b)];
+        HasAffixes = options.ContinuingPrefix.Length > 0 || options.EndSuffix.Length > 0;
+        if (options.ByteFallback && !options.IgnoreMerges && !HasAffixes && _charTokens[Mark] >= 0)
+            _joinsMark = FindJoins();
+    }
+
+    private bool HasAffixes { get; }
+
+    /// <summary>Whether <see cref="EncodeBytes"/> gives what <see cref="Encode"/> gives for the stand-ins of a text's bytes.</summary>
+    public bool SpellsBytes => !HasAffixes && !_options.ByteFallback;
+
+    /// <summary>
+    /// Where a piece may be cut so that its parts, encoded by themselves, give the same ids: before a U+2581 that no merge joins to
+    /// the character before it. Without it a vocabulary of SentencePiece's kind would take whole texts for one word.
+    /// </summary>
+    /// <returns>The first such place behind the first character, or the length of the piece.</returns>
+    public int NextCut(ReadOnlySpan<char> piece)
+    {
+        if (_joinsMark is not { } joins)
+            return piece.Length;
+        for (int at = 1; at < piece.Length; at++)
+        {
+            int offset = piece[at..].IndexOf(Mark);
+            if (offset < 0)
+                break;
+            at += offset;
+            if (!joins[piece[at - 1]])
+                return at;
+        }
+        return piece.Length;
+    }
+
+    /// <summary>Per UTF-16 unit whether the left token of some merge ends with it whose right token begins with U+2581; null when merges take tokens that do not show their text.</summary>
+    private bool[]? FindJoins()
+    {
+        Span<char> units = stackalloc char[2];
+        var joins = new bool[char.MaxValue + 1];
+        var hidden = new bool[_vocabulary.IdEnd];
+        var marked = new bool[_vocabulary.IdEnd];
+        foreach (int id in _byteTokens)
+            if (id >= 0)
+                hidden[id] = true;
+        if (_unknown >= 0)
+            hidden[_unknown] = true;
+        for (int id = 0; id < marked.Length; id++)
+            marked[id] = _vocabulary.Utf8Of(id).StartsWith("\u2581"u8);
+        foreach ((int left, int right) in _merges.Pairs)
+        {
+            if (hidden[left] || hidden[right])
+                return null;
+            if (!marked[right] || Rune.DecodeLastFromUtf8(_vocabulary.Utf8Of(left), out Rune rune, out _) != System.Buffers.OperationStatus.Done)
+                continue;
+            joins[units[rune.EncodeToUtf16(units) - 1]] = true;
+        }
+        return joins;
     }
 
     public override void Encode(ReadOnlySpan<char> piece, ModelScratch scratch, List<int> output)
@@ -118,9 +138,58 @@ internal sealed class BpeModel : TokenizerModel
         }
         scratch.SymbolCount = 0;
         AddSymbols(piece, scratch);
+        Finish(scratch, output);
+    }
+
+    /// <summary>The same for the stand-ins of the text's UTF-8 bytes, without writing them.</summary>
+    public void EncodeBytes(ReadOnlySpan<char> text, ModelScratch scratch, List<int> output)
+    {
+        // UTF-8 has at most three bytes a unit, and a stand-in at most two a byte.
+        if (scratch.Bytes.Length < text.Length * 9)
+            scratch.Bytes = new byte[text.Length * 9];
+        Span<byte> bytes = scratch.Bytes.AsSpan(0, Encoding.UTF8.GetBytes(text, scratch.Bytes));
+        if (_options.IgnoreMerges)
+        {
+            Span<byte> standIns = scratch.Bytes.AsSpan(text.Length * 3);
+            if (_vocabulary.TryGetId(standIns[..ByteAlphabet.MapUtf8(bytes, standIns)], out int whole))
+            {
+                output.Add(whole);
+                return;
+            }
+        }
+        scratch.SymbolCount = 0;
+        bool pending = false;
+        foreach (byte b in bytes)
+        {
+            int id = _standInTokens[b];
+            if (id >= 0)
+            {
+                if (pending)
+                    scratch.Add(_unknown);
+                pending = false;
+                scratch.Add(id);
+            }
+            else
+            {
+                if (pending && !_options.FuseUnknown)
+                    scratch.Add(_unknown);
+                pending = _unknown >= 0;
+            }
+        }
+        if (pending)
+            scratch.Add(_unknown);
+        Finish(scratch, output);
+    }
+
+    private void Finish(ModelScratch scratch, List<int> output)
+    {
+        if (scratch.SymbolCount <= MostScanned)
+        {
+            MergeScanning(scratch, output);
+            return;
+        }
         Merge(scratch);
-        Span<ModelScratch.Symbol> symbols = scratch.Symbols.AsSpan(0, scratch.SymbolCount);
-        foreach (ref ModelScratch.Symbol symbol in symbols)
+        foreach (ref ModelScratch.Symbol symbol in scratch.Symbols.AsSpan(0, scratch.SymbolCount))
             if (symbol.Id >= 0)
                 output.Add(symbol.Id);
     }
@@ -171,7 +240,7 @@ internal sealed class BpeModel : TokenizerModel
 
     private bool TryAddBytes(ReadOnlySpan<char> piece, int at, int length, ModelScratch scratch)
     {
-        byte[] bytes = System.Text.Encoding.UTF8.GetBytes(WithAffixes(piece, at, length));
+        byte[] bytes = Encoding.UTF8.GetBytes(WithAffixes(piece, at, length));
         foreach (byte b in bytes)
             if (_byteTokens[b] < 0)
                 return false;
@@ -180,11 +249,43 @@ internal sealed class BpeModel : TokenizerModel
         return true;
     }
 
+    /// <summary>The merges of a short piece: always the first pair of the lowest rank, until none is left.</summary>
+    private void MergeScanning(ModelScratch scratch, List<int> output)
+    {
+        const int none = int.MaxValue;
+        int count = scratch.SymbolCount;
+        Span<int> ids = stackalloc int[MostScanned + 1], ranks = stackalloc int[MostScanned + 1], merged = stackalloc int[MostScanned + 1];
+        for (int i = 0; i < count; i++)
+            ids[i] = scratch.Symbols[i].Id;
+        for (int i = 0; i + 1 < count; i++)
+            ranks[i] = _merges.TryGet(ids[i], ids[i + 1], out int rank, out merged[i]) ? rank : none;
+        while (count > 1)
+        {
+            int best = 0;
+            for (int i = 1; i < count - 1; i++)
+                if (ranks[i] < ranks[best])
+                    best = i;
+            if (ranks[best] == none)
+                break;
+            ids[best] = merged[best];
+            ids[(best + 2)..count].CopyTo(ids[(best + 1)..]);
+            if (best + 2 < count)
+            {
+                ranks[(best + 2)..count].CopyTo(ranks[(best + 1)..]);
+                merged[(best + 2)..count].CopyTo(merged[(best + 1)..]);
+            }
+            count--;
+            if (best + 1 < count)
+                ranks[best] = _merges.TryGet(ids[best], ids[best + 1], out int rank, out merged[best]) ? rank : none;
+            if (best > 0)
+                ranks[best - 1] = _merges.TryGet(ids[best - 1], ids[best], out int rank, out merged[best - 1]) ? rank : none;
+        }
+        output.AddRange(ids[..count]);
+    }
+
     private void Merge(ModelScratch scratch)
     {
         int count = scratch.SymbolCount;
-        if (count < 2)
-            return;
         Span<ModelScratch.Symbol> symbols = scratch.Symbols.AsSpan(0, count);
         for (int i = 0; i + 1 < count; i++)
             PushPair(scratch, symbols, i, i + 1);

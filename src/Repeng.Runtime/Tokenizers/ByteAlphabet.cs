@@ -41,6 +41,49 @@ internal static class ByteAlphabet
         return written;
     }
 
+    /// <summary>Writes the UTF-8 of the stand-ins of bytes; needs two bytes of room a byte.</summary>
+    /// <returns>The number of bytes written.</returns>
+    public static int MapUtf8(ReadOnlySpan<byte> bytes, Span<byte> mapped)
+    {
+        int written = 0;
+        foreach (byte b in bytes)
+        {
+            char c = s_chars[b];
+            if (c < 128)
+            {
+                mapped[written++] = (byte)c;
+                continue;
+            }
+            // No stand-in lies beyond U+07FF.
+            mapped[written++] = (byte)(0xC0 | c >> 6);
+            mapped[written++] = (byte)(0x80 | c & 0x3F);
+        }
+        return written;
+    }
+
+    /// <summary>
+    /// Writes the bytes that a token's UTF-8 stands for, or that UTF-8 itself where a character of it is no stand-in; needs as much room.
+    /// </summary>
+    /// <returns>The number of bytes written.</returns>
+    public static int Unmap(ReadOnlySpan<byte> token, Span<byte> bytes)
+    {
+        int written = 0;
+        for (int i = 0; i < token.Length; i++)
+        {
+            int c = token[i];
+            if (c >= 0x80)
+                c = c is >= 0xC2 and < 0xE0 ? (c & 0x1F) << 6 | token[++i] & 0x3F : int.MaxValue;
+            int value = c < s_bytes.Length ? s_bytes[c] : -1;
+            if (value < 0)
+            {
+                token.CopyTo(bytes);
+                return token.Length;
+            }
+            bytes[written++] = (byte)value;
+        }
+        return written;
+    }
+
     public static string Map(ReadOnlySpan<char> text)
     {
         char[] mapped = new char[text.Length * 3];

@@ -49,6 +49,22 @@ internal sealed class CharTrie
     /// <summary>Adds a text with a number from 0 on. Of equal texts the last one counts.</summary>
     public void Add(ReadOnlySpan<char> text, int value)
     {
+        int node = NodeOf(text);
+        _values[node] = value;
+    }
+
+    /// <summary>The same, but of equal texts the first one counts; false for the others.</summary>
+    public bool TryAdd(ReadOnlySpan<char> text, int value)
+    {
+        int node = NodeOf(text);
+        if (_values[node] >= 0)
+            return false;
+        _values[node] = value;
+        return true;
+    }
+
+    private int NodeOf(ReadOnlySpan<char> text)
+    {
         int node = Root;
         foreach (char unit in text)
         {
@@ -67,7 +83,7 @@ internal sealed class CharTrie
             }
             node = _edges[at].Child;
         }
-        _values[node] = value;
+        return node;
     }
 
     private void Grow()

@@ -18,6 +18,7 @@ internal sealed class CodePointRegex
     private readonly Instruction[] _program;
     private readonly int[] _starts;
     private readonly uint[] _asciiStarts = new uint[128];
+    private Matcher? _idle;
 
     private CodePointRegex(string pattern, string where)
     {
@@ -42,6 +43,40 @@ internal sealed class CodePointRegex
     /// <param name="where">File and place of the pattern, for error messages.</param>
     /// <exception cref="UserErrorException">The pattern uses what is not supported.</exception>
     public static CodePointRegex Parse(string pattern, string where) => new(pattern, where);
+
+    /// <summary>A matcher for one thread; give it back with <see cref="Return"/>.</summary>
+    public Matcher Rent() => Interlocked.Exchange(ref _idle, null) ?? new Matcher(this);
+
+    public void Return(Matcher matcher) => _idle = matcher;
+
+    /// <summary>Appends the matches of a piece and what lies between them, in order.</summary>
+    public void SplitAtMatches(Piece piece, List<Piece> output)
+    {
+        ReadOnlySpan<char> text = piece.Span;
+        Matcher matcher = Rent();
+        int done = 0;
+        for (int from = 0; from < text.Length && matcher.Find(text, from, out int start, out int end);)
+        {
+            if (start > done)
+                output.Add(piece.Slice(done, start));
+            if (end > start)
+                output.Add(piece.Slice(start, end));
+            // An empty match cuts, and the search goes on behind the next character.
+            done = from = end;
+            if (end == start && end < text.Length)
+            {
+                CodePoints.At(text, end, out int length);
+                from = end + length;
+            }
+            else if (end == start)
+            {
+                break;
+            }
+        }
+        if (done < text.Length)
+            output.Add(piece.Slice(done, text.Length));
+        Return(matcher);
+    }
 
     private enum Op { Set, Loop, Atomic, LookAhead, LookBehind, Anchor, Split, Jump, Match }
 
@@ -308,7 +343,11 @@ internal sealed class CodePointRegex
 
         private static bool TakeOne(ReadOnlySpan<char> text, CodePointSet set, ref int position)
         {
-            if (position >= text.Length || !set.Contains(CodePoints.At(text, position, out int length)))
+            if (position >= text.Length)
+                return false;
+            char c = text[position];
+            int length = 1;
+            if (!(char.IsSurrogate(c) ? set.Contains(CodePoints.At(text, position, out length)) : set.ContainsUnit(c)))
                 return false;
             position += length;
             return true;
@@ -318,7 +357,8 @@ internal sealed class CodePointRegex
         {
             int floor = position;
             int count = 0;
-            while (count < loop.Max && TakeOne(text, loop.Set!, ref position))
+            CodePointSet set = loop.Set!;
+            while (count < loop.Max && TakeOne(text, set, ref position))
                 if (++count == loop.Min)
                     floor = position;
             if (count < loop.Min)

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.CompilerServices;
 
 namespace Repeng.Runtime.Tokenizers;
 
@@ -115,6 +116,26 @@ internal sealed class CodePointSet
         "Cn" => Bits(UnicodeCategory.OtherNotAssigned),
         _ => 0,
     };
+
+    /// <summary>Answers for 256 code units at a time, made when the first of them is asked for.</summary>
+    private readonly ulong[]?[] _pages = new ulong[256][];
+
+    /// <summary>The same as <see cref="Contains"/> for a code unit that is no surrogate.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool ContainsUnit(char c)
+    {
+        ulong[] page = _pages[c >> 8] ?? MakePage(c >> 8);
+        return (page[c >> 6 & 3] >> (c & 63) & 1) != 0;
+    }
+
+    private ulong[] MakePage(int number)
+    {
+        var page = new ulong[4];
+        for (int i = 0; i < 256; i++)
+            page[i >> 6] |= Contains(number << 8 | i) ? 1ul << (i & 63) : 0;
+        _pages[number] = page;
+        return page;
+    }
 
     public bool Contains(int codePoint) =>
         codePoint < 64 ? (_low >> codePoint & 1) != 0

@@ -91,7 +91,7 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
         {
             File = source,
             Vocabulary = vocabulary,
-            Model = new BpeModel(vocabulary, new MergeTable(ReadMerges(vocabulary)), options, source),
+            Model = new BpeModel(vocabulary, ReadMerges(vocabulary), options, source),
             Normalizer = family.ComposesUnicode ? new FormNormalizer(System.Text.NormalizationForm.FormC) : null,
             PreTokenizers = family.Steps(source),
             Prefix = OneId(data.AddBos ?? family.AddBos, data.BosId, "bos"),
@@ -100,23 +100,18 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
         };
     }
 
-    private List<(int, int, int, int)> ReadMerges(Vocabulary vocabulary)
+    private MergeTable ReadMerges(Vocabulary vocabulary)
     {
-        List<(int, int, int, int)> merges = new(data.Merges!.Length);
-        for (int rank = 0; rank < data.Merges.Length; rank++)
+        var reader = new MergeReader(vocabulary, data.Merges!.Length, prefixBytes: 0);
+        byte[] utf8 = new byte[256];
+        foreach (string merge in data.Merges)
         {
-            string merge = data.Merges[rank];
-            int space = merge.IndexOf(' ', StringComparison.Ordinal);
-            if (space < 0 || merge.IndexOf(' ', space + 1) >= 0)
-                throw Error($"tokenizer.ggml.merges[{rank}] {JsonSection.Quote(merge)} must be two tokens with one space between them");
-            ReadOnlySpan<char> left = merge.AsSpan(0, space);
-            ReadOnlySpan<char> right = merge.AsSpan(space + 1);
-            merges.Add((IdOf(left), IdOf(right), rank, IdOf(string.Concat(left, right))));
-
-            int IdOf(ReadOnlySpan<char> token) => vocabulary.TryGetId(token, out int id) ? id
-                : throw Error($"tokenizer.ggml.merges[{rank}]: the token {JsonSection.Quote(token)} is not among the tokens");
+            if (utf8.Length < merge.Length * 3)
+                utf8 = new byte[merge.Length * 3];
+            if (reader.AddPair(utf8.AsSpan(0, System.Text.Encoding.UTF8.GetBytes(merge, utf8))) is { } fault)
+                throw Error($"tokenizer.ggml.merges[{reader.Count}]: {fault}");
         }
-        return merges;
+        return reader.Table;
     }
 
     private const string Space = "\u2581";
@@ -191,7 +186,7 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
         {
             File = source,
             Vocabulary = vocabulary,
-            Model = new BpeModel(vocabulary, new MergeTable(MergesByScore(vocabulary, scores)), options, source),
+            Model = new BpeModel(vocabulary, MergesByScore(vocabulary, scores), options, source),
             Normalizer = prefix ? new SequenceNormalizer([new PrependNormalizer(Space), spaces]) : spaces,
             Prefix = OneId(data.AddBos ?? true, data.BosId, "bos"),
             Suffix = OneId(data.AddEos ?? false, data.EosId, "eos"),
@@ -203,9 +198,9 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
     /// SentencePiece merges any two neighbours whose text together is a token, the highest score first. So every way to
     /// cut a token into two tokens is a merge, with the token's place by score as its rank.
     /// </summary>
-    private List<(int, int, int, int)> MergesByScore(Vocabulary vocabulary, float[] scores)
+    private MergeTable MergesByScore(Vocabulary vocabulary, float[] scores)
     {
-        List<(int Left, int Right, int Rank, int Merged)> merges = [];
+        var merges = new MergeTable(2 * data.Tokens.Length);
         int[] byScore = new int[data.Tokens.Length];
         for (int id = 0; id < byScore.Length; id++)
             byScore[id] = id;
@@ -227,7 +222,11 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             {
                 if (vocabulary.TryGetId(token[..cut], out int left) && IsText(left)
                     && vocabulary.TryGetId(token[cut..], out int right) && IsText(right))
-                    merges.Add((left, right, rank, merged));
+                {
+                    if (merges.Count >= MergeTable.Most)
+                        throw Error($"its tokens can be cut into more than {MergeTable.Most} pairs of tokens");
+                    merges.Add(left, right, rank, merged);
+                }
             }
         }
         return merges;

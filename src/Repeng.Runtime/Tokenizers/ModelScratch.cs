@@ -22,13 +22,6 @@ internal sealed class ModelScratch
             Rank != other.Rank ? Rank < other.Rank : Position < other.Position;
     }
 
-    public Symbol[] Symbols = new Symbol[64];
-    public int SymbolCount;
-    private Candidate[] _heap = new Candidate[64];
-    private int _heapCount;
-
-    public char[] Mapped = new char[256];
-
     /// <summary>Where the best way to cut the text before a place has its last cut, with the token that follows it.</summary>
     internal struct Cut
     {
@@ -38,7 +31,14 @@ internal sealed class ModelScratch
         public double Score;
     }
 
+    public Symbol[] Symbols = new Symbol[64];
+    public int SymbolCount;
+    private Candidate[] _heap = new Candidate[64];
+    private int _heapCount;
     private Cut[] _cuts = [];
+
+    public char[] Mapped = new char[256];
+    public byte[] Bytes = new byte[256];
 
     public Span<Cut> CutsFor(int count)
     {

@@ -130,6 +130,9 @@ internal sealed class TextPattern
     /// <summary>The literal text; null for a regular expression.</summary>
     public string? Literal => _literal;
 
+    /// <summary>The regular expression; null for a literal text.</summary>
+    public CodePointRegex? Regex => _regex;
+
     /// <summary>An empty text matches between all characters, as an empty expression does.</summary>
     public static TextPattern OfText(string literal) =>
         literal.Length == 0 ? OfRegex("", "an empty pattern") : new TextPattern(literal, null);
@@ -167,7 +170,7 @@ internal sealed class TextPattern
             }
         }
 
-        var matcher = new CodePointRegex.Matcher(_regex!);
+        CodePointRegex.Matcher matcher = _regex!.Rent();
         int last = -1;
         for (int at = 0; at <= text.Length && matcher.Find(text, at, out int start, out int end);)
         {
@@ -190,6 +193,7 @@ internal sealed class TextPattern
             last = end;
             matches.Add((start, end));
         }
+        _regex.Return(matcher);
     }
 
     public string Replace(string text, string content) => Replace(text, content, out _);

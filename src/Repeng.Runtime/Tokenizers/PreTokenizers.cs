@@ -3,12 +3,19 @@ using Repeng.Kernels;
 namespace Repeng.Runtime.Tokenizers;
 
 /// <summary>A part of the text on its way to the model.</summary>
+/// <param name="Source">The text that it is cut from.</param>
+/// <param name="Start">Where it begins in that.</param>
+/// <param name="Length">How many UTF-16 units it has.</param>
 /// <param name="AtStart">True when it begins where the whole input begins.</param>
-internal readonly record struct Piece(ReadOnlyMemory<char> Text, bool AtStart)
+internal readonly record struct Piece(string Source, int Start, int Length, bool AtStart)
 {
-    public ReadOnlySpan<char> Span => Text.Span;
+    public Piece(string text, bool atStart) : this(text, 0, text.Length, atStart)
+    {
+    }
 
-    public Piece Slice(int start, int end) => new(Text[start..end], AtStart && start == 0);
+    public ReadOnlySpan<char> Span => Source.AsSpan(Start, Length);
+
+    public Piece Slice(int start, int end) => new(Source, Start + start, end - start, AtStart && start == 0);
 }
 
 /// <summary>A step that splits pieces further, and may rewrite them.</summary>
@@ -120,6 +127,17 @@ internal abstract class MatchSplit(SplitBehavior behavior) : PreTokenizer
 /// <summary>A split at the matches of a literal text or a regular expression; inverted, at what lies between them.</summary>
 internal sealed class PatternSplit(TextPattern pattern, SplitBehavior behavior, bool invert) : MatchSplit(behavior)
 {
+    private readonly SplitBehavior _behavior = behavior;
+
+    public override void Split(Piece piece, List<Piece> output)
+    {
+        // Where matches stand by themselves, what lies between them does as well: nothing has to be joined.
+        if (_behavior == SplitBehavior.Isolated && pattern.Regex is { } regex)
+            regex.SplitAtMatches(piece, output);
+        else
+            base.Split(piece, output);
+    }
+
     protected override void FindParts(ReadOnlySpan<char> text, List<(int Start, int End, bool IsMatch)> parts)
     {
         List<(int Start, int End)> matches = [];
@@ -268,7 +286,7 @@ internal static class ByteLevelSplit
 internal sealed class PrefixSpace : PreTokenizer
 {
     public override void Split(Piece piece, List<Piece> output) =>
-        output.Add(piece.Span.StartsWith(" ") ? piece : piece with { Text = string.Concat(" ", piece.Span).AsMemory() });
+        output.Add(piece.Span.StartsWith(" ") ? piece : new Piece(string.Concat(" ", piece.Span), piece.AtStart));
 }
 
 /// <summary>
@@ -278,7 +296,7 @@ internal sealed class PrefixSpace : PreTokenizer
 internal sealed class ByteMapping : PreTokenizer
 {
     public override void Split(Piece piece, List<Piece> output) =>
-        output.Add(piece with { Text = ByteAlphabet.Map(piece.Span).AsMemory() });
+        output.Add(new Piece(ByteAlphabet.Map(piece.Span), piece.AtStart));
 }
 
 /// <summary>Spaces become a visible mark, with one in front of every piece, of the first one, or of none.</summary>
@@ -313,7 +331,7 @@ internal sealed class MetaspaceSplit(string replacement, string prependScheme, b
         bool prepend = prependScheme == "always" || prependScheme == "first" && piece.AtStart;
         if (prepend && !text.StartsWith(replacement, StringComparison.Ordinal))
             text = replacement + text;
-        Piece marked = piece with { Text = text.AsMemory() };
+        var marked = new Piece(text, piece.AtStart);
         if (_split is null)
             output.Add(marked);
         else

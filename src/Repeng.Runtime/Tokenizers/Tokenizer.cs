@@ -8,25 +8,23 @@ namespace Repeng.Runtime.Tokenizers;
 
 /// <summary>
 /// Text to token ids and back, for the tokenizers of Hugging Face's tokenizer.json (byte-level BPE, BPE with byte
-/// fallback, whole words) and of GGUF files. Ids and texts equal those of the library that defines the format.
+/// fallback, Unigram, WordPiece, whole words) and of GGUF files. Ids and texts equal those of the library that defines the format.
 /// Truncation and padding settings of the file are not applied. All members may be used by several threads at once.
 /// </summary>
 public sealed class Tokenizer
 {
-    /// <summary>Pieces up to this length are cached; longer ones hardly come again.</summary>
-    private const int LongestCached = 48;
-    private const int MostCached = 1 << 16;
-
     private readonly TokenizerParts _parts;
     private readonly TokenizerIds _ids;
     private readonly AddedTokenFinder _rawTokens;
     private readonly AddedTokenFinder _normalizedTokens;
     private readonly PreTokenizer[] _preTokenizers;
     private readonly bool _mapsBytes;
-    private readonly ConcurrentDictionary<string, int[]> _cache = new(StringComparer.Ordinal);
-    private readonly ConcurrentDictionary<string, int[]>.AlternateLookup<ReadOnlySpan<char>> _cached;
-    private int _cachedCount;
-    private Working? _idle;
+    private readonly BpeModel? _bpe;
+    private readonly bool _decodesBytes;
+
+    /// <summary>What encodings that have ended leave to later ones; as many as have run at once.</summary>
+    private readonly ConcurrentBag<Working> _idle = [];
+    private Working? _lastIdle;
 
     private Tokenizer(TokenizerParts parts, TokenizerSettings settings)
     {
@@ -42,7 +40,8 @@ public sealed class Tokenizer
 
         _mapsBytes = parts.PreTokenizers.LastOrDefault() is ByteMapping;
         _preTokenizers = [.. _mapsBytes ? parts.PreTokenizers.SkipLast(1) : parts.PreTokenizers];
-        _cached = _cache.GetAlternateLookup<ReadOnlySpan<char>>();
+        _bpe = parts.Model as BpeModel;
+        _decodesBytes = parts.Decoders is [ByteLevelDecoder];
 
         BosId = Named("bos_token");
         EosId = Named("eos_token");
@@ -134,7 +133,7 @@ public sealed class Tokenizer
     public int[] Encode(string text, bool addSpecialTokens)
     {
         ArgumentNullException.ThrowIfNull(text);
-        Working working = Interlocked.Exchange(ref _idle, null) ?? new Working();
+        Working working = Rent();
         List<int> output = working.Output;
         output.Clear();
         if (addSpecialTokens)
@@ -143,8 +142,16 @@ public sealed class Tokenizer
         if (addSpecialTokens)
             output.AddRange(_parts.Suffix);
         int[] ids = [.. output];
-        _idle = working;
+        Return(working);
         return ids;
+    }
+
+    private Working Rent() => Interlocked.Exchange(ref _lastIdle, null) ?? (_idle.TryTake(out Working? working) ? working : new Working());
+
+    private void Return(Working working)
+    {
+        if (Interlocked.Exchange(ref _lastIdle, working) is { } other)
+            _idle.Add(other);
     }
 
     /// <inheritdoc cref="Encode(string, bool)"/>
@@ -154,6 +161,8 @@ public sealed class Tokenizer
     /// <param name="skipSpecialTokens">Leaves out the tokens that the file calls special.</param>
     public string Decode(ReadOnlySpan<int> ids, bool skipSpecialTokens)
     {
+        if (_decodesBytes)
+            return DecodeBytes(ids, skipSpecialTokens);
         List<string> tokens = new(ids.Length);
         foreach (int id in ids)
             if (DecodedToken(id, skipSpecialTokens) is { } token)
@@ -163,6 +172,29 @@ public sealed class Tokenizer
         foreach (TokenDecoder decoder in _parts.Decoders)
             decoder.Decode(tokens);
         return string.Concat(tokens);
+    }
+
+    /// <summary>What <see cref="ByteLevelDecoder"/> gives, from the vocabulary's bytes without strings between.</summary>
+    private string DecodeBytes(ReadOnlySpan<int> ids, bool skipSpecialTokens)
+    {
+        Working working = Rent();
+        byte[] bytes = working.Scratch.Bytes;
+        int count = 0;
+        foreach (int id in ids)
+        {
+            ReadOnlySpan<byte> token = _ids.AddedUtf8(id, out bool special);
+            if (special && skipSpecialTokens)
+                continue;
+            if (token.IsEmpty)
+                token = _parts.Vocabulary.Utf8Of(id);
+            if (bytes.Length - count < token.Length)
+                Array.Resize(ref bytes, Math.Max(count + token.Length, bytes.Length * 2));
+            count += ByteAlphabet.Unmap(token, bytes.AsSpan(count));
+        }
+        working.Scratch.Bytes = bytes;
+        string text = Encoding.UTF8.GetString(bytes, 0, count);
+        Return(working);
+        return text;
     }
 
     /// <summary>Decoding for ids that come one by one.</summary>
@@ -241,6 +273,7 @@ public sealed class Tokenizer
     private sealed class Working
     {
         public readonly ModelScratch Scratch = new();
+        public readonly PieceCache Cache = new();
         public readonly List<int> Output = [];
         public List<Piece> Pieces = [];
         public List<Piece> Next = [];
@@ -270,12 +303,12 @@ public sealed class Tokenizer
         while (_normalizedTokens.Find(text, from, taken, out int start, out int end, out from) is { } token)
         {
             if (taken < start)
-                EncodePlain(new Piece(text.AsMemory(taken..start), atStart && taken == 0), working);
+                EncodePlain(new Piece(text, taken, start - taken, atStart && taken == 0), working);
             working.Output.Add(token.Id);
             taken = end;
         }
         if (taken < text.Length)
-            EncodePlain(new Piece(text.AsMemory(taken), atStart && taken == 0), working);
+            EncodePlain(new Piece(text, taken, text.Length - taken, atStart && taken == 0), working);
     }
 
     private void EncodePlain(Piece text, Working working)
@@ -295,29 +328,38 @@ public sealed class Tokenizer
 
     private void EncodePiece(ReadOnlySpan<char> piece, Working working)
     {
-        if (piece.IsEmpty)
-            return;
-        bool cacheable = piece.Length <= LongestCached;
-        if (cacheable && _cached.TryGetValue(piece, out int[]? known))
+        while (!piece.IsEmpty)
         {
-            working.Output.AddRange(known);
-            return;
+            int end = _mapsBytes || _bpe is null ? piece.Length : _bpe.NextCut(piece);
+            EncodeWord(piece[..end], working);
+            piece = piece[end..];
         }
-        int before = working.Output.Count;
-        if (_mapsBytes)
+    }
+
+    private void EncodeWord(ReadOnlySpan<char> word, Working working)
+    {
+        List<int> output = working.Output;
+        bool cacheable = word.Length <= PieceCache.LongestPiece;
+        uint hash = 0;
+        if (cacheable && working.Cache.TryAppend(word, output, out hash))
+            return;
+        int before = output.Count;
+        ModelScratch scratch = working.Scratch;
+        if (_mapsBytes && _bpe is { SpellsBytes: true })
         {
-            ModelScratch scratch = working.Scratch;
-            if (scratch.Mapped.Length < piece.Length * 3)
-                scratch.Mapped = new char[piece.Length * 3];
-            int length = ByteAlphabet.Map(piece, scratch.Mapped);
-            _parts.Model.Encode(scratch.Mapped.AsSpan(0, length), scratch, working.Output);
+            _bpe.EncodeBytes(word, scratch, output);
+        }
+        else if (_mapsBytes)
+        {
+            if (scratch.Mapped.Length < word.Length * 3)
+                scratch.Mapped = new char[word.Length * 3];
+            _parts.Model.Encode(scratch.Mapped.AsSpan(0, ByteAlphabet.Map(word, scratch.Mapped)), scratch, output);
         }
         else
         {
-            _parts.Model.Encode(piece, working.Scratch, working.Output);
+            _parts.Model.Encode(word, scratch, output);
         }
-        if (cacheable && _cachedCount < MostCached
-            && _cached.TryAdd(piece, [.. CollectionsMarshal.AsSpan(working.Output)[before..]]))
-            Interlocked.Increment(ref _cachedCount);
+        if (cacheable)
+            working.Cache.Add(word, hash, CollectionsMarshal.AsSpan(output)[before..]);
     }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Text;
 using System.Text.Json;
 using Repeng.Kernels;
@@ -12,16 +13,19 @@ namespace Repeng.Runtime.Tokenizers;
 /// </summary>
 internal sealed class TokenizerFile
 {
-    /// <summary>The properties of a model that are no vocabulary and no merges; small.</summary>
-    private readonly Dictionary<string, JsonElement> _modelSettings = [];
     private readonly Dictionary<string, JsonElement> _sections = [];
+
+    /// <summary>Where the properties of the model stand that are no vocabulary and no merges; small.</summary>
+    private readonly List<Range> _modelSettings = [];
+    private readonly List<double> _scores = [];
     private readonly ReadOnlyMemory<byte> _json;
     private readonly string _file;
-    private readonly List<double> _scores = [];
     private Vocabulary? _vocabulary;
-    private bool _hasScores;
-    private Range? _merges;
+    private MergeTable? _merges;
+    private int _mergesAt = -1;
+    private int _mergesPrefix;
     private bool _hasModel;
+    private bool _hasScores;
 
     private TokenizerFile(ReadOnlyMemory<byte> json, string file)
     {
@@ -51,111 +55,116 @@ internal sealed class TokenizerFile
 
     private void ReadTop()
     {
-        var reader = new Utf8JsonReader(_json.Span);
-        reader.Read();
-        if (reader.TokenType != JsonTokenType.StartObject)
+        var cursor = new JsonCursor(_json.Span, 0, _file);
+        if (!cursor.TryTake('{'))
             throw Error("must hold a JSON object with 'model', 'added_tokens' …; this is no tokenizer.json");
-        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        bool first = true;
+        while (cursor.TryName(ref first, out ReadOnlySpan<byte> name))
         {
-            string name = reader.GetString()!;
-            reader.Read();
-            if (name == "model" && reader.TokenType == JsonTokenType.StartObject)
-                ReadModel(ref reader);
+            if (name.SequenceEqual("model"u8) && cursor.TryTake('{'))
+                ReadModel(ref cursor);
             else
-                _sections[name] = JsonElement.ParseValue(ref reader);
+                _sections[Encoding.UTF8.GetString(name)] = cursor.Value();
         }
-        // Reads to the end, so that rubbish after the object is an error.
-        while (reader.Read())
-        {
-        }
+        if (cursor.Peek() != 0 || cursor.At < _json.Length)
+            throw cursor.Error("something stands behind the object");
     }
 
-    private void ReadModel(ref Utf8JsonReader reader)
+    private void ReadModel(ref JsonCursor cursor)
     {
         _hasModel = true;
-        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        bool first = true;
+        int prefix = 0;
+        while (true)
         {
-            string name = reader.GetString()!;
-            reader.Read();
-            if (name == "vocab" && reader.TokenType == JsonTokenType.StartObject)
+            cursor.Peek();
+            int start = cursor.At;
+            if (!cursor.TryName(ref first, out ReadOnlySpan<byte> name))
+                return;
+            if (name.SequenceEqual("vocab"u8) && cursor.TryTake('{'))
             {
-                ReadVocabulary(ref reader);
+                ReadVocabulary(ref cursor);
             }
-            else if (name == "merges" && reader.TokenType == JsonTokenType.StartArray)
+            else if (name.SequenceEqual("vocab"u8) && cursor.TryTake('['))
             {
-                // Merges name tokens, so they wait until the vocabulary is there, wherever it stands.
-                int start = (int)reader.TokenStartIndex;
-                reader.Skip();
-                _merges = start..(int)reader.BytesConsumed;
+                ReadPieces(ref cursor);
             }
-            else if (name == "vocab" && reader.TokenType == JsonTokenType.StartArray)
+            else if (name.SequenceEqual("merges"u8) && cursor.Peek() == '[')
             {
-                ReadPieces(ref reader);
-            }
-            else if (name is "vocab" or "merges")
-            {
-                // Refused below, where the kind of model is known.
-                reader.Skip();
+                // Merges name tokens, so they wait where the vocabulary comes later; so do those with a fault, which is reported then.
+                _mergesAt = cursor.At;
+                JsonCursor before = cursor;
+                _merges = _vocabulary is null ? null : ReadMerges(ref cursor, prefix, out _);
+                if (_merges is null)
+                {
+                    cursor = before;
+                    cursor.SkipArray();
+                }
+                _mergesPrefix = prefix;
             }
             else
             {
-                _modelSettings[name] = JsonElement.ParseValue(ref reader);
+                bool isPrefix = name.SequenceEqual("continuing_subword_prefix"u8);
+                JsonElement value = cursor.Value();
+                if (isPrefix && value.ValueKind == JsonValueKind.String)
+                    prefix = Encoding.UTF8.GetByteCount(value.GetString()!);
+                _modelSettings.Add(start..cursor.At);
             }
         }
     }
 
-    private void ReadVocabulary(ref Utf8JsonReader reader)
+    private void ReadVocabulary(ref JsonCursor cursor)
     {
-        const int bytesPerEntry = 24;
+        const int bytesPerEntry = 64;
         _vocabulary = new Vocabulary(_file, Math.Min(_json.Length / bytesPerEntry, 1 << 18));
-        while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
+        _hasScores = false;
+        bool first = true;
+        while (cursor.TryName(ref first, out ReadOnlySpan<byte> token))
         {
-            string token = reader.GetString()!;
-            reader.Read();
-            if (reader.TokenType != JsonTokenType.Number || !reader.TryGetInt32(out int id))
-                throw Error($"model.vocab: token {JsonSection.Quote(token)} must have a whole number below {Vocabulary.IdLimit} as its id");
+            if (!cursor.TryInteger(out int id))
+                throw Error($"model.vocab: token {JsonSection.Quote(Encoding.UTF8.GetString(token))} must have a whole number below {Vocabulary.IdLimit} as its id");
             _vocabulary.Add(token, id);
         }
     }
 
     /// <summary>The vocabulary of a Unigram model: [token, log-probability] by id.</summary>
-    private void ReadPieces(ref Utf8JsonReader reader)
+    private void ReadPieces(ref JsonCursor cursor)
     {
         const int bytesPerEntry = 28;
         _vocabulary = new Vocabulary(_file, Math.Min(_json.Length / bytesPerEntry, 1 << 18));
         _hasScores = true;
-        while (reader.Read() && reader.TokenType != JsonTokenType.EndArray)
+        _scores.Clear();
+        bool first = true;
+        while (cursor.Continues(ref first, ']'))
         {
             int id = _scores.Count;
-            if (reader.TokenType != JsonTokenType.StartArray || !reader.Read() || reader.TokenType != JsonTokenType.String)
+            if (!cursor.TryTake('[') || cursor.Peek() != '"')
                 throw NoPiece(id);
-            string token = reader.GetString()!;
-            if (!reader.Read() || reader.TokenType != JsonTokenType.Number || !reader.TryGetDouble(out double score) || !double.IsFinite(score))
+            _vocabulary.AddOrReplace(cursor.Text(), id);
+            if (!cursor.TryTake(',') || !cursor.TryNumber(out double score) || !cursor.TryTake(']'))
                 throw NoPiece(id);
-            if (!reader.Read() || reader.TokenType != JsonTokenType.EndArray)
-                throw NoPiece(id);
-            _vocabulary.AddOrReplace(token, id);
             _scores.Add(score);
         }
     }
 
     private UserErrorException NoPiece(int id) => Error($"model.vocab[{id}]: must be [\"token\", log-probability]");
 
+    /// <summary>The small properties of the model, put together so that they are read like any other section.</summary>
     private JsonSection Settings()
     {
-        // Put together again so that the settings are read like any other section.
-        using var buffer = new MemoryStream();
-        using (var writer = new Utf8JsonWriter(buffer))
+        var json = new List<byte> { (byte)'{' };
+        foreach (Range property in _modelSettings)
         {
-            writer.WriteStartObject();
-            foreach ((string name, JsonElement value) in _modelSettings)
-            {
-                writer.WritePropertyName(name);
-                value.WriteTo(writer);
-            }
-            writer.WriteEndObject();
+            ReadOnlySpan<byte> text = _json.Span[property];
+            // All but the first begin with the comma before them.
+            if (text[0] == ',')
+                text = text[1..];
+            if (json.Count > 1)
+                json.Add((byte)',');
+            json.AddRange(text);
         }
-        return new JsonSection(_file, "model", JsonElement.Parse(buffer.ToArray()));
+        json.Add((byte)'}');
+        return new JsonSection(_file, "model", JsonElement.Parse(System.Runtime.InteropServices.CollectionsMarshal.AsSpan(json)));
     }
 
     private JsonSection? Section(string name) =>
@@ -199,7 +208,7 @@ internal sealed class TokenizerFile
 
     /// <summary>Files of the first years do not name the type; each has a property that no other has.</summary>
     private string GuessType(JsonSection settings) =>
-        _merges is not null ? "BPE"
+        _mergesAt >= 0 ? "BPE"
         : _hasScores ? "Unigram"
         : settings.TryGet("continuing_subword_prefix", out _) ? "WordPiece"
         : throw settings.Error("'type' is missing");
@@ -228,73 +237,46 @@ internal sealed class TokenizerFile
             ContinuingPrefix = settings.TextOrNull("continuing_subword_prefix") ?? "",
             EndSuffix = settings.TextOrNull("end_of_word_suffix") ?? "",
         };
-        if (_merges is not { } merges)
+        if (_mergesAt < 0)
             throw settings.Error("'merges' is missing or is no array");
-        var table = new MergeTable(ReadMerges(_json[merges], options.ContinuingPrefix.Length));
-        return new BpeModel(_vocabulary!, table, options, _file);
-    }
-
-    /// <summary>Merges are "a b" (exactly one space) or ["a","b"]; a continuing prefix of the right part drops out of the result.</summary>
-    private List<(int, int, int, int)> ReadMerges(ReadOnlyMemory<byte> json, int prefixLength)
-    {
-        const int bytesPerMerge = 20;
-        List<(int, int, int, int)> merges = new(Math.Min(json.Length / bytesPerMerge, 1 << 20));
-        char[] text = new char[256];
-        var reader = new Utf8JsonReader(json.Span);
-        reader.Read();
-        for (int rank = 0; reader.Read() && reader.TokenType != JsonTokenType.EndArray; rank++)
+        int prefix = Encoding.UTF8.GetByteCount(options.ContinuingPrefix);
+        if (_merges is null || _mergesPrefix != prefix)
         {
-            int left, right;
-            if (reader.TokenType == JsonTokenType.String)
-            {
-                int length = Copy(reader, ref text, 0);
-                left = text.AsSpan(0, length).IndexOf(' ');
-                right = length - left - 1;
-                if (left < 0 || text.AsSpan(left + 1, right).Contains(' '))
-                    throw Error($"model.merges[{rank}]: {JsonSection.Quote(text.AsSpan(0, length))} must be two tokens with one space between them");
-                text.AsSpan(left + 1, right).CopyTo(text.AsSpan(left));
-            }
-            else if (reader.TokenType == JsonTokenType.StartArray)
-            {
-                reader.Read();
-                left = reader.TokenType == JsonTokenType.String ? Copy(reader, ref text, 0) : throw NoPair(rank);
-                reader.Read();
-                right = reader.TokenType == JsonTokenType.String ? Copy(reader, ref text, left) : throw NoPair(rank);
-                reader.Read();
-                if (reader.TokenType != JsonTokenType.EndArray)
-                    throw NoPair(rank);
-            }
-            else
-            {
-                throw NoPair(rank);
-            }
-            int leftId = IdOf(text.AsSpan(0, left), rank);
-            int rightId = IdOf(text.AsSpan(left, right), rank);
-            if (prefixLength > 0)
-            {
-                int dropped = Math.Min(prefixLength, right);
-                text.AsSpan(left + dropped, right - dropped).CopyTo(text.AsSpan(left));
-                right -= dropped;
-            }
-            merges.Add((leftId, rightId, rank, IdOf(text.AsSpan(0, left + right), rank)));
+            var cursor = new JsonCursor(_json.Span, _mergesAt, _file);
+            _merges = ReadMerges(ref cursor, prefix, out string? fault) ?? throw Error(fault!);
         }
-        return merges;
+        return new BpeModel(_vocabulary!, _merges, options, _file);
     }
 
-    private UserErrorException NoPair(int rank) => Error($"model.merges[{rank}]: must be \"a b\" or [\"a\", \"b\"]");
-
-    /// <summary>Unescapes the reader's string to <paramref name="at"/> in the buffer, which grows as needed; returns its length.</summary>
-    private static int Copy(in Utf8JsonReader reader, ref char[] buffer, int at)
+    /// <summary>Merges are "a b" (exactly one space) or ["a","b"]; a continuing prefix of the right part drops out of the result. Null where one is faulty.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private MergeTable? ReadMerges(ref JsonCursor cursor, int prefixBytes, out string? fault)
     {
-        // UTF-16 never has more units than UTF-8 has bytes.
-        int room = at + reader.ValueSpan.Length;
-        if (room > buffer.Length)
-            Array.Resize(ref buffer, Math.Max(room, buffer.Length * 2));
-        return reader.CopyString(buffer.AsSpan(at));
+        const int bytesPerMerge = 36;
+        var reader = new MergeReader(_vocabulary!, Math.Min((_json.Length - _mergesAt) / bytesPerMerge, 1 << 20), prefixBytes);
+        cursor.Take('[');
+        bool first = true;
+        while (cursor.Continues(ref first, ']'))
+        {
+            fault = "must be \"a b\" or [\"a\", \"b\"]";
+            if (cursor.Peek() == '"')
+            {
+                fault = reader.AddPair(cursor.Text());
+            }
+            else if (cursor.TryTake('[') && cursor.Peek() == '"')
+            {
+                reader.SetLeft(cursor.Text());
+                if (cursor.TryTake(',') && cursor.Peek() == '"' && cursor.Text() is var right && cursor.TryTake(']'))
+                    fault = reader.AddRight(right);
+            }
+            if (fault is null)
+                continue;
+            fault = $"model.merges[{reader.Count}]: {fault}";
+            return null;
+        }
+        fault = null;
+        return reader.Table;
     }
-
-    private int IdOf(ReadOnlySpan<char> token, int rank) => _vocabulary!.TryGetId(token, out int id) ? id
-        : throw Error($"model.merges[{rank}]: the token {JsonSection.Quote(token)} is not in the vocabulary");
 
     private List<AddedToken> ReadAddedTokens()
     {

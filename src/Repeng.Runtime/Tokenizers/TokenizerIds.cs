@@ -9,6 +9,8 @@ internal sealed class TokenizerIds
     private readonly Vocabulary _vocabulary;
     private readonly Dictionary<string, AddedToken> _addedByText = [];
     private readonly Dictionary<int, AddedToken> _addedById = [];
+    private readonly int _firstAdded = int.MaxValue;
+    private readonly int _lastAdded = -1;
 
     /// <exception cref="UserErrorException">An added token's id is out of range, or is another token's.</exception>
     public TokenizerIds(Vocabulary vocabulary, IReadOnlyList<AddedToken> added)
@@ -31,6 +33,8 @@ internal sealed class TokenizerIds
             // A repetition with other flags replaces the earlier one.
             _addedByText[token.Content] = token;
             _addedById[token.Id] = token;
+            _firstAdded = Math.Min(_firstAdded, token.Id);
+            _lastAdded = Math.Max(_lastAdded, token.Id);
             End = Math.Max(End, token.Id + 1);
         }
     }
@@ -57,6 +61,16 @@ internal sealed class TokenizerIds
             return _vocabulary.TryGetToken(id, out token);
         token = added.Content;
         return true;
+    }
+
+    /// <summary>An added token's text as UTF-8; empty for other ids.</summary>
+    public ReadOnlySpan<byte> AddedUtf8(int id, out bool special)
+    {
+        special = false;
+        if (id > _lastAdded || id < _firstAdded || !_addedById.TryGetValue(id, out AddedToken? added))
+            return default;
+        special = added.Special;
+        return added.Utf8;
     }
 
     public bool IsSpecial(int id) => _addedById.TryGetValue(id, out AddedToken? added) && added.Special;
