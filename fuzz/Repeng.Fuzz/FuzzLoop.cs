@@ -21,15 +21,21 @@ internal sealed unsafe class FuzzLoop
     private readonly HashSet<string> _faults = [];
     private readonly byte[] _seen = new byte[MapBytes];
     private readonly byte* _map;
+    private readonly FuzzState? _state;
+    private readonly FuzzCount _before;
     private byte[] _current = [];
-    private long _startedAt;
+    private int _secondsOnInput;
 
     /// <param name="map">Where instrumented code counts its branches.</param>
     public FuzzLoop(FuzzTarget target, FuzzSettings settings, string work, byte* map)
     {
         _map = map;
         (_target, _settings, _work) = (target, settings, work);
-        (_mutator, _random) = (new Mutator(settings.Seed, target.Words), new Random(settings.Seed));
+        _state = settings.State is { } folder ? FuzzState.Open(folder, target.Name) : null;
+        _before = _state?.Count ?? new FuzzCount();
+        // Each start goes on with other draws, which follow from the seed and the inputs before it.
+        int seed = unchecked(settings.Seed + (int)(_before.Runs * 7919));
+        (_mutator, _random) = (new Mutator(seed, target.Words), new Random(seed));
         _run = target.Open(work);
     }
 
@@ -38,35 +44,46 @@ internal sealed unsafe class FuzzLoop
     {
         using var watchdog = new Timer(_ => Watch(), null, 1000, 1000);
         string stored = Path.Combine(_settings.Corpus, _target.Name);
-        foreach (byte[] seed in _target.Seeds(_work).Concat(Directory.Exists(stored) ? Directory.GetFiles(stored).Order(StringComparer.Ordinal).Select(File.ReadAllBytes) : []))
+        foreach (byte[] seed in _target.Seeds(_work).Concat(FuzzState.Inputs(stored)))
             if (One(seed, keep: false) || _corpus.Count == 0)
                 _corpus.Add(seed);
         int given = _corpus.Count;
+        foreach (byte[] input in _state?.Found() ?? [])
+            if (One(input, keep: true))
+                _corpus.Add(input);
         var watch = Stopwatch.StartNew();
         var sinceLine = Stopwatch.StartNew();
         long runs = 0;
-        while (runs < _settings.Runs && watch.Elapsed.TotalSeconds < _settings.Seconds && _faults.Count < MostFaults)
+        while (_before.Runs + runs < _settings.Runs && watch.Elapsed.TotalSeconds < _settings.Seconds && _faults.Count < MostFaults)
         {
             runs++;
             byte[] input = _mutator.Mutate(Pick(), Pick());
             if (One(input, keep: true))
+            {
                 _corpus.Add(input);
-            if (sinceLine.Elapsed.TotalSeconds >= 30)
+                _state?.Add(input);
+            }
+            if (sinceLine.Elapsed.TotalSeconds >= 20)
             {
                 sinceLine.Restart();
-                Console.WriteLine(Line(runs, watch, given));
+                Note(runs, watch, given);
             }
         }
-        Console.WriteLine(Line(runs, watch, given));
+        Note(runs, watch, given);
         if (_settings.Save)
             Save(stored);
         return _faults.Count;
     }
 
-    private byte[] Pick() => _corpus[_random.Next(2) == 0 ? _random.Next(_corpus.Count) : Math.Max(_random.Next(_corpus.Count), _random.Next(_corpus.Count))];
+    private void Note(long runs, Stopwatch watch, int given)
+    {
+        int branches = _seen.Count(b => b != 0);
+        Console.WriteLine(FormattableString.Invariant(
+            $"{_target.Name}: {_before.Runs + runs} runs, {runs} in {watch.Elapsed.TotalSeconds:F0} s ({runs / watch.Elapsed.TotalSeconds:F0}/s), {branches} branches, {given} inputs given, {_corpus.Count - given} found, {_faults.Count} faults"));
+        _state?.Note(new FuzzCount { Runs = _before.Runs + runs, Faults = _before.Faults + _faults.Count, Seconds = Math.Round(_before.Seconds + watch.Elapsed.TotalSeconds), Branches = branches });
+    }
 
-    private string Line(long runs, Stopwatch watch, int given) => FormattableString.Invariant(
-        $"{_target.Name}: {runs} runs in {watch.Elapsed.TotalSeconds:F0} s ({runs / watch.Elapsed.TotalSeconds:F0}/s), {_seen.Count(b => b != 0)} branches, {given} inputs given, {_corpus.Count - given} found, {_faults.Count} faults");
+    private byte[] Pick() => _corpus[_random.Next(2) == 0 ? _random.Next(_corpus.Count) : Math.Max(_random.Next(_corpus.Count), _random.Next(_corpus.Count))];
 
     /// <summary>Whether the input reached something new.</summary>
     private bool One(byte[] input, bool keep)
@@ -74,9 +91,8 @@ internal sealed unsafe class FuzzLoop
         new Span<byte>(_map, MapBytes).Clear();
         SharpFuzz.Common.Trace.PrevLocation = 0;
         _current = input;
-        Volatile.Write(ref _startedAt, Stopwatch.GetTimestamp());
+        Volatile.Write(ref _secondsOnInput, 0);
         string? fault = FuzzTarget.Judge(_run, input, _work);
-        Volatile.Write(ref _startedAt, 0);
         if (fault is not null)
             Report(input, fault);
         bool news = News();
@@ -125,24 +141,38 @@ internal sealed unsafe class FuzzLoop
         return file;
     }
 
+    /// <summary>Keeps the smallest inputs that together reach what was reached, as far as the bounds allow; what a seed reaches needs none.</summary>
     private void Save(string folder)
     {
+        Array.Clear(_seen);
+        foreach (byte[] seed in _target.Seeds(_work))
+            One(seed, keep: false);
         Directory.CreateDirectory(folder);
-        // The small ones first; a corpus is read by people and by every run of the tests.
-        foreach (byte[] input in _found.OrderBy(i => i.Length).Take(_settings.MostSaved))
+        int files = 0, bytes = 0;
+        foreach (byte[] input in _found.OrderBy(i => i.Length).ToList())
+        {
+            // A corpus is read by people and by every run of the tests.
+            if (files >= _settings.MostSaved || bytes + input.Length > _settings.MostBytesSaved)
+                break;
+            if (!One(input, keep: false))
+                continue;
             File.WriteAllBytes(Path.Combine(folder, Name(input)), input);
+            files++;
+            bytes += input.Length;
+        }
     }
 
     private void Watch()
     {
-        long started = Volatile.Read(ref _startedAt);
-        if (started == 0 || Stopwatch.GetElapsedTime(started) < 6 * FuzzTarget.Longest)
+        // Ticks and not the clock: a process that was stopped for a while did not spend it on its input.
+        int seconds = Interlocked.Increment(ref _secondsOnInput);
+        if (seconds < 6 * FuzzTarget.Longest.TotalSeconds)
             return;
-        Console.WriteLine($"{_target.Name}: FAULT no end after {Stopwatch.GetElapsedTime(started).TotalSeconds:F0} s: {Keep(_current)}");
+        Console.WriteLine($"{_target.Name}: FAULT no end after {seconds} s: {Keep(_current)}");
         Environment.Exit(3);
     }
 
-    private static string Name(byte[] input) => Convert.ToHexStringLower(SHA256.HashData(input))[..16];
+    internal static string Name(byte[] input) => Convert.ToHexStringLower(SHA256.HashData(input))[..16];
 }
 
 /// <summary>How long, with which draws, and where things lie.</summary>
@@ -158,7 +188,12 @@ internal sealed record FuzzSettings
 
     public int MostSaved { get; init; } = 40;
 
+    public int MostBytesSaved { get; init; } = 24 << 10;
+
     public int LargestSaved { get; init; } = 4096;
+
+    /// <summary>Where counts and found inputs outlive the process, or null.</summary>
+    public string? State { get; init; }
 
     public string Corpus { get; init; } = "fuzz/corpus";
 

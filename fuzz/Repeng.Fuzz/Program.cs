@@ -16,6 +16,7 @@ internal static unsafe class Program
           --seconds S     at most so long for each
           --seed N        of the damage (1)
           --save          keep inputs that reached new branches in fuzz/corpus
+          --state FOLDER  keep counts and inputs there every few seconds, and go on from what is there
           --replay FILE   one input instead
         """;
 
@@ -54,6 +55,7 @@ internal static unsafe class Program
                 case "--runs": settings = settings with { Runs = (long)Number() }; break;
                 case "--seconds": settings = settings with { Seconds = Number() }; break;
                 case "--seed": settings = settings with { Seed = (int)Number() }; break;
+                case "--state": settings = settings with { State = Value() }; break;
                 case "--save": settings = settings with { Save = true }; break;
                 case "--replay": replay = Value(); break;
                 case var name when FuzzTargets.All.Any(t => t.Name == name): names.Add(name); break;
@@ -67,7 +69,7 @@ internal static unsafe class Program
             Console.WriteLine($"readers: {string.Join(", ", FuzzTargets.All.Select(t => t.Name))}");
             return 2;
         }
-        string work = Directory.CreateTempSubdirectory("repeng-fuzz-").FullName;
+        string work = WorkFolder();
         try
         {
             if (replay is not null)
@@ -82,7 +84,7 @@ internal static unsafe class Program
             {
                 int code = Instrumented.Run(copy, args.Where(a => a != "all" && FuzzTargets.All.All(t => t.Name != a)).Prepend(name));
                 if (code > 1)
-                    Console.WriteLine($"{name}: FAULT the process ended with code {code}; its last input lies in its repeng-fuzz- folder among the temporary files");
+                    Console.WriteLine($"{name}: FAULT the process ended with code {code}; its last input lies in its repeng-fuzz- folder in {Path.GetDirectoryName(work)}");
                 worst = Math.Max(worst, code);
             }
             return worst == 0 ? 0 : 1;
@@ -92,6 +94,15 @@ internal static unsafe class Program
             // A reader that took its process with it leaves its folder, and so its last input.
             Directory.Delete(work, recursive: true);
         }
+    }
+
+    /// <summary>In memory where the system offers that: each input is a file that is written and read once, and a disk would be nine tenths of the time.</summary>
+    private static string WorkFolder()
+    {
+        const string Memory = "/dev/shm";
+        return Directory.Exists(Memory)
+            ? Directory.CreateDirectory(Path.Combine(Memory, "repeng-fuzz-" + Path.GetRandomFileName())).FullName
+            : Directory.CreateTempSubdirectory("repeng-fuzz-").FullName;
     }
 
     private static int Replay(string name, string file, string work)

@@ -183,8 +183,8 @@ public static class AtomicFile
         var info = new FileInfo(full);
         if (info.LinkTarget is not null)
             full = info.ResolveLinkTarget(returnFinalTarget: true)!.FullName;
-        // A rename would put a plain file in the place of a device.
-        if (OperatingSystem.IsLinux() && (full.StartsWith("/dev/", StringComparison.Ordinal) || full.StartsWith("/proc/", StringComparison.Ordinal)))
+        // A rename would put a plain file in the place of a device. /dev/shm has none: it is a file system in memory.
+        if (OperatingSystem.IsLinux() && (full.StartsWith("/dev/", StringComparison.Ordinal) && !full.StartsWith("/dev/shm/", StringComparison.Ordinal) || full.StartsWith("/proc/", StringComparison.Ordinal)))
             throw new UserErrorException($"{path}: is no place for a file; choose a path on a disk");
         if (!overwrite && File.Exists(full))
             throw new UserErrorException($"{path}: exists already; choose another name, remove it, or allow overwriting");

@@ -98,6 +98,22 @@ public sealed class AtomicFileTests : IDisposable
     }
 
     [Fact]
+    public void AFileSystemInMemoryTakesFiles()
+    {
+        Assert.SkipUnless(Directory.Exists("/dev/shm"), "the system has no /dev/shm");
+        string path = $"/dev/shm/repeng-test-{Guid.NewGuid():N}";
+        try
+        {
+            AtomicFile.WriteText(path, "x");
+            Assert.Equal("x", File.ReadAllText(path));
+        }
+        finally
+        {
+            File.Delete(path);
+        }
+    }
+
+    [Fact]
     public void ASymbolicLinkStaysALink()
     {
         string target = _folder.File("target", "old"u8), link = _folder.File("link");
