@@ -31,6 +31,63 @@ public sealed unsafe class QuantisedTests
         }
     }
 
+    public static TheoryData<string> Packed() => [.. BlockType.All.Where(t => t.CanDecode && t.IsPacked).Select(t => t.Name)];
+
+    [Theory]
+    [MemberData(nameof(Packed))]
+    public void ScalesTellWhichValuesAreNotFinite(string name)
+    {
+        BlockType type = BlockType.Find(name)!;
+        var random = new Random(3);
+        int sound = 0, damaged = 0;
+        for (int trial = 0; trial < 400; trial++)
+        {
+            // Random bytes have a scale in 32 that is not finite.
+            var bytes = new byte[(1 + trial % 20) * type.Bytes];
+            random.NextBytes(bytes);
+            float[] values = Decode(type, bytes);
+            fixed (byte* p = bytes)
+            {
+                int expected = Array.FindIndex(values, v => !float.IsFinite(v));
+                Assert.Equal(expected, Packing.OfBlocks(type, (nint)p, values.Length).FirstNotFinite());
+                (sound, damaged) = expected < 0 ? (sound + 1, damaged) : (sound, damaged + 1);
+            }
+        }
+        // Types with scales in other forms have nothing that is not finite.
+        Assert.True(sound > 0 && (damaged > 0 || type.Scales.Count == 0), $"{sound} sound, {damaged} damaged");
+    }
+
+    [Theory]
+    [InlineData(1f, -1)]
+    [InlineData(float.NaN, 64)]
+    [InlineData(float.NegativeInfinity, 64)]
+    public void ScalesOfCodesAndRowsTellToo(float scale, int expected)
+    {
+        byte[] codes = [.. Enumerable.Range(0, 128).Select(i => (byte)(i * 37))], nestedCodes = [0, 1, 2, 3];
+        float[] scales = [1, scale, 1, 1], map = [.. Enumerable.Range(0, 256).Select(i => i == 1 ? scale : 0.5f)], nested = [1, 1];
+        fixed (byte* data = codes, nestedData = nestedCodes)
+        fixed (float* s = scales, m = map, n = nested)
+        {
+            Assert.Equal(expected, Packing.OfCodes(FourBitCode.Nf4, (nint)data, (nint)s, 64, 256).FirstNotFinite());
+            Assert.Equal(expected, Packing.OfNestedCodes(FourBitCode.Nf4, (nint)data, (nint)nestedData, (nint)n, (nint)m, 0, 64, 32, 256).FirstNotFinite());
+            Assert.Equal(expected < 0 ? -1 : 32, Packing.OfRows((nint)data, (nint)s, 4, 32).FirstNotFinite());
+        }
+    }
+
+    [Fact]
+    public void AScaleMayOverflowWithLargeCodesAlone()
+    {
+        sbyte[] codes = [1, 0, 1, 1, 127, 1, 1, 1];
+        float[] scales = [3e38f, 3e37f];
+        fixed (sbyte* data = codes)
+        fixed (float* s = scales)
+        {
+            Assert.Equal(4, Packing.OfRows((nint)data, (nint)s, 2, 4).FirstNotFinite());
+            codes[4] = 2;
+            Assert.Equal(-1, Packing.OfRows((nint)data, (nint)s, 2, 4).FirstNotFinite());
+        }
+    }
+
     [Theory]
     [MemberData(nameof(Encodable))]
     public void WhatWasDecodedEncodesToItsOwnValues(string name)

@@ -15,9 +15,9 @@ public sealed unsafe partial class BlockType
     private readonly delegate*<byte*, float*, long, void> _decode;
     private readonly delegate*<float*, byte*, long, void> _encode;
 
-    private BlockType(string name, uint ggmlId, int elements, int bytes, delegate*<byte*, float*, long, void> decode, delegate*<float*, byte*, long, void> encode)
+    private BlockType(string name, uint ggmlId, int elements, int bytes, int[] scales, delegate*<byte*, float*, long, void> decode, delegate*<float*, byte*, long, void> encode)
     {
-        (Name, GgmlId, Elements, Bytes) = (name, ggmlId, elements, bytes);
+        (Name, GgmlId, Elements, Bytes, Scales) = (name, ggmlId, elements, bytes, scales);
         _decode = decode;
         _encode = encode;
     }
@@ -33,6 +33,12 @@ public sealed unsafe partial class BlockType
 
     /// <summary>Bytes of a block.</summary>
     public int Bytes { get; }
+
+    /// <summary>
+    /// Where in a block its one or two fp16 scales lie, where these alone decide whether its values are finite: everything
+    /// else that multiplies them is a small number. Empty where only the values tell.
+    /// </summary>
+    internal IReadOnlyList<int> Scales { get; }
 
     /// <summary>Whether blocks of several values share a scale; false for F32, F16, BF16.</summary>
     public bool IsPacked => Elements > 1;
@@ -89,9 +95,9 @@ public sealed unsafe partial class BlockType
     /// <inheritdoc/>
     public override string ToString() => Name;
 
-    private static void Add(uint ggmlId, string name, int elements, int bytes, delegate*<byte*, float*, long, void> decode, delegate*<float*, byte*, long, void> encode = null)
+    private static void Add(uint ggmlId, string name, int elements, int bytes, int[] scales, delegate*<byte*, float*, long, void> decode, delegate*<float*, byte*, long, void> encode = null)
     {
-        var type = new BlockType(name, ggmlId, elements, bytes, decode, encode);
+        var type = new BlockType(name, ggmlId, elements, bytes, scales, decode, encode);
         s_all.Add(type);
         s_byName.Add(name, type);
         s_byGgmlId.Add(ggmlId, type);

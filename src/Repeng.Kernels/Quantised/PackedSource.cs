@@ -19,12 +19,15 @@ internal enum RegisterForm
 /// A packed matrix as CPU kernels see it: <see cref="Read"/> decodes any run of its elements, numbered row by row, to fp32.
 /// An element's value depends on its own block and scale alone, so how a matrix is cut into runs changes no bit.
 /// </summary>
-internal unsafe struct PackedSource
+internal unsafe partial struct PackedSource
 {
     private const int LargestBlock = 256;
 
     /// <summary>Decodes elements [first, first + count) to fp32.</summary>
     public delegate*<PackedSource*, long, int, float*, void> Read;
+
+    /// <summary>Whether elements [first, first + count) are surely finite, by their scales alone; null where only the values tell.</summary>
+    public delegate*<PackedSource*, long, long, bool> Sound;
 
     public byte* Data;
 
@@ -32,6 +35,9 @@ internal unsafe struct PackedSource
     public delegate*<byte*, float*, long, void> Decode;
     public int BlockElements, BlockBytes;
     public RegisterForm Register;
+
+    // Bytes of a block where its fp16 scales lie; the same twice where it has one.
+    public int FirstScale, SecondScale;
 
     // Scales: fp32 a block or a row, or codes of them with scales of their own.
     public float* Scales;

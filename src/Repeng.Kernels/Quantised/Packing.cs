@@ -62,6 +62,9 @@ public sealed unsafe class Packing
             BlockElements = type.Elements,
             BlockBytes = type.Bytes,
             Register = Enum.TryParse(type.Name, out RegisterForm form) ? form : RegisterForm.None,
+            Sound = type.Scales.Count > 0 ? &PackedSource.SoundBlocks : null,
+            FirstScale = type.Scales.Count > 0 ? type.Scales[0] : 0,
+            SecondScale = type.Scales.Count > 0 ? type.Scales[^1] : 0,
         });
     }
 
@@ -112,6 +115,7 @@ public sealed unsafe class Packing
     public static Packing OfRows(nint data, nint scales, long rows, int columns) => new("INT8", rows * columns, rows * columns + rows * sizeof(float), new PackedSource
     {
         Read = &PackedSource.ReadRows,
+        Sound = &PackedSource.SoundRows,
         Data = (byte*)data,
         Scales = (float*)scales,
         Columns = Math.Max(1, columns),
@@ -128,12 +132,51 @@ public sealed unsafe class Packing
         GC.KeepAlive(this);
     }
 
+    /// <summary>
+    /// Number of the first element that is not finite, −1 where all are; host memory only, on all cores. Values are decoded only
+    /// where their scales do not tell: a scale stands for 32 to 256 values of most forms.
+    /// </summary>
+    public long FirstNotFinite()
+    {
+        // Some milliseconds each, where the bytes are in memory.
+        const long Part = 1 << 25;
+        if (Elements <= Part)
+            return FirstNotFinite(0, Elements);
+        long bad = long.MaxValue;
+        object gate = new();
+        Parallel.For(0, (Elements + Part - 1) / Part, part =>
+        {
+            if (FirstNotFinite(part * Part, Math.Min(Part, Elements - part * Part)) is >= 0 and var found)
+                lock (gate)
+                    bad = Math.Min(bad, found);
+        });
+        return bad == long.MaxValue ? -1 : bad;
+    }
+
+    private long FirstNotFinite(long first, long count)
+    {
+        const int Tile = 4096;
+        PackedSource* source = Source;
+        if (count == 0 || source->Sound != null && source->Sound(source, first, count))
+            return -1;
+        float* tile = stackalloc float[Tile];
+        for (long at = first, end = first + count; at < end; at += Tile)
+        {
+            int n = (int)Math.Min(Tile, end - at);
+            source->Read(source, at, n, tile);
+            int bad = FiniteValues.FirstNot(new ReadOnlySpan<float>(tile, n));
+            if (bad >= 0)
+                return at + bad;
+        }
+        return -1;
+    }
+
     /// <inheritdoc/>
     public override string ToString() => Name;
 
     private static PackedSource Codes(FourBitCode code, nint data, int blockSize)
     {
-        var source = new PackedSource { Read = &PackedSource.ReadCodes, Data = (byte*)data, BlockShift = int.Log2(blockSize) };
+        var source = new PackedSource { Read = &PackedSource.ReadCodes, Sound = &PackedSource.SoundCodes, Data = (byte*)data, BlockShift = int.Log2(blockSize) };
         code.Values.CopyTo(new Span<float>(source.Code, 16));
         return source;
     }

@@ -174,16 +174,17 @@ public sealed class ModelBundle : IDisposable
     private static ModelBundle LoadFolder(Device device, string folder, string name, WeightStorage? weights, Action<int, int>? progress, Action<string>? remark)
     {
         ModelConfig config = ReadConfig(folder);
-        Tokenizer tokenizer = Tokenizer.Load(folder);
-        ChatTemplateSet templates = ChatTemplateSet.Load(folder);
         using ITensorSource source = OpenWeights(folder);
-        CheckVocabulary(config, tokenizer, folder, remark);
-        ChatTemplate? template = templates.Templates.Count > 0 ? templates.Select() : null;
-        DecoderModel model = ModelLoader.Load(device, config, source, weights, progress);
+        (DecoderModel model, Texts texts) = Together(device, config, source, weights, progress, () =>
+        {
+            Tokenizer tokenizer = Tokenizer.Load(folder);
+            ChatTemplateSet templates = ChatTemplateSet.Load(folder);
+            return new Texts(tokenizer, templates.Templates.Count > 0 ? templates.Select() : null, templates.SpecialTokens, CheckVocabulary(config, tokenizer, folder));
+        });
         Tensor[] stacks = weights?.Quantise is null ? [] : [.. model.Parameters.Values.Where(p => p.Shape.Length == 3 && p.Type != DType.Packed)];
         if (stacks.Length > 0)
             remark?.Invoke($"{folder}: {stacks.Length} tensors that hold all experts of a block ({stacks.Sum(p => p.Data.Bytes) >> 20} MiB) stay as they are stored: --quantization_type is for linear layers, here as in transformers");
-        return new ModelBundle(model, tokenizer, template, templates.SpecialTokens, name);
+        return Whole(model, texts, name, remark);
     }
 
     private static ModelBundle LoadGguf(Device device, string path, string name, WeightStorage? weights, Action<int, int>? progress, Action<string>? remark)
@@ -191,11 +192,54 @@ public sealed class ModelBundle : IDisposable
         using GgufModel gguf = GgufModel.Open(path);
         ModelConfig config = ConfigOf(gguf, path);
         GgufTokenizer t = gguf.Tokenizer ?? throw new UserErrorException($"{path}: no tokenizer in the file; take a GGUF made by llama.cpp's converter");
-        Tokenizer tokenizer = Tokenizer.FromGguf(t, path);
-        CheckVocabulary(config, tokenizer, path, remark);
-        var special = tokenizer.SpecialTokenTexts.ToDictionary(p => p.Key, p => (object?)p.Value);
-        ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
-        return new ModelBundle(ModelLoader.Load(device, config, gguf.Tensors, weights, progress), tokenizer, template, special, name);
+        (DecoderModel model, Texts texts) = Together(device, config, gguf.Tensors, weights, progress, () =>
+        {
+            Tokenizer tokenizer = Tokenizer.FromGguf(t, path);
+            string? remarked = CheckVocabulary(config, tokenizer, path);
+            var special = tokenizer.SpecialTokenTexts.ToDictionary(p => p.Key, p => (object?)p.Value);
+            ChatTemplate? template = t.ChatTemplate is null ? null : Runtime.Chat.ChatTemplate.Parse(t.ChatTemplate, $"{path} (tokenizer.chat_template)");
+            return new Texts(tokenizer, template, special, remarked);
+        });
+        return Whole(model, texts, name, remark);
+    }
+
+    private sealed record Texts(Tokenizer Tokenizer, ChatTemplate? Template, IReadOnlyDictionary<string, object?> SpecialTokens, string? Remark);
+
+    private static ModelBundle Whole(DecoderModel model, Texts texts, string name, Action<string>? remark)
+    {
+        if (texts.Remark is not null)
+            remark?.Invoke(texts.Remark);
+        return new ModelBundle(model, texts.Tokenizer, texts.Template, texts.SpecialTokens, name);
+    }
+
+    /// <summary>Weights on this thread and, beside them, what reads texts: each takes some tenths of a second. What is wrong with the latter is said at the next block, and first where both fail.</summary>
+    private static (DecoderModel Model, Texts Texts) Together(Device device, ModelConfig config, ITensorSource source, WeightStorage? weights, Action<int, int>? progress, Func<Texts> read)
+    {
+        Task<Texts> texts = Task.Run(read);
+        DecoderModel model;
+        try
+        {
+            model = ModelLoader.Load(device, config, source, weights, (done, of) =>
+            {
+                if (texts.IsFaulted)
+                    texts.GetAwaiter().GetResult();
+                progress?.Invoke(done, of);
+            });
+        }
+        catch
+        {
+            texts.GetAwaiter().GetResult();
+            throw;
+        }
+        try
+        {
+            return (model, texts.GetAwaiter().GetResult());
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
     }
 
     /// <summary>The description of a model in a GGUF file, whose norms and linear weights are as they are multiplied (see <see cref="GgufModel"/>).</summary>
@@ -231,8 +275,8 @@ public sealed class ModelBundle : IDisposable
     // Embeddings are padded to a round number, by less than this part of them.
     private const double Padding = 0.05;
 
-    // Tokens that people add, a padding token for one, may have no row in the table and harm nobody who does not use them.
-    private static void CheckVocabulary(ModelConfig config, Tokenizer tokenizer, string source, Action<string>? remark)
+    // Tokens that people add, a padding token for one, may have no row in the table and harm nobody who does not use them: a remark, or null.
+    private static string? CheckVocabulary(ModelConfig config, Tokenizer tokenizer, string source)
     {
         int tokens = tokenizer.VocabularySize, rows = config.VocabSize;
         if (tokenizer.BaseVocabularySize > rows)
@@ -240,11 +284,9 @@ public sealed class ModelBundle : IDisposable
         if (tokens > rows)
         {
             string[] beyond = [.. Enumerable.Range(rows, tokens - rows).Select(id => (id, tokenizer.IdToToken(id))).Where(t => t.Item2 is not null).Select(t => $"{t.Item2} ({t.id})")];
-            remark?.Invoke($"{source}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows; {beyond.Length} added token{(beyond.Length == 1 ? "" : "s")} lie beyond the table, a text with one of them is refused: {string.Join(", ", beyond.Take(4))}{(beyond.Length > 4 ? " …" : "")}");
+            return $"{source}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows; {beyond.Length} added token{(beyond.Length == 1 ? "" : "s")} lie beyond the table, a text with one of them is refused: {string.Join(", ", beyond.Take(4))}{(beyond.Length > 4 ? " …" : "")}";
         }
-        else if (rows - tokens > Padding * rows)
-        {
-            remark?.Invoke($"{source}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows, which is more than padding explains; is it the tokenizer of this model?");
-        }
+        return rows - tokens > Padding * rows
+            ? $"{source}: the tokenizer has {tokens} tokens, the model's embedding {rows} rows, which is more than padding explains; is it the tokenizer of this model?" : null;
     }
 }

@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Runtime.Intrinsics;
 using System.Security.Cryptography;
 using System.Text;
 using Repeng.Kernels;
@@ -262,7 +261,7 @@ public static unsafe partial class ModelLoader
                 return;
             }
             bool onHost = t.Device.Backend.ReadsHostMemory;
-            long bad = !onHost ? FirstNotFiniteOnDevice(t) : t.Data.Packing is { } packing ? FirstNotFinite(packing) : FirstNotFinite(t.Data);
+            long bad = onHost ? FirstNotFinite(t.Data) : FirstNotFiniteOnDevice(t);
             if (bad >= 0)
                 throw new UserErrorException($"{source.Description}: weight {t.Name} holds a value that is not finite at element {bad} of {t.Length}; the file is damaged, fetch it again");
             Sample(t.Name!, t.Shape, i => onHost ? At(t.Data, i) : OnHost(t, i, 1, v => At(v, 0)));
@@ -316,52 +315,23 @@ public static unsafe partial class ModelLoader
             return value;
         }
 
-        // Scales decide whether the values of a block are finite; all of them are decoded, a tile at a time.
-        private static long FirstNotFinite(Packing packing)
-        {
-            const int Tile = 4096, Tiles = 64;
-            long bad = long.MaxValue;
-            object gate = new();
-            Parallel.For(0, (packing.Elements + Tile * Tiles - 1) / (Tile * Tiles), part =>
-            {
-                float* tile = stackalloc float[Tile];
-                long end = Math.Min(packing.Elements, (part + 1) * Tile * Tiles);
-                for (long at = part * Tile * Tiles; at < end; at += Tile)
-                {
-                    int n = (int)Math.Min(Tile, end - at);
-                    packing.Decode(at, new Span<float>(tile, n));
-                    if (FirstNotFinite(new View((nint)tile, n, DType.F32)) is >= 0 and var found)
-                    {
-                        lock (gate)
-                            bad = Math.Min(bad, at + found);
-                        return;
-                    }
-                }
-            });
-            return bad == long.MaxValue ? -1 : bad;
-        }
-
-        // A value is not finite when its exponent bits are all ones.
         private static long FirstNotFinite(View v)
         {
-            if (v.Type == DType.F32)
+            if (v.Packing is { } packing)
+                return packing.FirstNotFinite();
+            const int Part = 1 << 28;
+            for (long first = 0; first < v.Length; first += Part)
             {
-                uint* p = (uint*)v.Address;
-                long i = 0;
-                Vector256<uint> exponent = Vector256.Create(0x7F800000u);
-                for (; i <= v.Length - 8; i += 8)
-                    if (Vector256.EqualsAny(Vector256.Load(p + i) & exponent, exponent))
-                        break;
-                for (; i < v.Length; i++)
-                    if ((p[i] & 0x7F800000u) == 0x7F800000u)
-                        return i;
-                return -1;
+                int n = (int)Math.Min(Part, v.Length - first);
+                int bad = v.Type switch
+                {
+                    DType.F32 => FiniteValues.FirstNot(new ReadOnlySpan<float>((float*)v.Address + first, n)),
+                    DType.F16 => FiniteValues.FirstNot(new ReadOnlySpan<ushort>((ushort*)v.Address + first, n), 0x7C00),
+                    _ => FiniteValues.FirstNot(new ReadOnlySpan<ushort>((ushort*)v.Address + first, n), 0x7F80),
+                };
+                if (bad >= 0)
+                    return first + bad;
             }
-            ushort mask = v.Type == DType.F16 ? (ushort)0x7C00 : (ushort)0x7F80;
-            ushort* h = (ushort*)v.Address;
-            for (long i = 0; i < v.Length; i++)
-                if ((h[i] & mask) == mask)
-                    return i;
             return -1;
         }
     }
