@@ -26,6 +26,8 @@ public static partial class FuzzTargets
         yield return new("adapter-config", w => [Saved(w, "svd", AdapterFile.ConfigName)], w => Adapter(w, ["svd"], AdapterFile.ConfigName), words);
         yield return new("adapter-weights", w => [Saved(w, "svd", AdapterFile.ModelName)], w => Adapter(w, ["svd"], AdapterFile.ModelName), words);
         yield return new("adapter-bases", w => [Saved(w, "svd", AdapterFile.BasesName)], w => Adapter(w, ["svd"], AdapterFile.BasesName), words);
+        yield return new("gguf-lora", LoraSeeds, w => File(w, "lora.gguf", p => AdapterFile.LoadAny(s_model.Value, p).Dispose()),
+            ["adapter", "lora", "adapter.lora.alpha", "general.architecture", "qwen3", "blk.0.attn_q.weight.lora_a", "blk.1.ffn_down.weight.lora_b", ".lora_a", ".lora_b", "token_embd.weight"]);
         string[] kinds = ["lora", "dora", "ia3", "vera", "delora", "road_2"];
         yield return new("peft-config", w => [.. kinds.Select(k => Saved(w, k, AdapterFile.ConfigName))], w => Adapter(w, ["lora"], AdapterFile.ConfigName), words);
         yield return new("peft-weights", w => [.. kinds.Select(k => Saved(w, k, AdapterFile.ModelName))], w => Adapter(w, kinds, AdapterFile.ModelName), words);
@@ -64,6 +66,12 @@ public static partial class FuzzTargets
             System.IO.File.WriteAllBytes(Path.Combine(folder, name), bytes);
             AdapterFile.LoadAny(s_model.Value, folder).Dispose();
         };
+    }
+
+    private static IReadOnlyList<byte[]> LoraSeeds(string folder)
+    {
+        GgufLoraFile.Layer Layer(string path, int outputs, int inputs) => new(path, outputs, inputs, new float[outputs * 2], new float[inputs * 2]);
+        return Made(folder, "seed.gguf", p => GgufLoraFile.Write(p, (JsonObject)JsonNode.Parse(Settings)!, "tiny", [Layer("model.layers.0.self_attn.q_proj", 16, 16), Layer("model.layers.1.mlp.down_proj", 16, 24)], "seed"));
     }
 
     private static IReadOnlyList<byte[]> GgufModelSeeds(string folder)

@@ -107,6 +107,8 @@ public static class AdapterFile
             {
                 if (!model.Linears.TryGetValue(module, out LinearModule? linear))
                     throw new UserErrorException($"{configPath}: module {module} is no linear layer of {model.Source}");
+                if (layers.Any(l => l.Path == module))
+                    throw new UserErrorException($"{configPath}: modules names {module} twice; a layer has one adapter");
                 layers.Add(LoadLayer(model.Device, config, linear, trained, bases));
             }
             return new SvdAdapter(config, model, layers);
