@@ -20,9 +20,11 @@ internal static partial class GgufConfig
         if (rotated > headDim || rotated % 2 != 0)
             throw m.Bad(family.Key("rope.dimension_count"), $"is {rotated}; it must be even and at most the head's {headDim}");
         if (family.HasPartialRope)
-            config["partial_rotary_factor"] = (double)rotated / headDim;
+            config[family.RopeShare.Config] = (double)rotated / headDim;
         double theta = m.OptionalNumber(family.Key("rope.freq_base"), double.Epsilon) ?? DefaultTheta;
-        config["rope_theta"] = theta;
+        config[family.ThetaField] = theta;
+        if (family.NoRopeEvery > 0)
+            config["no_rope_layer_interval"] = family.NoRopeEvery;
         double? local = m.OptionalNumber(family.Key("rope.freq_base_swa"), double.Epsilon);
         if (family.HasLocalRope)
             config["rope_local_base_freq"] = local ?? DefaultTheta;

@@ -17,8 +17,12 @@ internal static partial class GgufConfig
         foreach ((string field, JsonNode value) in family.Implied)
             if (config.Has(field) && !Same(config.Json[field]!, value) && !(field == "hidden_act" && config.OptionalText(field) == "swish"))
                 throw config.Error(field, $"is {config.Json[field]!.ToJsonString()}, llama.cpp's {family.Architecture} has {value.ToJsonString()}; a GGUF file cannot say otherwise");
+        if (config.Has("clip_qkv"))
+            throw config.Error("clip_qkv", $"is {config.Json["clip_qkv"]!.ToJsonString()}, and llama.cpp's {family.Architecture} does not cut queries, keys and values");
         foreach (GgufField field in family.Fields)
             WriteField(config, family, field, writer);
+        foreach ((string gguf, string name, bool usual) in family.Flags)
+            writer.Add(family.Key(gguf), config.OptionalBoolean(name) ?? usual);
         long hidden = Whole(config, family, "embedding_length"), heads = Whole(config, family, "attention.head_count"), blocks = Whole(config, family, "block_count");
         long headDim = config.OptionalInteger("head_dim", 1, MostSize) ?? (hidden % heads == 0 ? hidden / heads : throw config.Error("head_dim", $"is missing, and {heads} heads do not divide the width {hidden}"));
         writer.Add(family.Key("attention.key_length"), (uint)headDim).Add(family.Key("attention.value_length"), (uint)headDim);
@@ -80,7 +84,9 @@ internal static partial class GgufConfig
     {
         long window = config.OptionalInteger("sliding_window", 0, MostSize) ?? 0;
         string[]? types = config.OptionalTexts("layer_types");
-        bool any = window > 0 && config.OptionalBoolean("use_sliding_window") is not false && (types is null ? family.Windows is not null : types.Contains("sliding_attention"));
+        // Families with a switch for windows have them off where it is not there.
+        bool? on = config.OptionalBoolean("use_sliding_window");
+        bool any = window > 0 && on is not false && (types is null ? family.Windows is not null || on is true : types.Contains("sliding_attention"));
         if (family.Windows is not { } windows)
         {
             if (any)
@@ -112,9 +118,11 @@ internal static partial class GgufConfig
         JsonFields? parameters = config.OptionalObject("rope_parameters");
         JsonFields? nested = parameters?.OptionalObject("full_attention"), local = parameters?.OptionalObject("sliding_attention");
         JsonFields? scaling = nested ?? parameters ?? config.OptionalObject("rope_scaling");
-        double theta = (nested ?? parameters)?.OptionalNumber("rope_theta", double.Epsilon) ?? config.OptionalNumber("rope_theta", double.Epsilon) ?? DefaultTheta;
-        double share = config.OptionalNumber("partial_rotary_factor", 0, 1) ?? scaling?.OptionalNumber("partial_rotary_factor", 0, 1) ?? (family.Architecture == "glm4" ? 0.5 : 1);
+        double theta = (nested ?? parameters)?.OptionalNumber("rope_theta", double.Epsilon) ?? config.OptionalNumber(family.ThetaField, double.Epsilon) ?? DefaultTheta;
+        double share = config.OptionalNumber("partial_rotary_factor", 0, 1) ?? config.OptionalNumber(family.RopeShare.Config, 0, 1) ?? scaling?.OptionalNumber("partial_rotary_factor", 0, 1) ?? family.RopeShare.Default;
         long rotated = (long)(headDim * share);
+        if (family.NoRopeEvery > 0)
+            RequireNoRope(config, family);
         if (rotated != headDim && !family.HasPartialRope)
             throw config.Error("partial_rotary_factor", $"is {share}; llama.cpp's {family.Architecture} rotates whole heads");
         writer.Add(family.Key("rope.dimension_count"), (uint)rotated).Add(family.Key("rope.freq_base"), (float)theta);
@@ -125,6 +133,16 @@ internal static partial class GgufConfig
             writer.Add(family.Key("rope.scaling.original_context_length"), (uint)(config.OptionalInteger("original_max_position_embeddings", 1, MostSize) ?? config.Integer("max_position_embeddings", 1, MostSize)));
         if (scaling is not null && !s_unscaled.Contains(type))
             WriteScaling(config, scaling, family, writer, type, theta, rotated);
+    }
+
+    private static void RequireNoRope(JsonFields config, GgufFamily family)
+    {
+        long every = config.OptionalInteger("no_rope_layer_interval", 1, MostSize) ?? 4;
+        // 1 where a layer has the rotary embedding, whatever the field's name says.
+        double[]? given = config.OptionalNumbers("no_rope_layers");
+        bool fits = given is { Length: > 0 } ? !given.Where((v, i) => v != 0 != ((i + 1) % family.NoRopeEvery != 0)).Any() : every == family.NoRopeEvery;
+        if (!fits)
+            throw config.Error(given is null ? "no_rope_layer_interval" : "no_rope_layers", $"has other layers without rotary embedding than every {family.NoRopeEvery}th, which is what llama.cpp's {family.Architecture} has; a GGUF file cannot say so");
     }
 
     private static void WriteScaling(JsonFields config, JsonFields scaling, GgufFamily family, GgufWriter writer, string type, double theta, long rotated)

@@ -32,6 +32,8 @@ internal static partial class GgufConfig
         foreach (GgufField field in family.Fields)
             if (ReadField(m, family, field) is { } value)
                 config[field.Config] = value;
+        foreach ((string gguf, string field, bool usual) in family.Flags)
+            config[field] = m.OptionalBoolean(family.Key(gguf)) ?? usual;
         long heads = Whole(config, family, "attention.head_count"), hidden = Whole(config, family, "embedding_length");
         long headDim = HeadDim(m, family, hidden, heads);
         if (family.HasRope)

@@ -150,9 +150,75 @@ internal sealed partial record GgufFamily
             ],
             Biases = [new("attention_bias", "self_attn", "q_proj", "k_proj", "v_proj")],
             HasPartialRope = true,
+            RopeShare = ("partial_rotary_factor", 0.5),
         },
         s_olmo2 with { ModelType = "olmo3", ModelClass = "Olmo3ForCausalLM", Windows = new(4), Applies = m => m.OptionalInteger("olmo2.attention.sliding_window") > 0 },
         s_olmo2,
+        s_llama with
+        {
+            Architecture = "granite",
+            ModelType = "granite",
+            ModelClass = "GraniteForCausalLM",
+            Fields =
+            [
+                .. s_fields, new("attention.scale", "attention_multiplier", Whole: false), new("embedding_scale", "embedding_multiplier", Whole: false),
+                new("residual_scale", "residual_multiplier", Whole: false), new("logit_scale", "logits_scaling", Whole: false),
+            ],
+        },
+        s_llama with
+        {
+            Architecture = "smollm3",
+            ModelType = "smollm3",
+            ModelClass = "SmolLM3ForCausalLM",
+            Biases = [],
+            Implied = [.. s_llama.Implied, ("attention_bias", JsonValue.Create(false)), ("mlp_bias", JsonValue.Create(false))],
+            NoRopeEvery = 4,
+        },
+        new("gptneox", "gpt_neox", "GPTNeoXForCausalLM")
+        {
+            Global = [("token_embd", "gpt_neox.embed_in"), ("output_norm", "gpt_neox.final_layer_norm"), ("output", "embed_out")],
+            Blocks = "gpt_neox.layers",
+            Block =
+            [
+                ("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"), ("attn_qkv", "attention.query_key_value"), ("attn_output", "attention.dense"),
+                ("ffn_up", "mlp.dense_h_to_4h"), ("ffn_down", "mlp.dense_4h_to_h"),
+            ],
+            Fields =
+            [
+                new("embedding_length", "hidden_size"), new("block_count", "num_hidden_layers"), new("attention.head_count", "num_attention_heads"),
+                new("feed_forward_length", "intermediate_size"), new("context_length", "max_position_embeddings"), new("attention.layer_norm_epsilon", "layer_norm_eps", Whole: false),
+            ],
+            Flags = [("use_parallel_residual", "use_parallel_residual", true)],
+            Implied = [("hidden_act", JsonValue.Create("gelu"))],
+            Biases = [new("attention_bias", "attention", "query_key_value", "dense")],
+            FusesByHead = true,
+            NormsHaveBias = true,
+            HasPartialRope = true,
+            ThetaField = "rotary_emb_base",
+            RopeShare = ("rotary_pct", 0.25),
+        },
+        new("qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM")
+        {
+            Block =
+            [
+                .. s_preNorms, .. s_attention, ("ffn_gate_inp", "mlp.gate"), ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
+                ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"), ("ffn_up_shexp", "mlp.shared_expert.up_proj"), ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
+            ],
+            Experts = s_qwenExperts,
+            Fields =
+            [
+                .. s_fields, new("expert_count", "num_experts"), new("expert_used_count", "num_experts_per_tok"), new("expert_feed_forward_length", "moe_intermediate_size"),
+                new("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+            ],
+            Implied = [("hidden_act", JsonValue.Create("silu")), ("qkv_bias", JsonValue.Create(true)), ("norm_topk_prob", JsonValue.Create(false)), ("decoder_sparse_step", JsonValue.Create(1))],
+        },
+        new("olmoe", "olmoe", "OlmoeForCausalLM")
+        {
+            Block = [.. s_preNorms, .. s_attention, .. s_headNorms, ("ffn_gate_inp", "mlp.gate")],
+            Experts = s_qwenExperts,
+            Fields = [.. s_fields, new("expert_count", "num_experts"), new("expert_used_count", "num_experts_per_tok")],
+            Implied = [("hidden_act", JsonValue.Create("silu")), ("attention_bias", JsonValue.Create(false)), ("norm_topk_prob", JsonValue.Create(false))],
+        },
         new("gpt2", "gpt2", "GPT2LMHeadModel")
         {
             Global = [("token_embd", "transformer.wte"), ("position_embd", "transformer.wpe"), ("output_norm", "transformer.ln_f"), ("output", "lm_head")],

@@ -52,6 +52,21 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
     /// <summary>Whether rows of q and k are moved so that neighbours are rotated with each other instead of the halves of a head.</summary>
     public bool PermutesHeads { get; init; }
 
+    /// <summary>Whether config.json's world has q, k and v of a head beside each other in one projection (GPT-NeoX); GGUF has all of q, then k, then v.</summary>
+    public bool FusesByHead { get; init; }
+
+    /// <summary>Every so many blocks one without rotary embedding, in llama.cpp's code; 0 for none.</summary>
+    public int NoRopeEvery { get; init; }
+
+    /// <summary>Hyper-parameters that are true or false, and what a config.json without them means.</summary>
+    public (string Gguf, string Config, bool Default)[] Flags { get; init; } = [];
+
+    /// <summary>Field of config.json that holds the base of the frequencies.</summary>
+    public string ThetaField { get; init; } = "rope_theta";
+
+    /// <summary>Field of config.json that holds the rotated share of a head, and what a config.json without it means.</summary>
+    public (string Config, double Default) RopeShare { get; init; } = ("partial_rotary_factor", 1);
+
     /// <summary>What GGUF adds to the weights of norms (Gemma multiplies by 1 + w, llama.cpp by w).</summary>
     public float NormShift { get; init; }
 
@@ -142,9 +157,11 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
     /// <summary>Whether a GGUF tensor is the weight of a norm.</summary>
     public static bool IsNorm(string gguf) => gguf.EndsWith("_norm.weight", StringComparison.Ordinal);
 
-    /// <summary>Whether the rows of a GGUF tensor are those of heads that are rotated, and how many heads.</summary>
-    public long PermutedHeads(string gguf, long heads, long keyValueHeads) => !PermutesHeads ? 0
-        : gguf.Contains(".attn_q.", StringComparison.Ordinal) ? heads : gguf.Contains(".attn_k.", StringComparison.Ordinal) ? keyValueHeads : 0;
+    /// <summary>The order of a GGUF tensor's rows where it is not that of config.json's world, else null.</summary>
+    public GgufRows? RowsOf(string gguf, long heads, long keyValueHeads, long headDim) =>
+        PermutesHeads && gguf.Contains(".attn_q.", StringComparison.Ordinal) ? new GgufRows(headDim, heads, Fused: false)
+        : PermutesHeads && gguf.Contains(".attn_k.", StringComparison.Ordinal) ? new GgufRows(headDim, keyValueHeads, Fused: false)
+        : FusesByHead && gguf.Contains(".attn_qkv.", StringComparison.Ordinal) ? new GgufRows(headDim, heads, Fused: true) : null;
 
     private static string? Suffix(string name, string stem) =>
         name.Length > stem.Length && name.StartsWith(stem, StringComparison.Ordinal) && name[stem.Length..] is ".weight" or ".bias" ? name[stem.Length..] : null;

@@ -67,11 +67,11 @@ public static class GgufLoraFile
                 stack.Add(e, layer);
                 continue;
             }
-            long permuted = family.PermutedHeads(gguf, heads, keyValueHeads);
-            if (permuted > 0 && layer.Outputs != permuted * headDim)
-                throw FileErrors.Bad(configSource, $"layer {layer.Path} has {layer.Outputs} outputs, needed are {permuted} heads of {headDim}");
+            GgufRows? order = family.RowsOf(gguf, heads, keyValueHeads, headDim);
+            if (order is { } o && layer.Outputs != o.Count)
+                throw FileErrors.Bad(configSource, $"layer {layer.Path} has {layer.Outputs} outputs, needed are {o.Text}");
             float scale = GgufModelWriter.ScalesQueries(family, gguf) ? GgufConfig.QueryScale(fields, family) : 1;
-            written.Add((gguf, layer.Rank, [], layer.A, layer.Inputs, Rows(layer.B, layer.Rank, r => permuted > 0 ? GgufTensors.SourceRow(r, headDim) : r, scale), layer.Outputs));
+            written.Add((gguf, layer.Rank, [], layer.A, layer.Inputs, Rows(layer.B, layer.Rank, r => order?.InSource(r) ?? r, scale), layer.Outputs));
         }
         written.AddRange(stacks.Select(s => Stacked(s.Key, s.Value, experts)));
         // llama.cpp multiplies by alpha / rank, and by 1 where alpha is 0.
@@ -134,16 +134,16 @@ public static class GgufLoraFile
         if (a.Shape.Length != dimensions || b.Shape.Length != dimensions || a.Shape[^2] != rank || a.Elements == 0 || b.Elements == 0 || a.Elements > Array.MaxLength || b.Elements > Array.MaxLength || stacked && (a.Shape[0] != model.Experts || b.Shape[0] != model.Experts))
             throw FileErrors.Bad(path, $"{FileErrors.Quote(stem)} has lora_a {a.ShapeText} and lora_b {b.ShapeText}; {(stacked ? $"[{model.Experts}, r, in] and [{model.Experts}, out, r]" : "[r, in] and [out, r]")} are needed");
         int outputs = (int)b.Shape[^2];
-        long permuted = family.PermutedHeads(stem, model.Heads, model.KeyValueHeads);
-        if (permuted > 0 && outputs != permuted * model.HeadDim)
-            throw FileErrors.Bad(path, $"{FileErrors.Quote(stem)} has {outputs} outputs, {model.Name} has {permuted} heads of {model.HeadDim} there; load the base model that the adapter belongs to");
+        GgufRows? order = family.RowsOf(stem, model.Heads, model.KeyValueHeads, model.HeadDim);
+        if (order is { } o && outputs != o.Count)
+            throw FileErrors.Bad(path, $"{FileErrors.Quote(stem)} has {outputs} outputs, {model.Name} has {o.Text}; load the base model that the adapter belongs to");
         float[] allA = Finite(a), allB = Finite(b);
         double scale = (alpha == 0 ? 1 : alpha / rank) / (GgufModelWriter.ScalesQueries(family, stem) ? QueryScale(family, model) : 1);
         for (int e = 0; e < names.Count; e++)
         {
             float[] part = allB.AsSpan(e * outputs * rank, outputs * rank).ToArray();
             yield return new Layer(names[e][..^".weight".Length], outputs, inputs,
-                Rows(part, rank, r => permuted > 0 ? GgufTensors.FileRow(r, model.HeadDim) : r, (float)scale), allA.AsSpan(e * rank * inputs, rank * inputs).ToArray());
+                Rows(part, rank, r => order?.InFile(r) ?? r, (float)scale), allA.AsSpan(e * rank * inputs, rank * inputs).ToArray());
         }
 
         TensorInfo Part(string suffix) => file.TryGetInfo(stem + suffix, out TensorInfo info) ? info

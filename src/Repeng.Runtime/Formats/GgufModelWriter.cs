@@ -127,9 +127,9 @@ public sealed unsafe class GgufModelWriter
         }
     }
 
-    // A tied head that is stored all the same, masks that old GPT-2 checkpoints carry, and frequencies that follow from the config.
+    // A tied head that is stored all the same, masks that old GPT-2 checkpoints carry, and frequencies that follow from the config; GPT-NeoX has masks too.
     private static bool IsLeftOut(string name, bool tied) => (tied && name == "lm_head.weight")
-        || name.EndsWith(".attn.bias", StringComparison.Ordinal) || name.EndsWith(".attn.masked_bias", StringComparison.Ordinal) || name.EndsWith(".rotary_emb.inv_freq", StringComparison.Ordinal);
+        || name.EndsWith(".attn.bias", StringComparison.Ordinal) || name.EndsWith(".attention.bias", StringComparison.Ordinal) || name.EndsWith(".masked_bias", StringComparison.Ordinal) || name.EndsWith(".rotary_emb.inv_freq", StringComparison.Ordinal);
 
     private bool IsTransposed(string gguf) => _family.TransposesLinears && gguf.StartsWith("blk.", StringComparison.Ordinal) && gguf.EndsWith(".weight", StringComparison.Ordinal) && !GgufFamily.IsNorm(gguf);
 
@@ -140,7 +140,7 @@ public sealed unsafe class GgufModelWriter
 
     private static BlockType TypeOf(string gguf, long[] shape, BlockType wanted, Action<string>? warn)
     {
-        if (shape.Length < 2 || GgufFamily.IsNorm(gguf) || gguf.StartsWith("position_embd", StringComparison.Ordinal) || gguf.Contains(".ffn_gate_inp.", StringComparison.Ordinal) || gguf.EndsWith(".bias", StringComparison.Ordinal))
+        if (shape.Length < 2 || GgufFamily.IsNorm(gguf) || gguf.StartsWith("position_embd", StringComparison.Ordinal) || gguf.Contains(".ffn_gate_inp", StringComparison.Ordinal) || gguf.EndsWith(".bias", StringComparison.Ordinal))
             return BlockType.Find("F32")!;
         if (shape[^1] % wanted.Elements == 0)
             return wanted;
@@ -151,9 +151,9 @@ public sealed unsafe class GgufModelWriter
     private void WriteTensor(Stream stream, string name, string gguf, BlockType type, bool turned, float scale, float shift)
     {
         TensorInfo info = _source.Info(name);
-        long permutedHeads = _family.PermutedHeads(gguf, _heads, _keyValueHeads);
-        if (permutedHeads > 0 && info.Shape[0] != permutedHeads * _headDim)
-            throw FileErrors.Bad(_source.Description, $"tensor {FileErrors.Quote(name)} has shape {info.ShapeText}, needed are {permutedHeads * _headDim} rows: {permutedHeads} heads of {_headDim}");
+        GgufRows? order = _family.RowsOf(gguf, _heads, _keyValueHeads, _headDim);
+        if (order is { } o && info.Shape[0] != o.Count)
+            throw FileErrors.Bad(_source.Description, $"tensor {FileErrors.Quote(name)} has shape {info.ShapeText}, needed are {o.Text}");
         // A vector is one row, whose elements are moved as the rows of its matrix are.
         bool vector = info.Shape.Length <= 1;
         long width = turned ? info.Shape[0] : vector ? info.Elements : info.RowLength, rows = info.Elements / width;
@@ -173,11 +173,11 @@ public sealed unsafe class GgufModelWriter
                 if (copies)
                 {
                     for (long i = 0; i < count; i++)
-                        _source.ReadRaw(name, permutedHeads > 0 ? GgufTensors.SourceRow(first + i, _headDim) : first + i, 1, b + i * rowBytes);
+                        _source.ReadRaw(name, order?.InSource(first + i) ?? first + i, 1, b + i * rowBytes);
                 }
                 else
                 {
-                    if (whole is null && permutedHeads == 0)
+                    if (whole is null && order is null)
                         _source.ReadF32(name, first, count, v);
                     else
                         for (long i = 0; i < count; i++)
@@ -202,9 +202,9 @@ public sealed unsafe class GgufModelWriter
                     into[j] = whole![j * rows + row];
             else if (vector)
                 for (long j = 0; j < width; j++)
-                    into[j] = whole![permutedHeads > 0 ? GgufTensors.SourceRow(j, _headDim) : j];
+                    into[j] = whole![order?.InSource(j) ?? j];
             else
-                _source.ReadF32(name, GgufTensors.SourceRow(row, _headDim), 1, into);
+                _source.ReadF32(name, order!.Value.InSource(row), 1, into);
         }
     }
 

@@ -51,10 +51,10 @@ internal sealed class TinyCheckpoint : IDisposable
             Linear(p + "self_attn.k_proj", kv, d, bias || type == "qwen2_moe");
             Linear(p + "self_attn.v_proj", kv, d, bias || type == "qwen2_moe");
             Linear(p + "self_attn.o_proj", d, d, bias);
-            if (type == "olmoe")
+            if (type is "olmoe" or "qwen3_moe")
             {
-                Add(p + "self_attn.q_norm.weight", 1, d);
-                Add(p + "self_attn.k_norm.weight", 1, kv);
+                Add(p + "self_attn.q_norm.weight", 1, type == "olmoe" ? d : hd);
+                Add(p + "self_attn.k_norm.weight", 1, type == "olmoe" ? kv : hd);
             }
             bool plain = config["num_experts"] is null || (config["mlp_only_layers"] as JsonArray)?.Any(l => (int)l! == i) == true || (i + 1) % ((int?)config["decoder_sparse_step"] ?? 1) != 0;
             if (plain)
