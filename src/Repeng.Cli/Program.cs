@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Text;
 using Repeng.Cli;
@@ -22,4 +23,6 @@ bool colours = string.IsNullOrEmpty(Environment.GetEnvironmentVariable("NO_COLOR
 TextReader input = Console.IsInputRedirected ? new StreamReader(Console.OpenStandardInput(), new UTF8Encoding(false, throwOnInvalidBytes: true)) : Console.In;
 var session = new Session(input, Console.Out, Console.Error,
     outputIsTerminal: !Console.IsOutputRedirected && colours, statusIsTerminal: !Console.IsErrorRedirected && colours, stop.Token, () => stopCode);
+if (!RuntimeFeature.IsDynamicCodeSupported && Environment.ProcessPath is { } program)
+    ProgramParts.Use(program);
 return CliApp.Run(args, session);

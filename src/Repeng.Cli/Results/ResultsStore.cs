@@ -16,14 +16,7 @@ internal sealed class ResultsStore : IDisposable
     public const string FileName = "records.jsonl";
 
     private const long MostBytes = 64 << 20;
-    private static readonly JsonSerializerOptions s_json = new()
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
-        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
-        RespectNullableAnnotations = true,
-        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
+    private static readonly ResultsJson s_json = new(new JsonSerializerOptions(ResultsJson.Default.Options) { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
 
     private readonly string _path;
     private readonly List<ResultsRecord> _records;
@@ -85,7 +78,7 @@ internal sealed class ResultsStore : IDisposable
     {
         var text = new StringBuilder();
         foreach (ResultsRecord r in _records)
-            text.Append(JsonSerializer.Serialize(r, s_json)).Append('\n');
+            text.Append(JsonSerializer.Serialize(r, s_json.ResultsRecord)).Append('\n');
         AtomicFile.WriteText(_path, text.ToString());
     }
 
@@ -111,7 +104,7 @@ internal sealed class ResultsStore : IDisposable
     {
         try
         {
-            ResultsRecord record = JsonSerializer.Deserialize<ResultsRecord>(line, s_json) ?? throw new JsonException("it is null");
+            ResultsRecord record = JsonSerializer.Deserialize(line, s_json.ResultsRecord) ?? throw new JsonException("it is null");
             return record.Points is null || record.Task.Length * record.Method.Length == 0 ? throw new JsonException("task, method or points are missing") : record;
         }
         catch (JsonException e)
@@ -120,3 +113,9 @@ internal sealed class ResultsStore : IDisposable
         }
     }
 }
+
+/// <summary>Generated code for records.</summary>
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower, DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
+    UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow, RespectNullableAnnotations = true)]
+[JsonSerializable(typeof(ResultsRecord))]
+internal sealed partial class ResultsJson : JsonSerializerContext;

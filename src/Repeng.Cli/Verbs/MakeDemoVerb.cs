@@ -1,13 +1,14 @@
 using System.CommandLine;
 using System.Globalization;
-using System.Reflection;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.Json.Serialization.Metadata;
 using Repeng.Cli.Reports;
 using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
+using Repeng.Steering;
 using Repeng.Steering.Demo;
 using Repeng.Steering.Evaluation;
 using Repeng.Steering.Models;
@@ -25,14 +26,14 @@ public sealed class MakeDemoVerb
     private readonly Option<bool?> _force = Opt.Flag("--force", "replace the folder if it exists");
     private readonly Option<int?> _threads = DeviceOption.CreateThreads();
     private readonly Option<int?> _reportEvery = Opt.Int("--report_every", "steps between progress lines (default 50)");
-    private readonly List<(Option<double?> Option, PropertyInfo Field, bool Corpus)> _fields = [];
+    private readonly List<(Option<double?> Option, JsonPropertyInfo Field, bool Corpus)> _fields = [];
     private readonly Session _session;
 
     private MakeDemoVerb(Session session)
     {
         _session = session;
-        AddFields(new DemoModelRecipe(), corpus: false);
-        AddFields(new DemoModelRecipe().Corpus, corpus: true);
+        AddFields(DemoModelJson.Default.DemoModelRecipe, new DemoModelRecipe(), corpus: false);
+        AddFields(DemoModelJson.Default.DemoCorpusOptions, new DemoModelRecipe().Corpus, corpus: true);
     }
 
     /// <summary>The verb.</summary>
@@ -70,32 +71,35 @@ public sealed class MakeDemoVerb
         return ExitCodes.Ok;
     }
 
-    private void AddFields(object defaults, bool corpus)
+    private void AddFields(JsonTypeInfo type, object defaults, bool corpus)
     {
-        foreach (PropertyInfo field in defaults.GetType().GetProperties().Where(f => f.CanWrite && (f.PropertyType == typeof(int) || f.PropertyType == typeof(ulong) || f.PropertyType == typeof(float) || f.PropertyType == typeof(double))))
+        foreach (JsonPropertyInfo field in type.Properties.Where(f => f.Get is not null && (f.PropertyType == typeof(int) || f.PropertyType == typeof(ulong) || f.PropertyType == typeof(float) || f.PropertyType == typeof(double))))
         {
             string name = string.Concat(field.Name.Select((ch, i) => char.IsUpper(ch) && i > 0 ? $"_{char.ToLowerInvariant(ch)}" : $"{char.ToLowerInvariant(ch)}"));
-            string value = Convert.ToString(field.GetValue(defaults), CultureInfo.InvariantCulture)!;
+            string value = Text(field.Get!(defaults));
             _fields.Add((Opt.Number($"--{(corpus ? CorpusPrefix : "")}{name}", $"{(corpus ? "text" : "model and training")}: {name.Replace('_', ' ')} (default {value})"), field, corpus));
         }
     }
 
     private DemoModelRecipe Recipe(ParseResult p)
     {
-        DemoModelRecipe recipe = new();
-        DemoCorpusOptions corpus = recipe.Corpus with { };
-        recipe = recipe with { Corpus = corpus };
-        foreach ((Option<double?> option, PropertyInfo field, bool ofCorpus) in _fields)
+        // Every field stands in the JSON of the defaults, and the record is made anew from it.
+        JsonObject json = JsonSerializer.SerializeToNode(new DemoModelRecipe(), DemoModelJson.Default.DemoModelRecipe)!.AsObject();
+        foreach ((Option<double?> option, JsonPropertyInfo field, bool ofCorpus) in _fields)
             if (p.GetValue(option) is { } value)
             {
-                if (field.PropertyType != typeof(double) && field.PropertyType != typeof(float) && (value != Math.Truncate(value) || value < 0 || value > int.MaxValue))
+                bool whole = field.PropertyType != typeof(double) && field.PropertyType != typeof(float);
+                if (whole && (value != Math.Truncate(value) || value < 0 || value > int.MaxValue))
                     throw new UserErrorException($"{option.Name} {value} must be a whole number from 0 to {int.MaxValue}");
-                field.SetValue(ofCorpus ? corpus : recipe, Convert.ChangeType(value, field.PropertyType, CultureInfo.InvariantCulture));
+                (ofCorpus ? json[nameof(DemoModelRecipe.Corpus)]! : json)[field.Name] = whole ? (long)value : value;
             }
+        DemoModelRecipe recipe = json.Deserialize(DemoModelJson.Default.DemoModelRecipe)!;
         if (recipe.Steps < 1 || recipe.Batch < 1)
             throw new UserErrorException($"--steps {recipe.Steps} and --batch {recipe.Batch} must be at least 1");
         return recipe;
     }
+
+    private static string Text(object? value) => Convert.ToString(value, CultureInfo.InvariantCulture)!;
 
     private static void Write(string folder, DecoderModel model, DemoModelRecipe recipe)
     {
@@ -141,8 +145,8 @@ public sealed class MakeDemoVerb
     private string Readme(DemoModelRecipe recipe, DecoderModel model, double loss, string table)
     {
         DemoModelRecipe standard = new();
-        IEnumerable<string> changed = _fields.Select(f => (f.Option.Name, Value: f.Field.GetValue(f.Corpus ? recipe.Corpus : recipe), Default: f.Field.GetValue(f.Corpus ? standard.Corpus : standard)))
-            .Where(f => !Equals(f.Value, f.Default)).Select(f => $" {f.Name} {Convert.ToString(f.Value, CultureInfo.InvariantCulture)}");
+        IEnumerable<string> changed = _fields.Select(f => (f.Option.Name, Value: f.Field.Get!(f.Corpus ? recipe.Corpus : recipe), Default: f.Field.Get!(f.Corpus ? standard.Corpus : standard)))
+            .Where(f => !Equals(f.Value, f.Default)).Select(f => $" {f.Name} {Text(f.Value)}");
         return $"""
             # The demo model
 
@@ -164,7 +168,7 @@ public sealed class MakeDemoVerb
             The recipe:
 
             ```json
-            {JsonSerializer.Serialize(recipe, s_indented)}
+            {JsonSerializer.Serialize(recipe, DemoModelJson.Default.DemoModelRecipe)}
             ```
 
             """;

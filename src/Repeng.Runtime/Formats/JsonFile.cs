@@ -79,6 +79,9 @@ public static class JsonFile
         return Utf8.IsValid(bytes) ? Encoding.UTF8.GetString(bytes) : throw FileErrors.Bad(path, "is not UTF-8 text; save it as UTF-8");
     }
 
+    /// <summary>What is wrong with nodes that do not fit a record, and at which key; lines and bytes are those of no file.</summary>
+    public static string WithoutPosition(JsonException e) => FirstSentence(e.Message.Split(" | ")[0]);
+
     // Nodes unescape their texts when they are first asked, far from here; an escaped half of a surrogate pair
     // would surface there as an exception that names no file.
     private static void CheckEscapes(ReadOnlySpan<byte> bytes)

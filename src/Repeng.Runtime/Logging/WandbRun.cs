@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Security.Cryptography;
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using Google.Protobuf.WellKnownTypes;
 using Repeng.Kernels;
@@ -132,7 +133,7 @@ public sealed class WandbRun : IDisposable
         double.IsNaN(value) ? "NaN" : double.IsInfinity(value) ? value > 0 ? "Infinity" : "-Infinity" : value.ToString("R", CultureInfo.InvariantCulture);
 
     /// <summary>A text as JSON.</summary>
-    public static string Json(string value) => JsonSerializer.Serialize(value);
+    public static string Json(string value) => $"\"{JavaScriptEncoder.Default.Encode(value)}\"";
 
     /// <summary>Further settings: name and JSON.</summary>
     public void Config(IEnumerable<KeyValuePair<string, string>> values) => _writer.Write(new Record { Config = ConfigOf(values) });

@@ -1,3 +1,4 @@
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using Repeng.Kernels;
 
@@ -125,13 +126,8 @@ internal sealed class JsonSection
     {
         const int longest = 60;
         string shown = text.Length > longest ? string.Concat(text[..longest], "…") : text.ToString();
-        return JsonSerializer.Serialize(shown, s_quoting);
+        return $"\"{JavaScriptEncoder.UnsafeRelaxedJsonEscaping.Encode(shown)}\"";
     }
-
-    private static readonly JsonSerializerOptions s_quoting = new()
-    {
-        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-    };
 
     private JsonElement.ArrayEnumerator Array(string name)
     {

@@ -97,7 +97,7 @@ public static class DailyDilemmas
     {
         try
         {
-            return JsonSerializer.Deserialize<List<string?>>(text) is { } list && list.TrueForAll(v => v is not null) ? [.. list.OfType<string>()] : null;
+            return JsonSerializer.Deserialize(text, SteeringJson.Default.ListString) is { } list && list.TrueForAll(v => v is not null) ? [.. list.OfType<string>()] : null;
         }
         catch (JsonException)
         {

@@ -19,7 +19,7 @@ public sealed record TruthItem(
 public static class TruthEvaluation
 {
     private static readonly Lazy<IReadOnlyList<TruthItem>> s_items = new(() =>
-        JsonSerializer.Deserialize<TruthItem[]>(SuffixSets.ReadResource("truth-evaluation.json"))!);
+        JsonSerializer.Deserialize(SuffixSets.ReadResource("truth-evaluation.json"), SteeringJson.Default.TruthItemArray)!);
 
     /// <summary>The items.</summary>
     public static IReadOnlyList<TruthItem> Items => s_items.Value;

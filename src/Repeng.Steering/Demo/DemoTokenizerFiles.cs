@@ -137,9 +137,10 @@ public static class DemoTokenizerFiles
         ["invert"] = false,
     };
 
-    private static JsonArray AddedTokens() =>
+    // A collection expression would call the generic Add, which needs reflection.
+    private static JsonArray AddedTokens() => new(
     [
-        .. DemoVocabulary.SpecialTokens.Select((token, id) => new JsonObject
+        .. DemoVocabulary.SpecialTokens.Select((token, id) => (JsonNode)new JsonObject
         {
             ["id"] = id,
             ["content"] = token,
@@ -149,7 +150,7 @@ public static class DemoTokenizerFiles
             ["normalized"] = false,
             ["special"] = true,
         }),
-    ];
+    ]);
 
     private static void WriteWhole(string path, string text)
     {

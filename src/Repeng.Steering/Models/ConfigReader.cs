@@ -96,7 +96,7 @@ public sealed class ConfigReader(JsonObject json, string source)
 
     private UserErrorException Bad(string key, string wanted)
     {
-        string text = json[key]!.ToJsonString(JsonSerializerOptions.Default);
+        string text = json[key]!.ToJsonString();
         return new UserErrorException($"{Source}: {key} = {(text.Length > 60 ? text[..60] + "…" : text)}, needs {wanted}");
     }
 }

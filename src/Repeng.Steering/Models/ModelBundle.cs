@@ -49,8 +49,13 @@ public sealed class ModelBundle : IDisposable
     /// <summary>Tokens that end a text.</summary>
     public int[] StopIds => [.. Model.Config.EosTokenIds.Concat(Tokenizer.EosId is { } id ? [id] : []).Distinct()];
 
-    /// <summary>Folder of the built-in demo model, copied beside the program.</summary>
-    public static string DemoFolder => Path.Combine(AppContext.BaseDirectory, "models", "demo");
+    /// <summary>Folder of the built-in demo model, copied beside the program unless <see cref="UseDemo"/> says otherwise.</summary>
+    public static string DemoFolder => s_demo();
+
+    private static Func<string> s_demo = () => Path.Combine(AppContext.BaseDirectory, "models", "demo");
+
+    /// <summary>For programs that carry the demo model in themselves: gives its folder when it is first asked for.</summary>
+    public static void UseDemo(Func<string> folder) => s_demo = folder;
 
     /// <summary>
     /// Loads "demo", a folder in the Hugging Face layout, a .gguf file, or a repository of the hub (org/name, org/name@revision,

@@ -1,7 +1,10 @@
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using Repeng.Kernels;
 using Repeng.Runtime.Formats;
+using Repeng.Steering.Adapters.Peft;
+using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 
 namespace Repeng.Steering.Training;
@@ -12,8 +15,6 @@ public sealed record PersonaPair(string Positive, string Negative);
 /// <summary>Everything that a run is made from; written as training_config.json, and all that --resume needs.</summary>
 public sealed record RunSettings
 {
-    private static readonly JsonSerializerOptions s_json = new() { WriteIndented = true, IndentSize = 4, Converters = { new JsonStringEnumConverter() }, NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals };
-
     /// <summary>"demo", a folder or a .gguf file.</summary>
     public required string Model { get; init; }
 
@@ -58,19 +59,37 @@ public sealed record RunSettings
     public required TrainConfig Train { get; init; }
 
     /// <summary>As JSON.</summary>
-    public string ToJson() => JsonSerializer.Serialize(this, s_json) + "\n";
+    public string ToJson() => JsonSerializer.Serialize(this, SteeringJson.Default.RunSettings) + "\n";
 
-    /// <summary>Reads training_config.json.</summary>
+    /// <summary>Reads training_config.json; what it leaves out has the values that stand here.</summary>
     public static RunSettings Load(string path)
     {
-        string text = JsonFile.ReadText(path);
+        JsonObject json = JsonFile.ReadObject(path).Json;
+        FillIn(json);
         try
         {
-            return JsonSerializer.Deserialize<RunSettings>(text, s_json) ?? throw new UserErrorException($"{path}: empty");
+            return json.Deserialize(SteeringJson.Default.RunSettings)!;
         }
         catch (JsonException e)
         {
-            throw new UserErrorException($"{path}: no settings of a training run: {JsonFile.Invalid("the file", e).Message}", e);
+            throw new UserErrorException($"{path}: no settings of a training run: {JsonFile.WithoutPosition(e)}", e);
         }
+    }
+
+    private static void FillIn(JsonObject json)
+    {
+        string[] required = [nameof(Model), nameof(Template), nameof(Personas), nameof(Suffixes), nameof(Train)];
+        JsonObject defaults = JsonSerializer.SerializeToNode(new RunSettings { Model = "", Template = "", Personas = [], Suffixes = [], Train = new TrainConfig() }, SteeringJson.Default.RunSettings)!.AsObject();
+        JsonNode train = defaults[nameof(Train)]!;
+        foreach (string name in required)
+            defaults.Remove(name);
+        SteeringJson.FillIn(json, defaults);
+        if (json[nameof(Train)] is not JsonObject given)
+            return;
+        SteeringJson.FillIn(given, train);
+        if (given[nameof(TrainConfig.Peft)] is JsonObject peft)
+            SteeringJson.FillIn(peft, JsonSerializer.SerializeToNode(new PeftSettings(), SteeringJson.Default.PeftSettings)!);
+        if (given[nameof(TrainConfig.AntiPasto)] is JsonObject antiPasto)
+            SteeringJson.FillIn(antiPasto, JsonSerializer.SerializeToNode(new AntiPastoLossConfig(), SteeringJson.Default.AntiPastoLossConfig)!);
     }
 }
