@@ -17,7 +17,7 @@ publish() { # RID FOLDER [properties]
   local log; log=$(dotnet publish src/Repeng.Cli -c Release -r "$rid" -v quiet --nologo -o "$folder" "$@" 2>&1) || { echo "$log" >&2; fail "$rid could not be published"; }
   if grep -qE 'warning (IL|AOT)|: warning' <<<"$log"; then echo "$log" >&2; fail "$rid: warnings"; fi
 }
-size() { du -m "$1" | cut -f1; }
+size() { du -sm "$1" | cut -f1; }
 # Run as a person without .NET would: from another folder, and with nothing of an SDK to be found.
 program() { (cd / && env -u DOTNET_ROOT PATH=/usr/bin:/bin "$@"); }
 
