@@ -242,6 +242,33 @@ KERNEL(256) cast_f32_f16(F16 *y, const float *x, i64 n) { cast(y, x, n); }
 KERNEL(256) cast_bf16_f32(float *y, const BF16 *x, i64 n) { cast(y, x, n); }
 KERNEL(256) cast_f16_f32(float *y, const F16 *x, i64 n) { cast(y, x, n); }
 
+/// x as the sum of `count` (1 to 3) bf16 numbers, the largest first: part i of element j at parts[i·n + j], each the nearest to what the
+/// earlier ones leave. Reads 4n bytes, writes 2·count·n.
+KERNEL(256) split_f32_bf16(BF16 *parts, const float *x, i64 n, int count)
+{
+    four_each(
+        flat_base(), n, aligned16(x) && ((u64)parts & 7) == 0 && (n & 3) == 0,
+        [&](i64 i) {
+            float4 v = load_four(x + i);
+            for (int k = 0; k < count; k++)
+            {
+                uint2 pairs = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+                *(uint2 *)(parts + k * n + i) = pairs;
+                v = make_float4(v.x - low_bf16(pairs.x), v.y - high_bf16(pairs.x), v.z - low_bf16(pairs.y), v.w - high_bf16(pairs.y));
+            }
+        },
+        [&](i64 i) {
+            float rest = x[i];
+            for (int k = 0; k < count; k++)
+            {
+                BF16 part;
+                narrow(rest, part);
+                parts[k * n + i] = part;
+                rest -= widen(part);
+            }
+        });
+}
+
 /// y[i] = draw start + i of Philox.Uniform(seed, stream, ·), the same bits as on the CPU. Writes 4n bytes.
 KERNEL(256) fill_uniform(float *y, i64 n, u64 seed, u64 stream, u64 start)
 {

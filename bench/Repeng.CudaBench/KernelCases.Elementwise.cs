@@ -54,6 +54,7 @@ internal static partial class KernelCases
         foreach ((string name, DType from) in new[] { ("f32_bf16", DType.F32), ("f32_f16", DType.F32), ("bf16_f32", DType.BF16), ("f16_f32", DType.F16) })
             yield return new(shape, g => g.Launch("elementwise", "cast_" + name, new(Ceil(n, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(n)).Add(g.Weights(n, from)).Add(n)),
                 ("cast_" + name, new Floor(from == DType.F32 ? e : e / 2, from == DType.F32 ? e / 2 : e)));
+        yield return new(shape, g => g.Launch("elementwise", "split_f32_bf16", new(Ceil(n, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(2 * n)).Add(g.Signed(n)).Add(n).Add(3)), ("split_f32_bf16", new Floor(e, 1.5 * e)));
         yield return new(shape, g => g.Backend.ClampedGatedForward(g.Zeros(n), g.Signed(n), g.Signed(n), n, 1.702f, 7), ("clamped_gated_forward", new Floor(2 * e, e)));
         yield return new(shape, g => g.Backend.ClampedGatedBackward(g.Zeros(n), g.Zeros(n), g.Signed(n), g.Signed(n), g.Signed(n), n, 1.702f, 7), ("clamped_gated_backward", new Floor(5 * e, 2 * e)));
     }

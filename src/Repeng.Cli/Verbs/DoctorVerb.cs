@@ -82,7 +82,15 @@ public sealed class DoctorVerb
             }
             Line($"cuda:{d.Ordinal}", $"{d.Name}, compute capability {d.Major}.{d.Minor}{(d.Supported ? "" : " (too old for the kernels)")}, {Format.Bytes(d.MemoryBytes)}, {state}, {d.Multiprocessors} multiprocessors, {Format.Number(d.MemoryBytesPerSecond / 1e9, 0)} GB/s by its clocks");
         }
-        Line("", "products, attention and all else by the kernels of this program (cuBLASLt and cuSOLVER are not used); singular vectors on the CPU; quantised weights on the CPU alone");
+        try
+        {
+            Line("", CudaLibraries.Find().Describe());
+        }
+        catch (UserErrorException e)
+        {
+            Line("", e.Message);
+        }
+        Line("", "singular vectors on the CPU; quantised weights on the CPU alone");
     }
 
     private static string CpuName()

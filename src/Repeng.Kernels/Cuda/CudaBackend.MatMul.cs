@@ -47,6 +47,8 @@ public sealed partial class CudaBackend
             Kernel(Products, MatVec(type, args.M)).Launch(new(Blocks(args.N, VectorTile)), new(Threads), 0, ref k);
             return;
         }
+        if (ByLibrary(p, args, b.Type))
+            return;
         if (args is { Batch: 1, N: <= ThinColumns, K: >= 2 * Stretch } && args.RowStrideC == args.N)
         {
             // Rows in parts, which bounds the memory for the sums.

@@ -19,7 +19,7 @@ public sealed partial class CudaBackend : IBackend
 
     private readonly IDisposable? _ownedDriver;
 
-    private CudaBackend(CudaContext context, IDisposable? ownedDriver) => (Context, _ownedDriver) = (context, ownedDriver);
+    private CudaBackend(CudaContext context, CudaLibraries libraries, IDisposable? ownedDriver) => (Context, _libraries, _ownedDriver) = (context, libraries, ownedDriver);
 
     /// <summary>The device in use.</summary>
     public CudaContext Context { get; }
@@ -34,11 +34,20 @@ public sealed partial class CudaBackend : IBackend
     public static CudaBackend Open(int ordinal = -1)
     {
         CudaDevices devices = CudaDevices.Find();
-        return Open(devices.Driver, devices.Choose(ordinal));
+        return Open(devices.Driver, devices.Choose(ordinal), CudaLibraries.Find(), CudaLibraries.AskedPrecision());
     }
 
     /// <summary>Opens a device of an injected table. A driver that is to be disposed with the backend is owned by it from here on.</summary>
-    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false) => new(CudaContext.Open(driver, device), ownsDriver ? driver as IDisposable : null);
+    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false) => new(CudaContext.Open(driver, device), CudaLibraries.None, ownsDriver ? driver as IDisposable : null);
+
+    /// <summary>Opens a device of an injected table with libraries that are injected too.</summary>
+    /// <param name="driver">The driver.</param>
+    /// <param name="device">The device.</param>
+    /// <param name="libraries">Libraries; <see cref="CudaLibraries.None"/> for none.</param>
+    /// <param name="precision">How exact the libraries' products are.</param>
+    /// <param name="leastWork">FLOP from which products go to a library.</param>
+    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, CudaLibraries libraries, CudaPrecision precision = CudaPrecision.Full, double leastWork = CudaLibraries.LeastWork) =>
+        new(CudaContext.Open(driver, device), libraries, null) { Precision = precision, LeastLibraryWork = leastWork };
 
     /// <inheritdoc/>
     public nint Allocate(long bytes) => Context.Allocate(bytes);
@@ -90,11 +99,23 @@ public sealed partial class CudaBackend : IBackend
         }
         finally
         {
-            foreach (CudaModule module in _modules.Values)
-                module.Dispose();
-            Context.Dispose();
-            _ownedDriver?.Dispose();
+            try
+            {
+                _products?.Dispose();
+            }
+            finally
+            {
+                DisposeDevice();
+            }
         }
+    }
+
+    private void DisposeDevice()
+    {
+        foreach (CudaModule module in _modules.Values)
+            module.Dispose();
+        Context.Dispose();
+        _ownedDriver?.Dispose();
     }
 
     /// <summary>A kernel of an image; the image is compiled by the driver when its first kernel is asked for.</summary>

@@ -33,9 +33,19 @@ public sealed class Device : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        Pool.Dispose();
-        if (Backend is not CpuBackend)
-            _hostWorkers?.Dispose();
-        Backend.Dispose();
+        try
+        {
+            // Tensors of host memory may outlive their device; a GPU's memory ends with its context.
+            if (Backend is CpuBackend)
+                Pool.Dispose();
+            else
+                Pool.End();
+        }
+        finally
+        {
+            if (Backend is not CpuBackend)
+                _hostWorkers?.Dispose();
+            Backend.Dispose();
+        }
     }
 }

@@ -15,6 +15,10 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
     private readonly List<long> _sizes = [];
     private readonly List<Stack<nint>> _free = [];
 
+    // Every block that was taken from the device, handed out or not.
+    private readonly Dictionary<nint, long> _blocks = [];
+    private bool _ended;
+
     /// <summary>Bytes handed out now.</summary>
     public long InUse { get; private set; }
 
@@ -42,6 +46,7 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
         if (Reserved + size > PeakReserved && Reserved - InUse > size)
             Trim(Reserved + size - PeakReserved);
         nint fresh = backend.Allocate(size);
+        _blocks.Add(fresh, size);
         Reserved += size;
         PeakReserved = Math.Max(PeakReserved, Reserved);
         InUse += size;
@@ -52,6 +57,9 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
     /// <summary>Gives a block back; <paramref name="granted"/> is what <see cref="Take"/> said.</summary>
     public void Return(nint address, long granted)
     {
+        // Its memory went with the device.
+        if (_ended)
+            return;
         int at = Place(granted);
         if (at == _sizes.Count || _sizes[at] != granted)
         {
@@ -87,8 +95,7 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
             {
                 if (freed >= bytes)
                     return;
-                backend.Free(_free[at].Pop(), _sizes[at]);
-                Reserved -= _sizes[at];
+                Free(_free[at].Pop(), _sizes[at]);
                 freed += _sizes[at];
             }
         }
@@ -99,6 +106,34 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
 
     /// <summary>Frees what is kept; blocks still handed out are their owners' fault and stay.</summary>
     public void Dispose() => Trim();
+
+    /// <summary>Frees everything, what is handed out too, when the device itself ends: after a failure in the middle of something nobody may know of it any more.</summary>
+    /// <exception cref="UserErrorException">The device could not give a block back; the others are freed even so.</exception>
+    public void End()
+    {
+        _ended = true;
+        _free.Clear();
+        _sizes.Clear();
+        UserErrorException? first = null;
+        foreach ((nint address, long size) in _blocks.ToArray())
+            try
+            {
+                Free(address, size);
+            }
+            catch (UserErrorException e)
+            {
+                first ??= e;
+            }
+        if (first is not null)
+            throw first;
+    }
+
+    private void Free(nint address, long size)
+    {
+        _blocks.Remove(address);
+        Reserved -= size;
+        backend.Free(address, size);
+    }
 
     // Where a size stands or belongs among the sizes.
     private int Place(long size)

@@ -3,7 +3,7 @@ using Repeng.PtxEmulator.Execution;
 
 namespace Repeng.PtxEmulator.Compilation;
 
-/// <summary>Lanes whose bytes stand side by side: <paramref name="Bytes"/> bytes from <paramref name="Offset"/>.</summary>
+/// <summary>Bytes of lanes that stand side by side: <paramref name="Bytes"/> bytes from <paramref name="Offset"/>.</summary>
 internal readonly record struct Run(uint Offset, int Bytes);
 
 /// <summary>
@@ -39,7 +39,6 @@ internal sealed class AccessPattern
             last = offset;
         }
 
-        Runs = [.. runs];
         Span = highest + (uint)size;
         Contiguous = mask == uint.MaxValue && runs.Count == 1 && runs[0].Bytes == 32 * size;
         Uniform = mask == uint.MaxValue && highest == 0;
@@ -50,6 +49,18 @@ internal sealed class AccessPattern
         sorted[..active].Sort();
         for (int k = 1; k < active; k++)
             Collides |= sorted[k] - sorted[k - 1] < size;
+        // Checks and marks do not mind the order of the lanes: rows that a swizzle has exchanged come together in long runs.
+        if (!Collides && runs.Count > 1)
+        {
+            runs.Clear();
+            for (int k = 0; k < active; k++)
+                if (runs.Count > 0 && sorted[k] == runs[^1].Offset + (uint)runs[^1].Bytes)
+                    runs[^1] = runs[^1] with { Bytes = runs[^1].Bytes + size };
+                else
+                    runs.Add(new Run(sorted[k], size));
+        }
+
+        Runs = [.. runs];
         Sectors = MemoryCounts.Sectors(addresses, mask, size);
         (Phases, Ways) = MemoryCounts.Banks(addresses, mask, size);
         Lanes = BitOperations.PopCount(mask);

@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Repeng.PtxEmulator.Execution;
 using Repeng.PtxEmulator.Ir;
 using Repeng.PtxEmulator.Memory;
@@ -379,11 +380,36 @@ internal static unsafe class MemoryVector
                 continue;
             }
 
+            if (Sse2.IsSupported)
+            {
+                Transpose(at, of, d);
+                continue;
+            }
+
             for (int lane = 0; lane < 32; lane++)
             {
                 int column = 2 * (lane & 3), row = 2 * (lane >> 2);
                 d[lane] = *(ushort*)(at + of[column] + row) | ((uint)*(ushort*)(at + of[column + 1] + row) << 16);
             }
+        }
+    }
+
+    /// <summary>Eight rows of eight 16-bit elements by columns: column c goes to lanes 4c to 4c + 3.</summary>
+    private static void Transpose(byte* at, uint* of, uint* d)
+    {
+        Vector128<ushort> r0 = Vector128.Load((ushort*)(at + of[0])), r1 = Vector128.Load((ushort*)(at + of[1])), r2 = Vector128.Load((ushort*)(at + of[2])), r3 = Vector128.Load((ushort*)(at + of[3]));
+        Vector128<ushort> r4 = Vector128.Load((ushort*)(at + of[4])), r5 = Vector128.Load((ushort*)(at + of[5])), r6 = Vector128.Load((ushort*)(at + of[6])), r7 = Vector128.Load((ushort*)(at + of[7]));
+        // Pairs of rows, then fours of rows, then whole columns.
+        Four(Sse2.UnpackLow(r0, r1).AsUInt32(), Sse2.UnpackLow(r2, r3).AsUInt32(), Sse2.UnpackLow(r4, r5).AsUInt32(), Sse2.UnpackLow(r6, r7).AsUInt32(), d);
+        Four(Sse2.UnpackHigh(r0, r1).AsUInt32(), Sse2.UnpackHigh(r2, r3).AsUInt32(), Sse2.UnpackHigh(r4, r5).AsUInt32(), Sse2.UnpackHigh(r6, r7).AsUInt32(), d + 16);
+
+        static void Four(Vector128<uint> p01, Vector128<uint> p23, Vector128<uint> p45, Vector128<uint> p67, uint* to)
+        {
+            Vector128<ulong> low0 = Sse2.UnpackLow(p01, p23).AsUInt64(), low4 = Sse2.UnpackLow(p45, p67).AsUInt64(), high0 = Sse2.UnpackHigh(p01, p23).AsUInt64(), high4 = Sse2.UnpackHigh(p45, p67).AsUInt64();
+            Sse2.UnpackLow(low0, low4).AsUInt32().Store(to);
+            Sse2.UnpackHigh(low0, low4).AsUInt32().Store(to + 4);
+            Sse2.UnpackLow(high0, high4).AsUInt32().Store(to + 8);
+            Sse2.UnpackHigh(high0, high4).AsUInt32().Store(to + 12);
         }
     }
 

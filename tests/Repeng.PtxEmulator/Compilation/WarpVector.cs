@@ -1,4 +1,5 @@
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Repeng.PtxEmulator.Execution;
 using Repeng.PtxEmulator.Ir;
 
@@ -90,13 +91,21 @@ internal static unsafe class WarpVector
         float* results = stackalloc float[4 * 32];
         for (int r = 0; r < fragments.RegistersA; r++)
             Unpack((uint*)(frame + i.Sources[r].Register!.Offset), a + (r * 64), i.SourceType);
-        for (int r = 0; r < fragments.RegistersB; r++)
-            Unpack((uint*)(frame + i.Sources[fragments.RegistersA + r].Register!.Offset), b + (r * 64), i.SourceType);
         // B by rows of eight columns: column n lies in lanes 4n to 4n + 3.
-        for (int at = 0; at < k; at++)
+        if (Avx512F.IsSupported && i.SourceType == PtxType.BF16)
         {
-            double* from = b + fragments.PlaceB[at];
-            Vector512.Create(from[0], from[4], from[8], from[12], from[16], from[20], from[24], from[28]).Store(rows + (at * 8));
+            for (int r = 0; r < fragments.RegistersB; r++)
+                RowsOfB((uint*)(frame + i.Sources[fragments.RegistersA + r].Register!.Offset), rows + (r * 64));
+        }
+        else
+        {
+            for (int r = 0; r < fragments.RegistersB; r++)
+                Unpack((uint*)(frame + i.Sources[fragments.RegistersA + r].Register!.Offset), b + (r * 64), i.SourceType);
+            for (int at = 0; at < k; at++)
+            {
+                double* from = b + fragments.PlaceB[at];
+                Vector512.Create(from[0], from[4], from[8], from[12], from[16], from[20], from[24], from[28]).Store(rows + (at * 8));
+            }
         }
 
         for (int half = 0; half < 2; half++)
@@ -131,6 +140,27 @@ internal static unsafe class WarpVector
         // Only now: a destination may be a register that was read.
         for (int r = 0; r < 4; r++)
             Finish(frame, i.Destinations[r], results + (32 * r));
+    }
+
+    private static readonly Vector512<uint> s_firstRows = Vector512.Create(0u, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29), s_lastRows = s_firstRows + Vector512.Create(2u);
+
+    /// <summary>A register of a bf16 B fragment as eight rows of eight columns: lanes 4n + j hold rows 2j and 2j + 1 of column n.</summary>
+    private static void RowsOfB(uint* register, double* rows)
+    {
+        Vector512<uint> low = Vector512.Load(register), high = Vector512.Load(register + 16), mask = Vector512.Create(0xffff_0000u);
+        Vector512<uint> first = Avx512F.PermuteVar16x32x2(low, s_firstRows, high), last = Avx512F.PermuteVar16x32x2(low, s_lastRows, high);
+        Pair(Vector512.ShiftLeft(first, 16), first & mask, rows);
+        Pair(Vector512.ShiftLeft(last, 16), last & mask, rows + 32);
+
+        static void Pair(Vector512<uint> even, Vector512<uint> odd, double* to)
+        {
+            (Vector512<double> row0, Vector512<double> row2) = Vector512.Widen(even.AsSingle());
+            (Vector512<double> row1, Vector512<double> row3) = Vector512.Widen(odd.AsSingle());
+            row0.Store(to);
+            row1.Store(to + 8);
+            row2.Store(to + 16);
+            row3.Store(to + 24);
+        }
     }
 
     /// <summary>A row of the accumulator: lanes l to l + 3 hold two neighbouring columns each.</summary>

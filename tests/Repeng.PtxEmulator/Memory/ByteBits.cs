@@ -32,6 +32,14 @@ internal sealed unsafe class ByteBits : IDisposable
 
     public void Set(long at, long count)
     {
+        // Most often whole words of 16 bytes.
+        if ((at & 7) == 0 && (count & 15) == 0 && count <= 512)
+        {
+            for (byte* to = _bits + (at >> 3), end = to + (count >> 3); to < end; to += 2)
+                *(ushort*)to = ushort.MaxValue;
+            return;
+        }
+
         while (count > 0 && (at & 7) != 0)
         {
             _bits[at >> 3] |= (byte)(1 << (int)(at & 7));
@@ -59,6 +67,13 @@ internal sealed unsafe class ByteBits : IDisposable
 
     public void ClearRange(long at, long count)
     {
+        if ((at & 7) == 0 && (count & 15) == 0)
+        {
+            for (byte* to = _bits + (at >> 3), end = to + (count >> 3); to < end; to += 2)
+                *(ushort*)to = 0;
+            return;
+        }
+
         for (; count > 0 && ((at & 7) != 0 || count < 8); count--, at++)
             _bits[at >> 3] &= (byte)~(1 << (int)(at & 7));
         for (; count >= 8; count -= 8, at += 8)

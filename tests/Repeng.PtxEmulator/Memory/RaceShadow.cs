@@ -34,6 +34,8 @@ internal sealed unsafe class RaceShadow : IDisposable
     private const ulong StrongFlag = 1ul << 31;
     private const int TickShift = 36, MaskShift = 32;
 
+    private static readonly Vector512<ulong> s_places = Vector512.Create(0ul, 1, 2, 3, 4, 5, 6, 7);
+
     private readonly long _words;
 
     /// <summary>Readers are a set of up to 31 warps, instead of one block or "many".</summary>
@@ -92,11 +94,11 @@ internal sealed unsafe class RaceShadow : IDisposable
             }
             else
             {
-                uint wanted = (1u << left) - 1;
-                if (((uint)fine.ExtractMostSignificantBits() & wanted) != wanted)
+                // Words behind the range keep what they have.
+                Vector512<ulong> within = Vector512.LessThan(s_places, Vector512.Create((ulong)left));
+                if ((fine | ~within) != Vector512<ulong>.AllBitsSet)
                     return false;
-                for (int j = 0; j < left; j++)
-                    r[j] = next[j];
+                Vector512.ConditionalSelect(within, next, reader).Store(r);
             }
         }
 
@@ -114,15 +116,10 @@ internal sealed unsafe class RaceShadow : IDisposable
             Vector512<ulong> writer = Vector512.Load(w), reader = Vector512.Load(_readers + first + k);
             Vector512<ulong> fine = (Vector512.LessThan(writer, oldest) | Vector512.Equals(writer & actors, me))
                 & (Vector512.LessThan(reader, oldest) | Vector512.Equals(reader & actors, mineRead));
-            int left = Math.Min(8, count - k);
-            uint wanted = (1u << left) - 1;
-            if (((uint)fine.ExtractMostSignificantBits() & wanted) != wanted)
+            Vector512<ulong> within = Vector512.LessThan(s_places, Vector512.Create((ulong)(count - k)));
+            if ((fine | ~within) != Vector512<ulong>.AllBitsSet)
                 return false;
-            if (left == 8)
-                mine.Store(w);
-            else
-                for (int j = 0; j < left; j++)
-                    w[j] = mine[j];
+            Vector512.ConditionalSelect(within, mine, writer).Store(w);
         }
 
         return true;

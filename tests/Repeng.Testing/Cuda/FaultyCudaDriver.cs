@@ -25,6 +25,12 @@ public unsafe class FaultyCudaDriver(CudaDriver inner) : CudaDriver
     /// <summary>The function that was made to fail; null before that.</summary>
     public string? Failed { get; private set; }
 
+    /// <summary>The function that was called after it; null where none was.</summary>
+    public string? Following { get; private set; }
+
+    /// <summary>Where to write down the functions that are called; null for nowhere.</summary>
+    public List<string>? Log { get; init; }
+
     /// <inheritdoc/>
     public override CuResult Init(uint flags) => Before("cuInit") is not CuResult.Success and var failure ? failure : inner.Init(flags);
 
@@ -263,7 +269,11 @@ public unsafe class FaultyCudaDriver(CudaDriver inner) : CudaDriver
 
     private CuResult Before(string function)
     {
-        if (Interlocked.Increment(ref _calls) != FailAt)
+        int call = Interlocked.Increment(ref _calls);
+        Log?.Add(function);
+        if (call == FailAt + 1 && Failed is not null)
+            Following = function;
+        if (call != FailAt)
             return CuResult.Success;
         Failed = function;
         return Failure;

@@ -1,0 +1,226 @@
+using System.Runtime.InteropServices;
+using Repeng.Kernels.Cuda.Interop;
+
+namespace Repeng.Testing.Cuda;
+
+/// <summary>
+/// cuBLASLt on the memory of an injected driver: keeps what it is told, refuses what the library would refuse, multiplies in double, and fails at a call on purpose.
+/// </summary>
+public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
+{
+    private const int InvalidValue = 7;
+
+    private readonly Dictionary<nint, object> _live = [];
+    private nint _next = 0x5000;
+    private int _calls = -1;
+
+    private sealed class Description
+    {
+        public CublasCompute Compute;
+        public int TransA, TransB;
+    }
+
+    private sealed record Layout(CudaDataType Type, long Rows, long Columns, long Leading);
+
+    private sealed class Preference
+    {
+        public nuint Workspace;
+    }
+
+    private sealed record Handle;
+
+    /// <inheritdoc/>
+    public override string Name => "libcublasLt.so.12";
+
+    /// <summary>What <see cref="GetVersion"/> says.</summary>
+    public nuint Version { get; init; } = 120103;
+
+    /// <summary>Whether shapes have an algorithm.</summary>
+    public bool HasAlgorithms { get; init; } = true;
+
+    /// <summary>The call that fails, from 0; −1 for none.</summary>
+    public int FailAt { get; set; } = -1;
+
+    /// <summary>How it fails: CUBLAS_STATUS_INTERNAL_ERROR.</summary>
+    public int Failure { get; init; } = 14;
+
+    /// <summary>Calls so far.</summary>
+    public int Calls => _calls + 1;
+
+    /// <summary>The function that was made to fail.</summary>
+    public string? Failed { get; private set; }
+
+    /// <summary>Products so far, and how each was computed.</summary>
+    public List<CublasCompute> Products { get; } = [];
+
+    /// <summary>Searches for an algorithm.</summary>
+    public int Searches { get; private set; }
+
+    /// <summary>Things that were made and not destroyed.</summary>
+    public int Live => _live.Count;
+
+    /// <inheritdoc/>
+    public override nuint GetVersion() => Version;
+
+    /// <inheritdoc/>
+    public override int Create(out nint handle) => Make("cublasLtCreate", new Handle(), out handle);
+
+    /// <inheritdoc/>
+    public override int Destroy(nint handle) => Remove<Handle>("cublasLtDestroy", handle);
+
+    /// <inheritdoc/>
+    public override int MatmulDescCreate(out nint description, CublasCompute compute, CudaDataType scale)
+    {
+        description = 0;
+        return scale == CudaDataType.R32F ? Make("cublasLtMatmulDescCreate", new Description { Compute = compute }, out description) : InvalidValue;
+    }
+
+    /// <inheritdoc/>
+    public override int MatmulDescDestroy(nint description) => Remove<Description>("cublasLtMatmulDescDestroy", description);
+
+    /// <inheritdoc/>
+    public override int MatmulDescSetAttribute(nint description, CublasLtDesc attribute, void* value, nuint bytes)
+    {
+        if (Before("cublasLtMatmulDescSetAttribute") is not 0 and var failure)
+            return failure;
+        if (!Find(description, out Description d) || bytes != sizeof(int) || *(int*)value is not (0 or 1))
+            return InvalidValue;
+        if (attribute == CublasLtDesc.TransA)
+            d.TransA = *(int*)value;
+        else
+            d.TransB = *(int*)value;
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override int MatrixLayoutCreate(out nint layout, CudaDataType type, ulong rows, ulong columns, long leadingDimension)
+    {
+        layout = 0;
+        return leadingDimension >= (long)rows ? Make("cublasLtMatrixLayoutCreate", new Layout(type, (long)rows, (long)columns, leadingDimension), out layout) : InvalidValue;
+    }
+
+    /// <inheritdoc/>
+    public override int MatrixLayoutDestroy(nint layout) => Remove<Layout>("cublasLtMatrixLayoutDestroy", layout);
+
+    /// <inheritdoc/>
+    public override int MatmulPreferenceCreate(out nint preference) => Make("cublasLtMatmulPreferenceCreate", new Preference(), out preference);
+
+    /// <inheritdoc/>
+    public override int MatmulPreferenceDestroy(nint preference) => Remove<Preference>("cublasLtMatmulPreferenceDestroy", preference);
+
+    /// <inheritdoc/>
+    public override int MatmulPreferenceSetAttribute(nint preference, CublasLtPreference attribute, void* value, nuint bytes)
+    {
+        if (Before("cublasLtMatmulPreferenceSetAttribute") is not 0 and var failure)
+            return failure;
+        if (!Find(preference, out Preference p) || attribute != CublasLtPreference.MaxWorkspaceBytes || bytes != (nuint)sizeof(nuint))
+            return InvalidValue;
+        p.Workspace = *(nuint*)value;
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override int MatmulAlgoGetHeuristic(nint handle, nint description, nint layoutA, nint layoutB, nint layoutC, nint layoutD, nint preference, int requested, CublasLtHeuristic* results, out int returned)
+    {
+        returned = 0;
+        if (Before("cublasLtMatmulAlgoGetHeuristic") is not 0 and var failure)
+            return failure;
+        if (!Find(handle, out Handle _) || !Find(preference, out Preference p) || requested < 1 || Sizes(description, layoutA, layoutB, layoutC, layoutD) is not { } s)
+            return InvalidValue;
+        Searches++;
+        if (!HasAlgorithms)
+            return 0;
+        returned = 1;
+        *results = new CublasLtHeuristic { WorkspaceBytes = p.Workspace / 2 };
+        // The algorithm is for this product and no other.
+        results->Algorithm.Data[0] = (ulong)s.A.GetHashCode();
+        results->Algorithm.Data[7] = (ulong)s.B.GetHashCode();
+        return 0;
+    }
+
+    /// <inheritdoc/>
+    public override int Matmul(nint handle, nint description, void* alpha, nint a, nint layoutA, nint b, nint layoutB, void* beta, nint c, nint layoutC, nint d, nint layoutD, CublasLtAlgorithm* algorithm, nint workspace, nuint workspaceBytes, nint stream)
+    {
+        if (Before("cublasLtMatmul") is not 0 and var failure)
+            return failure;
+        if (!Find(handle, out Handle _) || Sizes(description, layoutA, layoutB, layoutC, layoutD) is not { } s || c != d || stream == 0
+            || algorithm->Data[0] != (ulong)s.A.GetHashCode() || algorithm->Data[7] != (ulong)s.B.GetHashCode() || (workspace == 0 && workspaceBytes > 0))
+            return InvalidValue;
+        bool rounded = s.D.Compute == CublasCompute.F32FastTf32;
+        double[] left = Read(a, s.A, stream, rounded), right = Read(b, s.B, stream, rounded);
+        float scale = *(float*)alpha, keep = *(float*)beta;
+        long m = s.C.Rows, n = s.C.Columns, k = s.D.TransA == 0 ? s.A.Columns : s.A.Rows;
+        float[] result = new float[((n - 1) * s.C.Leading) + m];
+        // Old values, and what lies between the columns.
+        fixed (float* to = result)
+            if (driver.MemcpyDtoHAsync(to, c, (nuint)(sizeof(float) * result.Length), stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
+                return 13;
+        for (long j = 0; j < n; j++)
+            for (long i = 0; i < m; i++)
+            {
+                double sum = 0;
+                for (long l = 0; l < k; l++)
+                    sum += left[s.D.TransA == 0 ? (l * s.A.Leading) + i : (i * s.A.Leading) + l] * right[s.D.TransB == 0 ? (j * s.B.Leading) + l : (l * s.B.Leading) + j];
+                ref float at = ref result[(j * s.C.Leading) + i];
+                at = (float)((scale * sum) + (keep == 0 ? 0 : keep * at));
+            }
+        fixed (float* from = result)
+            if (driver.MemcpyHtoDAsync(c, from, (nuint)(sizeof(float) * result.Length), stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
+                return 13;
+        Products.Add(s.D.Compute);
+        return 0;
+    }
+
+    private (Description D, Layout A, Layout B, Layout C)? Sizes(nint description, nint layoutA, nint layoutB, nint layoutC, nint layoutD)
+    {
+        if (!Find(description, out Description d) || !Find(layoutA, out Layout a) || !Find(layoutB, out Layout b) || !Find(layoutC, out Layout c) || layoutC != layoutD || a.Type != b.Type || c.Type != CudaDataType.R32F)
+            return null;
+        (long rowsA, long columnsA) = d.TransA == 0 ? (a.Rows, a.Columns) : (a.Columns, a.Rows);
+        (long rowsB, long columnsB) = d.TransB == 0 ? (b.Rows, b.Columns) : (b.Columns, b.Rows);
+        return rowsA == c.Rows && columnsB == c.Columns && columnsA == rowsB ? (d, a, b, c) : null;
+    }
+
+    private double[] Read(nint address, Layout layout, nint stream, bool rounded)
+    {
+        int size = layout.Type == CudaDataType.R32F ? 4 : 2;
+        var bytes = new byte[(((layout.Columns - 1) * layout.Leading) + layout.Rows) * size];
+        fixed (byte* to = bytes)
+            if (driver.MemcpyDtoHAsync(to, address, (nuint)bytes.Length, stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
+                throw new InvalidOperationException("an operand of a product cannot be read");
+        if (size == 2)
+            return Array.ConvertAll(MemoryMarshal.Cast<byte, ushort>(bytes).ToArray(), v => layout.Type == CudaDataType.R16BF ? BitConverter.UInt32BitsToSingle((uint)v << 16) : (double)BitConverter.UInt16BitsToHalf(v));
+        return Array.ConvertAll(MemoryMarshal.Cast<byte, float>(bytes).ToArray(), v => rounded ? BitConverter.UInt32BitsToSingle((BitConverter.SingleToUInt32Bits(v) + 0x1000) & 0xFFFF_E000) : (double)v);
+    }
+
+    private int Make(string function, object value, out nint handle)
+    {
+        handle = 0;
+        if (Before(function) is not 0 and var failure)
+            return failure;
+        handle = _next += 16;
+        _live.Add(handle, value);
+        return 0;
+    }
+
+    // What destroys does so even where it is made to fail.
+    private int Remove<T>(string function, nint handle)
+    {
+        bool there = Find(handle, out T _) && _live.Remove(handle);
+        return Before(function) is not 0 and var failure ? failure : there ? 0 : InvalidValue;
+    }
+
+    private bool Find<T>(nint handle, out T value)
+    {
+        bool there = _live.TryGetValue(handle, out object? o) && o is T;
+        value = there ? (T)o! : default!;
+        return there;
+    }
+
+    private int Before(string function)
+    {
+        if (++_calls != FailAt)
+            return 0;
+        Failed = function;
+        return Failure;
+    }
+}
