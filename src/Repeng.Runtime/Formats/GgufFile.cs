@@ -10,7 +10,7 @@ namespace Repeng.Runtime.Formats;
 /// A GGUF file, version 2 or 3 (github.com/ggml-org/ggml, docs/gguf.md): metadata, tensor list, data. Everything but
 /// the tensor values is checked at opening. Shapes are turned round to row-major, slowest dimension first.
 /// </summary>
-public sealed unsafe class GgufFile : MappedTensorSource
+public sealed unsafe partial class GgufFile : MappedTensorSource
 {
     /// <summary>Key of the architecture.</summary>
     public const string ArchitectureKey = "general.architecture";

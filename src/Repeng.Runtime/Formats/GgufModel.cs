@@ -35,7 +35,7 @@ public sealed class GgufModel : IDisposable
     /// <summary>Opens a model; <see cref="UserErrorException"/> for another architecture or anything wrong in the file.</summary>
     public static GgufModel Open(string path)
     {
-        GgufFile file = GgufFile.Open(path);
+        GgufFile file = GgufFile.OpenWhole(path);
         try
         {
             GgufFamily family = FamilyOf(file);

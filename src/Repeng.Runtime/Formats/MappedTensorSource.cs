@@ -2,11 +2,12 @@ using Repeng.Kernels;
 
 namespace Repeng.Runtime.Formats;
 
-/// <summary>Tensors that lie contiguously in one mapped file: what safetensors and GGUF have in common.</summary>
+/// <summary>Tensors that lie contiguously in a mapped file, or in the further parts of a split one: what safetensors and GGUF have in common.</summary>
 public abstract unsafe class MappedTensorSource : ITensorSource
 {
     private readonly Dictionary<string, Entry> _entries = new(StringComparer.Ordinal);
     private readonly List<string> _names = [];
+    private readonly List<MappedFile> _parts = [];
 
     private protected MappedTensorSource(MappedFile file) => File = file;
 
@@ -33,21 +34,22 @@ public abstract unsafe class MappedTensorSource : ITensorSource
         if (!entry.Type.CanReadF32)
             throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(name)} is stored as {entry.Type.Name}, which cannot be converted to fp32; types that can: {StorageType.ReadableNames}");
         (long offset, long bytes) = Locate(entry, firstRow, rows);
-        Decode.Run(entry.Type, File.At(offset, bytes), destination, rows * entry.Info.RowLength);
+        Decode.Run(entry.Type, entry.File.At(offset, bytes), destination, rows * entry.Info.RowLength);
     }
 
     /// <inheritdoc/>
     public void ReadRaw(string name, long firstRow, long rows, byte* destination)
     {
-        (long offset, long bytes) = Locate(Find(name), firstRow, rows);
-        Buffer.MemoryCopy(File.At(offset, bytes), destination, bytes, bytes);
+        Entry entry = Find(name);
+        (long offset, long bytes) = Locate(entry, firstRow, rows);
+        Buffer.MemoryCopy(entry.File.At(offset, bytes), destination, bytes, bytes);
     }
 
     /// <inheritdoc/>
     public bool TryMap(string name, out MappedBytes bytes)
     {
         Entry entry = Find(name);
-        bytes = new MappedBytes(File, File.At(entry.Offset, entry.Info.Bytes), entry.Info.Bytes);
+        bytes = new MappedBytes(entry.File, entry.File.At(entry.Offset, entry.Info.Bytes), entry.Info.Bytes);
         return true;
     }
 
@@ -55,16 +57,30 @@ public abstract unsafe class MappedTensorSource : ITensorSource
     public void Dispose()
     {
         File.Dispose();
+        _parts.ForEach(p => p.Dispose());
         GC.SuppressFinalize(this);
     }
 
     /// <summary>Adds a tensor whose place in the file the reader has checked; false where the name is there already.</summary>
     private protected bool TryAdd(TensorInfo info, StorageType type, long offset)
     {
-        if (!_entries.TryAdd(info.Name, new Entry(info, type, offset)))
+        if (!_entries.TryAdd(info.Name, new Entry(info, type, offset, File)))
             return false;
         _names.Add(info.Name);
         return true;
+    }
+
+    /// <summary>Takes over another source with all of its tensors, which count as this one's from now on; gives the name of a tensor that both have, or null.</summary>
+    private protected string? Adopt(MappedTensorSource other)
+    {
+        _parts.Add(other.File);
+        foreach (string name in other._names)
+        {
+            if (!_entries.TryAdd(name, other._entries[name]))
+                return name;
+            _names.Add(name);
+        }
+        return null;
     }
 
     private Entry Find(string name) => _entries.TryGetValue(name, out Entry? entry) ? entry : throw Missing(this, name);
@@ -87,5 +103,5 @@ public abstract unsafe class MappedTensorSource : ITensorSource
         return FileErrors.Bad(source.Description, $"tensor {FileErrors.Quote(name)} is missing; {hint}");
     }
 
-    private sealed record Entry(TensorInfo Info, StorageType Type, long Offset);
+    private sealed record Entry(TensorInfo Info, StorageType Type, long Offset, MappedFile File);
 }

@@ -39,6 +39,8 @@ public sealed unsafe class ShardedSafetensors : ITensorSource
             return SafetensorsFile.Open(single);
         if (File.Exists(index))
             return Open(index);
+        if (Directory.EnumerateFiles(path, "*.bin").FirstOrDefault() is { } pickle)
+            throw FileErrors.Bad(path, $"holds no {SingleName}, only {Path.GetFileName(pickle)}: pickled weights are programs and are not run; look for a conversion of the model to safetensors");
         throw FileErrors.Bad(path, $"holds neither {SingleName} nor {IndexName}; fetch the weights, or check the path");
     }
 

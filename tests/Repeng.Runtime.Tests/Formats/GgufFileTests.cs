@@ -90,6 +90,26 @@ public sealed class GgufFileTests : IDisposable
         AssertError("version 1 is unknown", () => GgufFile.Open(path));
     }
 
+    [Theory]
+    [InlineData(4711, "has the unknown type 4711")]
+    [InlineData(31, "has type 31 (Q4_0_4_4), which was removed from ggml; convert the model anew")]
+    public void AnUnknownTypeIsNamedWithItsTensorAndNumber(uint type, string says)
+    {
+        string path = _folder.File("x.gguf");
+        const string Name = "blk.0.attn_q.weight";
+        new GgufWriter("llama").AddTensor(Name, [2, 32], new float[64]).Write(path);
+        byte[] bytes = File.ReadAllBytes(path);
+        // Behind the name: the number of dimensions, two of 8 bytes, the type.
+        int at = bytes.AsSpan().IndexOf(System.Text.Encoding.ASCII.GetBytes(Name)) + Name.Length + 4 + 16;
+        Assert.Equal(0u, BitConverter.ToUInt32(bytes, at));
+        BitConverter.TryWriteBytes(bytes.AsSpan(at), type);
+        File.WriteAllBytes(path, bytes);
+        string message = Assert.Throws<UserErrorException>(() => GgufFile.Open(path)).Message;
+        Assert.StartsWith(path, message, StringComparison.Ordinal);
+        Assert.Contains(Name, message, StringComparison.Ordinal);
+        Assert.Contains(says, message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void WhatCannotBeWrittenIsRefused()
     {

@@ -49,6 +49,8 @@ public sealed class ShardedSafetensorsTests : IDisposable
     {
         var e = Assert.Throws<UserErrorException>(() => ShardedSafetensors.OpenModel(_folder.Root));
         Assert.Contains("model.safetensors.index.json", e.Message);
+        _folder.File("pytorch_model.bin", [1]);
+        Assert.Contains("pytorch_model.bin: pickled weights are programs", Assert.Throws<UserErrorException>(() => ShardedSafetensors.OpenModel(_folder.Root)).Message);
     }
 
     [Fact]
