@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Repeng.Bench.Boards;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
 using TorchSharp;
@@ -87,6 +88,8 @@ internal static unsafe class MatMulBench
             double work = row.Args.Flops * 1e-9;
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
                 $"{row,-42} {work / ours,8:f1} {work / theirs,8:f1} {theirs / ours,6:f2} {paired,6:f2} {ours * 1e3,9:f3} {theirs * 1e3,9:f3} {error,8:g2}"));
+            if (peer)
+                new BoardRow { Job = $"product, {type}, {row}", Unit = "s", Ours = [ours], Peer = [theirs], PeerName = $"libtorch {torch.__version__}", Flops = row.Args.Flops, Target = 1 }.Report();
             logSum += Math.Log(theirs / ours);
             count++;
         }

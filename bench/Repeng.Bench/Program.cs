@@ -1,10 +1,13 @@
 using Repeng.Bench;
+using Repeng.Bench.Boards;
 using Repeng.Bench.Decoding;
 using Repeng.Bench.Experts;
 using Repeng.Bench.Hub;
 using Repeng.Bench.Llama;
 using Repeng.Bench.Packed;
 using Repeng.Bench.Tokens;
+using Repeng.Bench.Startup;
+using Repeng.Bench.Svd;
 using Repeng.Bench.Training;
 using Repeng.Bench.Vectors;
 using Repeng.Kernels;
@@ -16,6 +19,9 @@ try
         ["matmul", .. var rest] => MatMulBench.Run(rest),
         ["packed", .. var rest] => PackedBench.Run(rest),
         ["decode", .. var rest] => DecodeBench.Run(rest),
+        ["board", .. var rest] => Board.Run(rest),
+        ["svd", .. var rest] => SvdBench.Run(rest),
+        ["first-step", .. var rest] => FirstStepBench.Run(rest),
         ["llama", .. var rest] => LlamaBench.Run(rest),
         ["experts", .. var rest] => ExpertsBench.Run(rest),
         ["train", .. var rest] => TrainBench.Run(rest),
@@ -42,6 +48,13 @@ static int Usage()
 {
     Console.Error.WriteLine("""
         usage: dotnet run -c Release --project bench/Repeng.Bench -- BENCH [options]
+          board    every benchmark below with its peers; writes bench/boards/cpu-MACHINE.md
+                   --only JOB     one of them (repeatable); the others' rows are kept
+                   --machine NAME in the place of processor, cores and instruction set
+          svd      leading singular triplets beside MathNet
+                   --rows N --cols N --rank N --runs N --part N
+                                  9728, 2560, 64, 3; both at an eighth of the sides (8)
+          first-step  seconds from the start of the command line to the end of the demo's first training step (--runs N)
           matmul   the CPU matrix product beside TorchSharp's
                    --threads N    threads of both (default: every core)
                    --only TEXT    rows whose description contains TEXT (repeatable: all must match)

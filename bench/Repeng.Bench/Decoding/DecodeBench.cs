@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using Repeng.Autograd;
+using Repeng.Bench.Boards;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
@@ -68,7 +69,20 @@ internal static class DecodeBench
         Print(bundle.Model, bytes, plain, with);
         if (rows > 1)
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"one row with its coefficient: {1e3 * Median(one):F2} ms a position; {rows} rows give {rows * Median([.. one.Zip(with, (o, w) => o / w)]):F2} times its tokens a second"));
+        string subject = $"{Path.GetFileNameWithoutExtension(model)}{(vector ? ", a vector on every block" : $", adapter of rank {rank}")}";
+        double[] tax = [.. plain.Zip(with, (p, s) => 100 * (s / p - 1))];
+        new BoardRow { Job = $"steering tax, {rows} row{(rows == 1 ? "" : "s")}, {subject}", Unit = "%", Ours = Middle(tax), Target = 3 }.Report();
+        if (rows > 1)
+            new BoardRow { Job = $"tokens/s of {rows} steered sequences over those of one, {subject}", Unit = "×", Ours = Middle([.. one.Zip(with, (o, w) => rows * o / w)]), Target = 4 }.Report();
         return 0;
+    }
+
+    // The median and its 95 % interval by order statistics, in the place of single positions.
+    private static double[] Middle(double[] values)
+    {
+        double[] sorted = [.. values.Order()];
+        int n = sorted.Length, half = (int)Math.Ceiling(0.98 * Math.Sqrt(n));
+        return [sorted[Math.Max(0, n / 2 - half)], sorted[n / 2], sorted[Math.Min(n - 1, n / 2 + half)]];
     }
 
     private static VectorControl OnEveryBlock(DecoderModel model) => new(model, new ControlVector(model.Config.ModelType, Enumerable.Range(0, model.Blocks.Count).Select(b =>

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Repeng.Bench.Boards;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
@@ -78,9 +79,28 @@ internal static class LlamaBench
         Console.WriteLine($"| | ours, tokens/s | llama.cpp | ratio |\n|---|---|---|---|");
         Console.WriteLine(Row($"decode, {tokens} tokens after {shortText.Length}", tokens, decode));
         Console.WriteLine(Row($"prompt of {text.Length} tokens", text.Length, whole));
+        // A token reads every weight once (embeddings that are no head: a row). Of a prompt only the last token goes through the head.
+        DecoderModel m = bundle.Model;
+        double linear = m.Linears.Values.Sum(l => (double)l.Inputs * l.Outputs), bytes = m.Linears.Values.Sum(l => (double)l.Weight.Data.Bytes) + m.Head.Data.Bytes;
+        string by = llama is null ? "" : $"llama.cpp {llama.Release}";
+        Report($"decode, {Path.GetFileNameWithoutExtension(model)}, one sequence", decode, tokens, tokens * bytes, 0, 1.5);
+        Report($"prompt of {text.Length} tokens, {Path.GetFileNameWithoutExtension(model)}", whole, text.Length, bytes, 2 * linear * text.Length, 2);
         if (llama is not null)
             Console.WriteLine($"greedy tokens that both chose: the first {ours.Zip(theirs).TakeWhile(p => p.First == p.Second).Count()} of {ours.Length}");
         return 0;
+
+        void Report(string job, List<(double Ours, double Peer)> times, double work, double least, double flops, double target) => new BoardRow
+        {
+            Job = job,
+            Unit = "tokens/s",
+            Ours = [.. times.Select(t => t.Ours)],
+            Peer = llama is null ? [] : [.. times.Select(t => t.Peer)],
+            PeerName = by,
+            Work = work,
+            Bytes = least,
+            Flops = flops,
+            Target = target,
+        }.Report();
     }
 
     private static (double Prompt, double Decode, int[] Tokens) Ours(Generator generator, int[] ids, int newTokens)

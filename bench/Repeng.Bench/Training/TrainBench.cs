@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.CompilerServices;
+using Repeng.Bench.Boards;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
 using Repeng.Runtime;
@@ -156,6 +157,10 @@ internal static class TrainBench
         }
         if (engines.Count < 2)
             return;
+        string job = $"training step, {problem.Name}, {rows} rows of {problem.Batch.Length} tokens, rank {options.Rank}";
+        new BoardRow { Job = job, Unit = "s", Ours = [.. runs[0].Select(r => r.Seconds(cached))], Peer = [.. runs[1].Select(r => r.Seconds(cached))], PeerName = engines[1].Name, Target = 1.8 }.Report();
+        if (memory.Length == 2)
+            new BoardRow { Job = $"peak memory, {job}", Unit = "MiB", Ours = [memory[0].Peak], Peer = [memory[1].Peak], PeerName = engines[1].Name, Target = 1 / 0.35 }.Report();
         Console.WriteLine();
         Console.WriteLine($"ratio (theirs / ours in seconds; median of neighbouring runs): {Ratio(r => r.Seconds(cached))}; {(cached ? "with" : "without")} the reference pass {Ratio(r => r.Seconds(!cached))}; the reference pass alone {Ratio(r => r.Reference)}");
 

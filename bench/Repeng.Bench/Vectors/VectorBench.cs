@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Repeng.Bench.Boards;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
@@ -80,6 +81,7 @@ internal static class VectorBench
         }
         double[] ratios = [.. seconds[0].Zip(seconds[1], (s, t) => t / s).Order()];
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"ours {Median(seconds[0]):F2} s ({seconds[0].Min():F2} … {seconds[0].Max():F2}), TorchSharp {Median(seconds[1]):F2} s ({seconds[1].Min():F2} … {seconds[1].Max():F2}), ratio {Median(ratios):F2} ({ratios[0]:F2} … {ratios[^1]:F2}); {runs} runs each, alternating"));
+        new BoardRow { Job = $"vector extraction, {method}, {Path.GetFileNameWithoutExtension(model)}, {2 * texts.Count} rows with shared persona prefixes", Unit = "s", Ours = [.. seconds[0]], Peer = [.. seconds[1]], PeerName = $"TorchSharp {TorchSharp.torch.__version__}", Target = 4 }.Report();
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"our pool's peak {device.Pool.PeakReserved / 1048576.0:F0} MiB"));
         return 0;
     }

@@ -102,7 +102,7 @@ public sealed unsafe partial class CpuBackend
             _workers.Scratch(0, own + AttentionKernel<V, S>.DecodePartialBytes(context.Args));
             TakeScratch(scratch, own);
             context.Partial = (float*)(scratch[0] + own);
-            RunItems(AttentionKernel<V, S>.DecodeItems(context.Args), IsHeavy(context.Args), &AttentionKernel<V, S>.DecodeItem, c);
+            RunItems(AttentionKernel<V, S>.DecodeItems(context.Args), Work(context.Args) > 1 << 15, &AttentionKernel<V, S>.DecodeItem, c);
             RunItems(context.Args.Batch * context.Args.KvHeads, AttentionKernel<V, S>.DecodePartialBytes(context.Args) > 1 << 16, &AttentionKernel<V, S>.JoinItem, c);
         }
     }
@@ -128,7 +128,9 @@ public sealed unsafe partial class CpuBackend
                 body(context, item, 0);
     }
 
-    private static bool IsHeavy(in AttentionArgs a) => (double)a.Batch * a.Heads * a.QueryLength * a.KeyLength * a.HeadDim > 1 << 17;
+    private static bool IsHeavy(in AttentionArgs a) => Work(a) > 1 << 17;
+
+    private static double Work(in AttentionArgs a) => (double)a.Batch * a.Heads * a.QueryLength * a.KeyLength * a.HeadDim;
 
     // A body sees only unmanaged memory, so every worker's scratch is taken before the loop starts.
     private void TakeScratch(nint* scratch, long bytes)
