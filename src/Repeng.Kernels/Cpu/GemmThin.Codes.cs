@@ -49,6 +49,7 @@ internal static unsafe partial class GemmThin
         float* results = stackalloc float[16];
         int lines = work->Call.Left.Lines, across = lines > 4 ? 2 : 4;
         nint groups = depth / CodeGroup;
+        FetchFirst(row, columns * rowBytes);
         for (int column = 0; column < columns; column += across, row += across * rowBytes)
         {
             int valid = Math.Min(across, columns - column);

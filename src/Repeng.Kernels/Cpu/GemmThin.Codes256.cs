@@ -18,6 +18,7 @@ internal static unsafe partial class GemmThin
         float* results = stackalloc float[8];
         int lines = work->Call.Left.Lines, across = lines == 1 ? 4 : 2;
         nint groups = depth / CodeGroup;
+        FetchFirst(row, columns * rowBytes);
         for (int column = 0; column < columns; column += across, row += across * rowBytes)
         {
             int valid = Math.Min(across, columns - column);

@@ -18,6 +18,7 @@ internal static unsafe partial class GemmThin
         float* results = stackalloc float[12];
         int lines = work->Call.Left.Lines;
         int across = lines == 1 ? 8 : lines == 2 ? 4 : 3;
+        FetchFirst(large, columns * largeColumn);
         for (int column = 0; column < columns; column += across)
         {
             byte* l = large + column * largeColumn;
@@ -162,7 +163,7 @@ internal static unsafe partial class GemmThin
     }
 
     // Bytes between what is in use and what is fetched: see docs/decisions.md, "Decoding from packed weights".
-    private const int Ahead = 8192;
+    private const int Ahead = 4096;
 
     /// <summary>
     /// Fetches what a step will read some <see cref="Ahead"/> later, where the large operand's lines follow one another. Several lines at once are
@@ -191,6 +192,17 @@ internal static unsafe partial class GemmThin
             Sse.Prefetch0(p + 384);
             Sse.Prefetch0(p + 448);
         }
+    }
+
+    /// <summary>Asks for the first bytes of an item at once; what <see cref="FetchAhead"/> fetches begins behind them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FetchFirst(byte* first, nint bytes)
+    {
+        if (!Sse.IsSupported)
+            return;
+        byte* end = first + Math.Min(bytes, Ahead);
+        for (byte* p = first; p < end; p += 64)
+            Sse.Prefetch0(p);
     }
 
     /// <summary>Sums the lanes and adds the rest of the depth, which does not fill a vector.</summary>
