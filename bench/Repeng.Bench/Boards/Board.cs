@@ -23,6 +23,7 @@ internal static class Board
         ("train", ["train", "--runs", "3"]),
         ("vectors", ["vectors", "--pairs", "120", "--runs", "2"]),
         ("svd", ["svd"]),
+        ("tokenizer", ["tokenizer", "--runs", "3", "--only", "smollm2"]),
         ("first-step", ["first-step"]),
     ];
 

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text;
+using Repeng.Bench.Boards;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
 using Repeng.Runtime.Formats;
@@ -122,12 +123,12 @@ internal static class TokenizerBench
             if (peers.Length == 0)
                 Console.WriteLine($"  encode {Spread([.. Enumerable.Range(0, runs).Select(_ => Megabytes(texts) / Seconds(() => Encode(ours, texts)))])} MB/s, decode {Spread([.. Enumerable.Range(0, runs).Select(_ => Megabytes(texts) / Seconds(() => Decode(ours, ids)))])} MB/s");
             foreach ((string peerName, Peer peer) in peers)
-                CompareWith(peerName, peer, ours, texts, ids, runs);
+                CompareWith(peerName, $"{Path.GetFileName(source)}, {name}", peer, ours, texts, ids, runs);
         }
     }
 
     /// <summary>Only texts for which both give the same ids: the peer has no added tokens, and merges of equal rank in another order.</summary>
-    private static void CompareWith(string peerName, Peer peer, Tokenizer ours, string[] allTexts, int[][] allIds, int runs)
+    private static void CompareWith(string peerName, string subject, Peer peer, Tokenizer ours, string[] allTexts, int[][] allIds, int runs)
     {
         int[] same = [.. Enumerable.Range(0, allTexts.Length).Where(i => peer.EncodeToIds(allTexts[i]).SequenceEqual(allIds[i]))];
         string[] texts = [.. same.Select(i => allTexts[i])];
@@ -136,14 +137,14 @@ internal static class TokenizerBench
         Console.WriteLine($"  {peerName}, the {texts.Length} texts with equal ids, {megabytes:0.00} MB:");
         if (texts.Length == 0)
             return;
-        Report("encode", megabytes, runs, () => Encode(ours, texts), () => Encode(peer, texts));
+        Report("encode", subject, peerName, megabytes, runs, () => Encode(ours, texts), () => Encode(peer, texts));
         int otherTexts = Enumerable.Range(0, texts.Length).Count(i => peer.Decode(ids[i]) != ours.Decode(ids[i], false));
-        Report(otherTexts == 0 ? "decode" : $"decode ({otherTexts} texts differ)", megabytes, runs, () => Decode(ours, ids), () => Decode(peer, ids));
+        Report(otherTexts == 0 ? "decode" : $"decode ({otherTexts} texts differ)", subject, peerName, megabytes, runs, () => Decode(ours, ids), () => Decode(peer, ids));
     }
 
     private static double Megabytes(string[] texts) => texts.Sum(Encoding.UTF8.GetByteCount) / 1e6;
 
-    private static void Report(string what, double megabytes, int runs, Action ours, Action theirs)
+    private static void Report(string what, string subject, string peerName, double megabytes, int runs, Action ours, Action theirs)
     {
         var speeds = new double[2][] { new double[runs], new double[runs] };
         ours();
@@ -155,6 +156,7 @@ internal static class TokenizerBench
                 speeds[side][run] = megabytes / Seconds(side == 0 ? ours : theirs);
             }
         double[] ratios = [.. speeds[0].Zip(speeds[1], (o, t) => o / t)];
+        new BoardRow { Job = $"tokenizer, {what}, {subject}", Unit = "MB/s", Ours = [.. speeds[0].Select(v => megabytes / v)], Peer = [.. speeds[1].Select(v => megabytes / v)], PeerName = peerName, Work = megabytes, Target = 1 }.Report();
         Console.WriteLine($"    {what}: {Spread(speeds[0])} MB/s, the peer {Spread(speeds[1])} MB/s, ratio {Spread(ratios, "0.00")}");
     }
 
