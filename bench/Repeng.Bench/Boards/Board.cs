@@ -64,6 +64,7 @@ internal static class Board
 
             Medians of alternating runs in one process (llama.cpp: in turns with a process of its own). The floor is what the machine needs for the bytes that must be read or
             the fp32 operations that must be done, whichever takes longer; *ratio* is the peer's time (or memory) over ours, where there is no peer the value stands under *ours*.
+            Products are the best run of each side: libtorch's threads spin on for a while after its own, at ours' expense.
 
             {Header}
             {string.Join('\n', lines.OrderBy(l => l.Key, StringComparer.Ordinal).Select(l => l.Value))}
