@@ -29,7 +29,7 @@
 #include "math.cuh"
 #include "mma.cuh"
 
-/// Operands and sizes; passed by value as one parameter, 168 bytes. Kernels read what their docstrings name.
+/// Operands and sizes; passed by value as one parameter, 144 bytes. Kernels read what their docstrings name.
 struct AttentionParams
 {
     float *o;

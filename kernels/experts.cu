@@ -1,5 +1,5 @@
 // Mixtures of experts: the router's choice, the outputs of a token's experts put together, gpt-oss's clamped gated unit. The
-// products of the experts' groups of rows run by matmul.cu, one launch a group. Floor: the bytes of each docstring over the bandwidth.
+// products of the experts' groups of rows run by matmul.cu, together. Floor: the bytes of each docstring over the bandwidth.
 //! experts | route_forward, route_backward | block 256 | grid ceil(rows / 8) | shared 0
 //! experts | combine_forward, combine_backward_x | block 256 | grid rows | shared 0
 //! experts | combine_backward_weights | block 256 | grid ceil(rows * perToken / 8) | shared 0

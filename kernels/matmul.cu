@@ -8,12 +8,15 @@
 // matmul_term_{f32|f16|bf16}: y = x·Wᵀ + z·Uᵀ, the low-rank term added in the epilogue with sums of its own: the same bits
 //   as two products one after the other.
 // matvec_{f32|f16|bf16}_{1|2|4|8}: few rows; W is read once at full width.
+// matmul_groups_n{n|t}_{f32|f16|bf16}, matvec_groups_*: groups of rows that have a B each (experts), up to 32 groups a launch.
 // Floor of each: max(2·M·N·K·products over the tensor rate, (4·M·K + size·N·K + 4·M·N) bytes over the bandwidth).
 // Bytes a tile kernel asks for: A once per column of tiles and B once per row of tiles (L2 serves what repeats).
 //! matmul | matmul_nn_*, matmul_nt_*, matmul_tn_*, matmul_tt_*, matmul_term_* | block 128 | grid (ceil(m / 64) * ceil(n / 64), batch / summed) | shared 0 | one parameter: MatMulParams of matmul.cuh
 //! matmul | matmul_gated_* | block 128 | grid (ceil(m / 64) * ceil(n / 32), 1) | shared 0 | b = gate weight, residual = up weight, c = y, gate and up = optional outputs with row stride ldC
 //! matmul | matmul_fast_* | block 256 | grid (ceil(m / 128) * ceil(n / 128), batch / summed) | shared 73728
 //! matmul | matvec_* | block 256 | grid ceil(n / 16) | shared 0 | m at most the number in the name; A [m, k] row stride ldA, B [n, k] row stride ldB; bias, residual, accumulate as above
+//! matmul | matmul_groups_* | block 128 | grid sum over the groups of ceil(rows / 64) * ceil(n / 64) | shared 0 | MatMulParams (b and m are the groups'), then GroupsParams
+//! matmul | matvec_groups_* | block 256 | grid groups * ceil(n / 16) | shared 0 | the same for groups of at most 8 rows
 //! matmul | term_mix | block 256 | grid ceil(rows * rank / 256) | shared 0
 #include "matmul.cuh"
 
@@ -200,12 +203,13 @@ template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], 
     }
 }
 
-/// C[m, n] = A·Wᵀ for m ≤ ROWS, W fp32, fp16 or bf16 with row stride ldB. Reads size·N·K bytes once and 4·m·K for every 16 rows of W.
-template <int ROWS, typename T> __device__ __forceinline__ void matvec(const MatMulParams &p)
+/// C[m, n] = A·Wᵀ for m ≤ ROWS, W fp32, fp16 or bf16 with row stride ldB, 16 columns of C from `first` on. Reads size·N·K bytes once and
+/// 4·m·K for every 16 rows of W.
+template <int ROWS, typename T> __device__ __forceinline__ void matvec(const MatMulParams &p, int first)
 {
     __shared__ __align__(16) float x[ROWS][MatvecStretch];
     bool vector = rows_of_16(p.b, p.ldB, 0, sizeof(T));
-    matvec_rows<ROWS>(p, x, [&](float (&w)[8], int n, int k, int end) {
+    matvec_rows<ROWS, 2>(p, x, first, [&](float (&w)[8], int n, int k, int end) {
         const T *from = (const T *)p.b + (i64)n * p.ldB + k;
         if (n < p.n && vector && k + 8 <= end)
             load_eight(w, from);
@@ -218,11 +222,73 @@ template <int ROWS, typename T> __device__ __forceinline__ void matvec(const Mat
     });
 }
 #define ENTRY(rows)                                                                                                      \
-    KERNEL_OF(256, 2) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p); }                                      \
-    KERNEL_OF(256, 2) matvec_f16_##rows(const MatMulParams p) { matvec<rows, F16>(p); }                                        \
-    KERNEL_OF(256, 2) matvec_bf16_##rows(const MatMulParams p) { matvec<rows, BF16>(p); }
+    KERNEL_OF(256, 2) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p, blockIdx.x * 16); }                     \
+    KERNEL_OF(256, 2) matvec_f16_##rows(const MatMulParams p) { matvec<rows, F16>(p, blockIdx.x * 16); }                       \
+    KERNEL_OF(256, 2) matvec_bf16_##rows(const MatMulParams p) { matvec<rows, BF16>(p, blockIdx.x * 16); }
 ENTRY(1)
 ENTRY(2)
 ENTRY(4)
 ENTRY(8)
+#undef ENTRY
+
+// ---- groups of rows, each with its own B ----
+
+/// Groups of one launch, by value: 520 bytes. Group g has rows start[g] ... start[g] + rows[g] − 1 of A and C and the matrix b[g].
+struct GroupsParams
+{
+    static const int Most = 32;
+    const void *b[Most];
+    int start[Most];
+    int rows[Most];
+    int count;
+    int reserved;
+};
+
+/// The group that block `at` works for, and its number within the group, where a group of m rows has blocks(m) of them. False beyond the last.
+template <typename Blocks> __device__ __forceinline__ bool group_of(const GroupsParams &groups, MatMulParams &p, int &at, Blocks blocks)
+{
+#pragma unroll 1
+    for (int g = 0; g < groups.count; g++)
+    {
+        int own = blocks(groups.rows[g]);
+        if (at < own)
+        {
+            p.a += (i64)groups.start[g] * p.ldA;
+            p.c += (i64)groups.start[g] * p.ldC;
+            p.b = groups.b[g];
+            p.m = groups.rows[g];
+            return true;
+        }
+        at -= own;
+    }
+    return false;
+}
+
+/// C = A·op(B) of every group in one launch: the tiles of all groups one after the other, each as matmul_n?_*: the same bits.
+template <bool TRANS_B, typename T> __device__ __forceinline__ void groups_tile(MatMulParams p, const GroupsParams &groups)
+{
+    typedef Product<64, 64, 32, 32, false, TRANS_B, T, true, 3> P;
+    __shared__ __align__(16) u8 shared[P::SHARED];
+    int at = blockIdx.x, across = (p.n + 63) / 64;
+    if (!group_of(groups, p, at, [&](int m) { return (m + 63) / 64 * across; }))
+        return;
+    int down = (p.m + 63) / 64;
+    product_tile<P, T>(p, shared, at % down * 64, at / down * 64);
+}
+
+/// The same for groups of at most eight rows and B [N, K], as matvec_*: the same bits.
+template <typename T> __device__ __forceinline__ void groups_matvec(MatMulParams p, const GroupsParams &groups)
+{
+    int at = blockIdx.x, across = (p.n + 15) / 16;
+    if (!group_of(groups, p, at, [&](int) { return across; }))
+        return;
+    matvec<8, T>(p, at * 16);
+}
+#define ENTRY(name, T)                                                                                                   \
+    KERNEL_OF(128, 2) matmul_groups_nn_##name(const MatMulParams p, const GroupsParams groups) { groups_tile<false, T>(p, groups); } \
+    KERNEL_OF(128, 2) matmul_groups_nt_##name(const MatMulParams p, const GroupsParams groups) { groups_tile<true, T>(p, groups); }  \
+    KERNEL_OF(256, 2) matvec_groups_##name(const MatMulParams p, const GroupsParams groups) { groups_matvec<T>(p, groups); }
+ENTRY(f32, float)
+ENTRY(f16, F16)
+ENTRY(bf16, BF16)
 #undef ENTRY

@@ -6,7 +6,7 @@
 #include "functions.cuh"
 #include "mma.cuh"
 
-/// Operands and sizes of a product; passed by value as one parameter. 8-byte fields first, 160 bytes in all.
+/// Operands and sizes of a product; passed by value as one parameter. 8-byte fields first, 136 bytes in all.
 struct MatMulParams
 {
     const float *a;       // [M, K] (TransA: [K, M]), row stride ldA
@@ -250,16 +250,18 @@ struct Epilogue
 /// Elements of K that matvec_rows holds in shared memory at a time.
 const int MatvecStretch = 1024;
 
-/// C[m, n] = A·Wᵀ for m ≤ ROWS: a warp owns two rows of W, a lane eight neighbours of K at a time, which load(w, n, k, end) gives
-/// (zeros beyond n and end). A's rows lie in x by stretches, 16-byte chunks c at c ^ (c / 8 % 2), which makes the reads free of
-/// bank conflicts. Sums: a lane's terms in order, then the butterfly of the warp.
-template <int ROWS, typename Load> __device__ __forceinline__ void matvec_rows(const MatMulParams &p, float (*x)[MatvecStretch], Load load)
+/// C[m, n] = A·Wᵀ for m ≤ ROWS and the columns of C from `first` on: a warp owns OWN rows of W, a lane eight neighbours of K at a time,
+/// which load(w, n, k, end) gives (zeros beyond n and end). A's rows lie in x by stretches, 16-byte chunks c at c ^ (c / 8 % 2), which
+/// makes the reads free of bank conflicts. Sums: a lane's terms in order, then the butterfly of the warp.
+template <int ROWS, int OWN, typename Load> __device__ __forceinline__ void matvec_rows(const MatMulParams &p, float (*x)[MatvecStretch], int first, Load load)
 {
-    int lane = threadIdx.x & 31, n = blockIdx.x * 16 + (threadIdx.x >> 5) * 2;
-    float sums[2][ROWS];
+    int lane = threadIdx.x & 31, n = first + (threadIdx.x >> 5) * OWN;
+    float sums[OWN][ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
-        sums[0][r] = sums[1][r] = 0.0f;
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+            sums[j][r] = 0.0f;
 #pragma unroll 1
     for (int k0 = 0; k0 < p.k; k0 += MatvecStretch)
     {
@@ -275,16 +277,17 @@ template <int ROWS, typename Load> __device__ __forceinline__ void matvec_rows(c
 #pragma unroll 1
         for (int k = lane * 8; k < end; k += 256)
         {
-            float weights[2][8];
-            load(weights[0], n, k0 + k, k0 + end);
-            load(weights[1], n + 1, k0 + k, k0 + end);
+            float weights[OWN][8];
+#pragma unroll
+            for (int j = 0; j < OWN; j++)
+                load(weights[j], n + j, k0 + k, k0 + end);
             int chunk = k >> 2, flip = (chunk >> 3) & 1;
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
             {
                 float4 a = read_four(&x[r][(chunk ^ flip) << 2]), b = read_four(&x[r][((chunk + 1) ^ flip) << 2]);
 #pragma unroll
-                for (int j = 0; j < 2; j++)
+                for (int j = 0; j < OWN; j++)
                 {
                     float s = sums[j][r];
                     s = fma(a.x, weights[j][0], s);
@@ -304,7 +307,7 @@ template <int ROWS, typename Load> __device__ __forceinline__ void matvec_rows(c
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int j = 0; j < OWN; j++)
         {
             float s = warp_sum(sums[j][r]);
             if (lane == 0 && r < p.m && n + j < p.n)

@@ -10,8 +10,9 @@
 //! quantised | pack_scales | block 256 | grid ceil(count / 256) | shared 0
 //! quantised | matmul_codes_nt, matmul_codes_nn | block 128 | grid (ceil(m / 64) * ceil(n / 64), 1) | shared 0 | MatMulParams (b is not read), then CodesParams
 //! quantised | matmul_codes_term | block 128 | grid (ceil(m / 64) * ceil(n / 64), 1) | shared 0 | as matmul_term_*, then CodesParams
+//! quantised | lookup_codes | block 256 | grid (rows, ceil(dim / 1024)) | shared 0
 //! quantised | matvec_codes_1, _2, _4, _8 | block 256 | grid ceil(n / 16) | shared 0 | as matvec_* of matmul.cu, then CodesParams
-#include "matmul.cuh"
+#include "packed.cuh"
 
 /// Where a 4-bit matrix lies; passed by value, 72 bytes. start: number of the operand's first element in the matrix.
 struct CodesParams
@@ -217,108 +218,59 @@ KERNEL(256) pack_scales(u8 *codes, float *nested, const float *PLAIN absmax, con
 
 // ---- products ----
 
-/// Stages an fp32 tile [ROWS][COLS] of the decoded matrix: row r of the tile is row `row + r` of the matrix [rows, length], from
-/// element `col` on; zeros outside.
-template <int ROWS, int COLS, int THREADS> __device__ __forceinline__ void stage_codes(u8 *tile, const CodesParams &c, const float *book, int row, int rows, int col, int length, bool eights)
+/// The matrix as packed.cuh reads it.
+struct Codes
 {
-    if (eights)
-    {
-#pragma unroll
-        for (int step = 0; step < ROWS * COLS / 8 / THREADS; step++)
-        {
-            int i = step * THREADS + threadIdx.x, r = i / (COLS / 8), k = i % (COLS / 8) * 8;
-            float v[8];
-            if (row + r < rows && col + k < length)
-                code_values(v, c, book, (i64)(row + r) * length + col + k);
-            else
-            {
-#pragma unroll
-                for (int e = 0; e < 8; e++)
-                    v[e] = 0.0f;
-            }
-            // Every other four lanes write their second half first, else eight lanes would meet in half of the banks.
-            bool swap = (i & 4) != 0;
-            float4 low = make_float4(v[0], v[1], v[2], v[3]), high = make_float4(v[4], v[5], v[6], v[7]);
-            *(float4 *)(tile + chunk_offset<4, COLS>(r, (k >> 2) + (swap ? 1 : 0))) = swap ? high : low;
-            *(float4 *)(tile + chunk_offset<4, COLS>(r, (k >> 2) + (swap ? 0 : 1))) = swap ? low : high;
-        }
-        return;
-    }
-#pragma unroll 1
-    for (int i = threadIdx.x; i < ROWS * COLS; i += THREADS)
-    {
-        int r = i / COLS, k = i % COLS;
-        float value = row + r < rows && col + k < length ? code_value(c, book, (i64)(row + r) * length + col + k) : 0.0f;
-        *(float *)(tile + chunk_offset<4, COLS>(r, k >> 2) + (k & 3) * 4) = value;
-    }
-}
+    const CodesParams &c;
+    const float *book;
+    bool eights;
 
-/// C = A·op(W) with W decoded into the tile, then as matmul_n?_f32: W [N, K] (TRANS_B) or [K, N], both without gaps between rows;
-/// with TERM also the low-rank term of matmul_term_f32. Few rows: the weight is decoded once for every 64 of them.
-template <bool TRANS_B, bool TERM> __device__ __forceinline__ void codes_tile(const MatMulParams &p, const CodesParams &c)
+    __device__ __forceinline__ void eight(float (&v)[8], i64 i, int n) const
+    {
+        if (eights)
+        {
+            code_values(v, c, book, i);
+            return;
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            v[e] = e < n ? code_value(c, book, i + e) : 0.0f;
+    }
+};
+
+#define ENTRY(name, transB, term)                                                                                        \
+    KERNEL_OF(128, 2) matmul_codes_##name(const MatMulParams p, const CodesParams c)                                          \
+    {                                                                                                                    \
+        __shared__ float book[16];                                                                                       \
+        load_code(book, c);                                                                                              \
+        packed_tile<transB, term>(p, Codes{c, book, codes_by_eight(c, transB ? p.k : p.n)});                                 \
+    }
+ENTRY(nt, true, false)
+ENTRY(nn, false, false)
+ENTRY(term, true, true)
+#undef ENTRY
+
+#define ENTRY(rows)                                                                                                      \
+    KERNEL_OF(256, 2) matvec_codes_##rows(const MatMulParams p, const CodesParams c)                                          \
+    {                                                                                                                    \
+        __shared__ float book[16];                                                                                       \
+        load_code(book, c);                                                                                              \
+        packed_matvec<rows, 2>(p, Codes{c, book, codes_by_eight(c, p.k)});                                                   \
+    }
+ENTRY(1)
+ENTRY(2)
+ENTRY(4)
+ENTRY(8)
+#undef ENTRY
+
+/// y[i, :] = scale·row ids[i] of the matrix, dim a row: an embedding. Reads dim / 2 bytes and the scales a row, writes 4·dim.
+KERNEL(256) lookup_codes(float *y, const CodesParams c, const int *PLAIN ids, int dim, float scale)
 {
-    typedef Product<64, 64, 32, 32, false, TRANS_B, float, true, 2> P;
-    __shared__ __align__(16) u8 shared[P::SHARED];
     __shared__ float book[16];
     load_code(book, c);
-    int row, col;
-    tile_place<64, 64>(p.m, row, col);
-    bool vectorA = rows_of_16(p.a, p.ldA, 0, 4), eights = codes_by_eight(c, TRANS_B ? p.k : p.n);
-    typename P::Sums sums;
-    P::clear(sums);
-    P::run(
-        sums, shared, p.k, [&](u8 *to, int k0) { P::load_a(to, p.a, p.ldA, row, p.m, k0, p.k, vectorA); },
-        [&](u8 *to, int k0) {
-            if (TRANS_B)
-                stage_codes<64, 32, P::THREADS>(to, c, book, col, p.n, k0, p.k, eights);
-            else
-                stage_codes<32, 64, P::THREADS>(to, c, book, k0, p.k, col, p.n, eights);
-        });
-    if (TERM)
-    {
-        typename P::Sums term;
-        P::clear(term);
-        bool vectorZ = rows_of_16(p.termA, p.rank, 0, 4), vectorU = rows_of_16(p.termB, p.rank, 0, 4);
-        P::run(
-            term, shared, p.rank, [&](u8 *to, int k0) { P::load_a(to, p.termA, p.rank, row, p.m, k0, p.rank, vectorZ); },
-            [&](u8 *to, int k0) { P::load_b(to, p.termB, p.rank, col, p.n, k0, p.rank, vectorU); });
-#pragma unroll
-        for (int i = 0; i < P::MT; i++)
-#pragma unroll
-            for (int j = 0; j < P::NT; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    sums[i][j][e] += term[i][j][e];
-    }
-    Epilogue out(p, 0);
-    P::collect(sums, shared);
-    P::each_pair(shared, [&](int r, int k, float x, float y) { out.store(row + r, col + k, x, y); });
+    int end = smaller(dim, ((int)blockIdx.y + 1) * 1024);
+    i64 row = (i64)ids[blockIdx.x] * dim;
+    y += (i64)blockIdx.x * dim;
+    for (int i = (int)blockIdx.y * 1024 + threadIdx.x; i < end; i += 256)
+        y[i] = code_value(c, book, row + i) * scale;
 }
-KERNEL_OF(128, 2) matmul_codes_nt(const MatMulParams p, const CodesParams c) { codes_tile<true, false>(p, c); }
-KERNEL_OF(128, 2) matmul_codes_nn(const MatMulParams p, const CodesParams c) { codes_tile<false, false>(p, c); }
-KERNEL_OF(128, 2) matmul_codes_term(const MatMulParams p, const CodesParams c) { codes_tile<true, true>(p, c); }
-
-/// C[m, n] = A·Wᵀ for m ≤ ROWS with W [N, K] in codes, as matvec of matmul.cu: a warp owns two rows of W, a lane eight neighbours
-/// (four bytes) at a time. Reads the codes and scales once and 4·m·K bytes for every 16 rows.
-template <int ROWS> __device__ __forceinline__ void matvec_codes(const MatMulParams &p, const CodesParams &c)
-{
-    __shared__ __align__(16) float x[ROWS][MatvecStretch];
-    __shared__ float book[16];
-    load_code(book, c);
-    bool eights = codes_by_eight(c, p.k);
-    matvec_rows<ROWS>(p, x, [&](float (&w)[8], int n, int k, int end) {
-        i64 at = (i64)n * p.k + k;
-        if (n < p.n && eights && k + 8 <= end)
-            code_values(w, c, book, at);
-        else
-        {
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                w[e] = n < p.n && k + e < end ? code_value(c, book, at + e) : 0.0f;
-        }
-    });
-}
-KERNEL_OF(256, 2) matvec_codes_1(const MatMulParams p, const CodesParams c) { matvec_codes<1>(p, c); }
-KERNEL_OF(256, 2) matvec_codes_2(const MatMulParams p, const CodesParams c) { matvec_codes<2>(p, c); }
-KERNEL_OF(256, 2) matvec_codes_4(const MatMulParams p, const CodesParams c) { matvec_codes<4>(p, c); }
-KERNEL_OF(256, 2) matvec_codes_8(const MatMulParams p, const CodesParams c) { matvec_codes<8>(p, c); }

@@ -9,7 +9,7 @@
 #include "math.cuh"
 #include "philox.cuh"
 
-/// One row's settings; 48 bytes, in device memory.
+/// One row's settings; 64 bytes, in device memory.
 struct SampleRow
 {
     const int *seen; // distinct token ids the penalty is for, or null
@@ -23,7 +23,7 @@ struct SampleRow
     float topP; // 1: none
     float minP; // 0: none
     int topK;   // 0: none
-    int reserved;
+    int check;  // 1: the token is −1 where a logit is not finite, or all are the same
 };
 
 /// A key that orders floats as numbers; −∞ is the smallest that occurs.
@@ -119,9 +119,26 @@ KERNEL(1024) sample(int *tokens, float *scores, const float *PLAIN logits, const
     float *x = scores + (i64)blockIdx.x * n;
     const float *raw = logits + (i64)blockIdx.x * n;
     int thread = threadIdx.x;
+    float broken = 0.0f, differs = 0.0f, same = raw[0];
     for (int i = thread; i < n; i += 1024)
-        x[i] = raw[i];
+    {
+        float v = raw[i];
+        x[i] = v;
+        broken = absolute(v) < positive_infinity() ? broken : 1.0f;
+        differs = v == same ? differs : 1.0f;
+    }
     __syncthreads();
+    if (s.check)
+    {
+        broken = block_max(broken, room.maxima, 1024);
+        differs = block_max(differs, room.maxima, 1024);
+        if (broken > 0.0f || (n > 1 && differs == 0.0f))
+        {
+            if (thread == 0)
+                tokens[blockIdx.x] = -1;
+            return;
+        }
+    }
     if (s.repetitionPenalty != 1.0f)
     {
         for (int i = thread; i < s.seenCount; i += 1024)

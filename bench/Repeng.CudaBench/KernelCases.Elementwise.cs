@@ -10,7 +10,7 @@ internal static partial class KernelCases
 
     /// <summary>All of them; each kernel of the manifest is named by one at least.</summary>
     public static IEnumerable<KernelCase> All() =>
-        [.. Elementwise(), .. Sums(), .. RowOps(), .. Norms(), .. VocabularyOps(), .. Products(), .. PackedWeights(), .. Attention(), .. Rotations(), .. Others()];
+        [.. Elementwise(), .. Sums(), .. RowOps(), .. Norms(), .. VocabularyOps(), .. Products(), .. PackedWeights(), .. GroupsAndBlocks(), .. Attention(), .. Rotations(), .. Others()];
 
     internal static string Snake(string name) => string.Concat(name.Select((c, i) => char.IsUpper(c) && i > 0 ? "_" + char.ToLowerInvariant(c) : char.ToLowerInvariant(c).ToString()));
 

@@ -153,6 +153,59 @@ internal static partial class KernelCases
                 ($"matvec_codes_{rows}", new Floor((4.0 * rows * k) + (n * k * bytes), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 16)) + (n * k * bytes) + (32.0 * rows * n))));
     }
 
+    // More than the columns up to which products are cut by their depth.
+    private const int GroupColumns = 192;
+
+    // Groups of rows as experts give them, and products over blocks of ggml, as the engine launches them.
+    private static IEnumerable<KernelCase> GroupsAndBlocks()
+    {
+        const int n = GroupColumns, k = Hidden, m = 128;
+        foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
+        {
+            int[] many = [64, 128, 70], few = [1, 8, 3];
+            foreach (bool transB in new[] { true, false })
+                yield return new($"{string.Join(", ", many)} × {n} × {k}", g => Grouped(g, many, transB, type),
+                    ($"matmul_groups_n{(transB ? 't' : 'n')}_{Name(type)}", Sum(many.Select(rows => TileFloor(rows, n, k, type.Size(), Parts(type)) with { Mma = 2.0 * Ceil(rows, 64) * 64 * n * k * Parts(type) }))));
+            yield return new($"{string.Join(", ", few)} × {n} × {k}", g => Grouped(g, few, true, type),
+                ($"matvec_groups_{Name(type)}", Sum(few.Select(rows => new Floor((4.0 * rows * k) + (n * k * type.Size()), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 16)) + (n * k * type.Size()) + (32.0 * rows * n))))));
+        }
+        BlockType of = BlockType.Find("Q4_K")!;
+        double bytes = (double)of.Bytes / of.Elements;
+        const long all = 64L * Hidden;
+        foreach (string name in new[] { "Q4_K", "Q8_0", "IQ2_S" })
+            yield return new($"64 × {Hidden}, {name}", g => g.Backend.Unpack(g.Zeros(all), Blocks(g, BlockType.Find(name)!, all)), ("unpack_blocks", new Floor(BlockType.Find(name)!.SizeOf(all), 4 * all)));
+        yield return new($"8 rows of 64 × {Hidden}, Q4_K", g => g.Backend.EmbeddingForward(g.Zeros(8 * Hidden), Blocks(g, of, all), g.Ints(5, 0, 63, 7, 7, 31, 2, 9), 8, Hidden, 1), ("lookup_blocks", new Floor(8 * Hidden * bytes, 32 * Hidden)));
+        yield return new($"8 rows of 64 × {Hidden}, NF4", g => g.Launch("quantised", "lookup_codes", new(8, Ceil(Hidden, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(8 * Hidden)).Add(Codes(g, all, false)).Add(g.Ints(5, 0, 63, 7, 7, 31, 2, 9)).Add(Hidden).Add(1f)),
+            ("lookup_codes", new Floor(8 * Hidden * (0.5 + (4.0 / 64)), 32 * Hidden)));
+        foreach (bool transB in new[] { true, false })
+            yield return new($"{m} × {n} × {k}, Q4_K", g =>
+                {
+                    // Rows of the weight are whole blocks.
+                    (int outputs, int depth) = transB ? (n, k) : (256, n);
+                    g.Backend.MatMul(g.Zeros(m * outputs), g.Signed(m * depth), Blocks(g, of, (long)outputs * depth), new MatMulArgs(m, outputs, depth, TransB: transB));
+                },
+                ($"matmul_blocks_n{(transB ? 't' : 'n')}", transB ? TileFloor(m, n, k, bytes, Parts(DType.F32)) : TileFloor(m, 256, n, bytes, Parts(DType.F32))));
+        foreach (int rows in new[] { 1, 2, 4, 8 })
+            yield return new($"{rows} × {n} × {k}, Q4_K", g => g.Backend.MatMul(g.Zeros(rows * n), g.Signed(rows * k), Blocks(g, of, (long)n * k), new MatMulArgs(rows, n, k, TransB: true)),
+                ($"matvec_blocks_{rows}", new Floor((4.0 * rows * k) + (n * k * bytes), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 8)) + (n * k * bytes) + (32.0 * rows * n))));
+
+        static Floor Sum(IEnumerable<Floor> floors) => floors.Aggregate((a, b) => new Floor(a.Read + b.Read, a.Written + b.Written, a.Plan + b.Plan, a.Mma + b.Mma));
+
+        static View Blocks(EmulatedGpu g, BlockType type, long elements) => Packing.OfBlocks(type, g.Codes(type.SizeOf(elements)), elements).View;
+
+        static void Grouped(EmulatedGpu g, int[] counts, bool transB, DType type)
+        {
+            var groups = new MatMulGroup[counts.Length];
+            int rows = 0;
+            for (int i = 0; i < groups.Length; i++)
+            {
+                groups[i] = new MatMulGroup(rows, counts[i], g.Weights(GroupColumns * k, type));
+                rows += counts[i];
+            }
+            g.Backend.MatMulGroups(g.Zeros(rows * GroupColumns), g.Signed(rows * k), groups, new GroupArgs(GroupColumns, k, transB));
+        }
+    }
+
     private static readonly string[] s_blocks = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"];
 
     private static CodesParams Codes(EmulatedGpu g, long elements, bool nested)

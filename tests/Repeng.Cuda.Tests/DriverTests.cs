@@ -5,6 +5,7 @@ using System.Text.Json.Nodes;
 using Repeng.Kernels;
 using Repeng.Kernels.Cuda;
 using Repeng.Kernels.Cuda.Interop;
+using Repeng.Kernels.Quantised;
 using Repeng.PtxEmulator;
 using Repeng.PtxEmulator.Driver;
 using Repeng.Testing.Cuda;
@@ -50,14 +51,16 @@ public sealed class DriverTests
         }
     }
 
-    // Everything that a run does once: open, allocate, copy, compile, launch, time, capture and replay, pinned memory, close.
+    // Everything that a run does once: open, allocate, copy, compile, launch, decode what is packed, sample, time, capture and replay, pinned memory, close.
     private static void Work(CudaDriver driver)
     {
         CudaDevices devices = CudaDevices.Find(driver);
         using CudaBackend backend = CudaBackend.Open(driver, devices.Choose());
-        nint x = 0, y = 0;
+        nint x = 0, y = 0, z = 0;
         try
         {
+            z = backend.Allocate(Packed);
+            Quantised(backend, z);
             x = backend.Allocate(N * sizeof(float));
             y = backend.Allocate(N * sizeof(float));
             var values = new float[N];
@@ -81,7 +84,27 @@ public sealed class DriverTests
         {
             Free(backend, x);
             Free(backend, y);
+            Free(backend, z);
         }
+    }
+
+    private const int Packed = 1 << 13;
+
+    // 16 × 64 codes of NF4 with their code book, and LLM.int8's rows, as the loader brings them; then a token.
+    private static void Quantised(CudaBackend backend, nint z)
+    {
+        var bytes = new byte[Packed];
+        Array.Fill(bytes, (byte)0x77);
+        MemoryMarshal.Cast<byte, float>(bytes.AsSpan(2048)).Fill(1);
+        backend.Upload(new View(z, Packed / 4, DType.I32), bytes);
+        View codes = Packing.OfCodes(FourBitCode.Nf4, z, z + 2048, 64, 1024).View, a = new(z + 4096, 128, DType.F32), c = new(z + 4608, 32, DType.F32), token = new(z + 4736, 1, DType.I32), scores = new(z + 4800, 32, DType.F32);
+        backend.MatMul(c, a, codes, new MatMulArgs(2, 16, 64, TransB: true));
+        backend.Unpack(new View(z + 4096, 1024, DType.F32), codes);
+        backend.Sample(token, scores, c, default, [], 32, new SampleArgs(Sample: false), 0);
+        Span<byte> chosen = stackalloc byte[sizeof(int)];
+        backend.Download(chosen, token);
+        // 0x77 is a pair of zeros, so that all logits are the same.
+        Assert.Equal(-1, BitConverter.ToInt32(chosen));
     }
 
     private static void Free(CudaBackend backend, nint address)

@@ -1,6 +1,7 @@
 using Repeng.Autograd;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
+using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Steering.Tests;
 using Repeng.Testing;
@@ -51,5 +52,20 @@ public sealed class ModelGoldenTests
                 actual = layout.ToFile<float>(actual);
             Close.To(2e-4, actual, gradients.ReadF32(parameter), parameter);
         }
+    }
+
+    [Theory, MemberData(nameof(Cases))]
+    public void GreedyTokensAreThoseOfTransformers(string name, string backend)
+    {
+        string folder = Golden.Require("models", name);
+        using ITensorSource expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        Assert.SkipUnless(expected.Contains("greedy_tokens"), $"{name}: the original has no greedy tokens");
+        using var device = new Device(Backends.Create(backend));
+        using DecoderModel model = GoldenFiles.Load(device, folder);
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        int count = (int)expected.Info("greedy_tokens").Shape[1];
+        int[][] prompts = [.. Enumerable.Range(0, tokens.Batch).Select(b => tokens.Ids[(b * tokens.Length + tokens.Starts[b])..((b + 1) * tokens.Length)])];
+        int[][] made = new Generator(model).Generate(prompts, new float[tokens.Batch], Steering.Generation.Steering.None, new SamplingSettings { Sample = false, RepetitionPenalty = 1 }, count, []);
+        Assert.Equal(GoldenFiles.Ints(expected, "greedy_tokens"), made.SelectMany(m => m));
     }
 }

@@ -9,6 +9,10 @@ public sealed unsafe class PackedMatrix : IDisposable
 {
     private readonly List<nint> _owned = [];
 
+    // The matrix over memory elsewhere: its parts in order, and how they make it.
+    private readonly List<(nint Address, long Bytes)> _parts = [];
+    private Func<nint[], Packing> _at;
+
     /// <summary>A matrix of at least this many columns: as many as make whole blocks.</summary>
     public PackedMatrix(string form, int rows, int columns, ulong seed)
     {
@@ -18,12 +22,14 @@ public sealed unsafe class PackedMatrix : IDisposable
             long count = (long)rows * columns;
             var data = (byte*)New(type.SizeOf(count));
             Randomise(type, data, count / type.Elements, seed);
-            Packing = Packing.OfBlocks(type, (nint)data, count);
+            _parts.Add(((nint)data, type.SizeOf(count)));
+            _at = parts => Packing.OfBlocks(type, parts[0], count);
         }
         else
         {
-            Packing = Quantise(form, rows, columns, seed);
+            _at = Quantise(form, rows, columns, seed);
         }
+        Packing = _at([.. _parts.Select(p => p.Address)]);
         (Rows, Columns) = (rows, columns);
         Decoded = new float[Packing.Elements];
         Packing.Decode(0, Decoded);
@@ -47,6 +53,10 @@ public sealed unsafe class PackedMatrix : IDisposable
     /// <summary>The elements as fp32.</summary>
     public float[] Decoded { get; }
 
+    /// <summary>The whole as an operand in memory of another backend; blocks and codes lie at an odd address where skewed.</summary>
+    public View On(TestMemory memory, bool skewed = false) =>
+        _at([.. _parts.Select((p, i) => memory.Bytes(new ReadOnlySpan<byte>((void*)p.Address, checked((int)p.Bytes)), skewed && i == 0 ? 1 : 0))]).View;
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -55,7 +65,7 @@ public sealed unsafe class PackedMatrix : IDisposable
         _owned.Clear();
     }
 
-    private Packing Quantise(string form, int rows, int columns, ulong seed)
+    private Func<nint[], Packing> Quantise(string form, int rows, int columns, ulong seed)
     {
         long count = (long)rows * columns;
         var values = (float*)New(count * sizeof(float));
@@ -65,19 +75,25 @@ public sealed unsafe class PackedMatrix : IDisposable
         {
             nint codes = New(count), rowScales = New(rows * sizeof(float));
             RowCode.Quantise(values, rows, columns, (sbyte*)codes, (float*)rowScales);
-            return Packing.OfRows(codes, rowScales, rows, columns);
+            _parts.AddRange([(codes, count), (rowScales, rows * sizeof(float))]);
+            return parts => Packing.OfRows(parts[0], parts[1], rows, columns);
         }
         FourBitCode code = FourBitCode.Find(form.Split('+')[0]) ?? throw new ArgumentException(form);
         const int size = FourBitCode.DefaultBlockSize, nestedSize = FourBitCode.NestedBlockSize;
         int blocks = (int)((count + size - 1) / size), nested = (blocks + nestedSize - 1) / nestedSize;
         nint packed = New((count + 1) / 2), scales = New(blocks * sizeof(float));
         code.Quantise(values, count, size, (byte*)packed, (float*)scales);
+        _parts.Add((packed, (count + 1) / 2));
         if (!form.EndsWith("+DQ", StringComparison.Ordinal))
-            return Packing.OfCodes(code, packed, scales, size, count);
+        {
+            _parts.Add((scales, blocks * sizeof(float)));
+            return parts => Packing.OfCodes(code, parts[0], parts[1], size, count);
+        }
         nint scaleCodes = New(blocks), nestedScales = New(nested * sizeof(float)), map = New(256 * sizeof(float));
         float offset = FourBitCode.QuantiseScales(new ReadOnlySpan<float>((float*)scales, blocks), new Span<byte>((byte*)scaleCodes, blocks), new Span<float>((float*)nestedScales, nested));
         FourBitCode.DynamicCode.CopyTo(new Span<float>((float*)map, 256));
-        return Packing.OfNestedCodes(code, packed, scaleCodes, nestedScales, map, offset, size, nestedSize, count);
+        _parts.AddRange([(scaleCodes, blocks), (nestedScales, nested * sizeof(float)), (map, 256 * sizeof(float))]);
+        return parts => Packing.OfNestedCodes(code, parts[0], parts[1], parts[2], parts[3], offset, size, nestedSize, count);
     }
 
     // Any bits that decode to finite values of moderate size are a valid block.

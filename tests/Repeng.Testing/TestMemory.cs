@@ -32,6 +32,15 @@ public sealed class TestMemory(IBackend backend) : IDisposable
     /// <summary>A view of raw elements of a type.</summary>
     public View Of(ReadOnlySpan<ushort> bits, DType type) => Upload(MemoryMarshal.AsBytes(bits), bits.Length, type);
 
+    /// <summary>Address of these bytes, <paramref name="skew"/> behind a boundary of 64.</summary>
+    public nint Bytes(ReadOnlySpan<byte> bytes, int skew = 0)
+    {
+        // Uploads are of whole elements.
+        var words = new byte[(skew + bytes.Length + 3) / 4 * 4];
+        bytes.CopyTo(words.AsSpan(skew));
+        return Upload(words, words.Length / 4, DType.I32).Address + skew;
+    }
+
     /// <summary>A view of fp32 elements filled with a value; NaN by default, so that an element never written is found.</summary>
     public View Empty(long length, float fill = float.NaN)
     {

@@ -10,6 +10,9 @@ public partial interface IBackend
     /// <summary>y[i, :] = scale·table[ids[i], :]. table [vocabulary, dim] is fp32, fp16, bf16 or packed; ids I32 [rows].</summary>
     void EmbeddingForward(View y, View table, View ids, int rows, int dim, float scale);
 
+    /// <summary>y[n] = the elements of a packed view as fp32, n their number: the bits that its products read.</summary>
+    void Unpack(View y, View packed);
+
     /// <summary>dTable[ids[i], :] += scale·dy[i, :], in the order of i.</summary>
     void EmbeddingBackward(View dTable, View dy, View ids, int rows, int dim, float scale);
 

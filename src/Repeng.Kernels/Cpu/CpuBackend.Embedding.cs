@@ -28,6 +28,34 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <inheritdoc/>
+    public void Unpack(View y, View packed)
+    {
+        if (packed.Packing is null)
+            throw new ArgumentException($"{nameof(Unpack)}: operand {nameof(packed)} is {packed.Type}, not packed");
+        y.Require(packed.Length, DType.F32, nameof(Unpack), nameof(y));
+        UnpackJob job = new() { Y = (float*)y.Address, Packed = packed.Packing!.Source, Start = packed.Start, Count = packed.Length };
+        _workers.Run(checked((int)((packed.Length + UnpackJob.Part - 1) / UnpackJob.Part)), &UnpackJob.Run, &job);
+        GC.KeepAlive(packed.Packing);
+    }
+
+    private struct UnpackJob
+    {
+        // Elements of an item, a multiple of every block.
+        public const int Part = 1 << 16;
+
+        public float* Y;
+        public PackedSource* Packed;
+        public long Start, Count;
+
+        public static void Run(void* context, int item, int worker)
+        {
+            UnpackJob* job = (UnpackJob*)context;
+            long at = (long)item * Part;
+            job->Packed->Read(job->Packed, job->Start + at, (int)Math.Min(Part, job->Count - at), job->Y + at);
+        }
+    }
+
+    /// <inheritdoc/>
     public void EmbeddingBackward(View dTable, View dy, View ids, int rows, int dim, float scale)
     {
         if (dTable.IsEmpty)

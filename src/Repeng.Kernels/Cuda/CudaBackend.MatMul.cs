@@ -22,11 +22,10 @@ public sealed partial class CudaBackend
         RequireMatrix(a, DType.F32, args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, args.RowStrideA, args.Batch, args.StrideA, Op, nameof(a));
         RequireMatrix(b, b.Type, args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, args.RowStrideB, args.Batch, args.StrideB, Op, nameof(b));
         RequireMatrix(c, DType.F32, args.M, args.N, args.RowStrideC, args.Batch, args.StrideC, Op, nameof(c));
-        string type = Suffix(b, Op);
         MatMulParams p = new()
         {
             A = a.Address,
-            B = b.Address,
+            B = b.Packing is null ? b.Address : 0,
             C = c.Address,
             StrideA = args.StrideA,
             StrideB = args.StrideB,
@@ -40,28 +39,51 @@ public sealed partial class CudaBackend
             Accumulate = args.Accumulate ? 1 : 0,
             Summed = args is { Batch: > 1, StrideC: 0 } ? args.Batch : 1,
         };
+        if (b.Packing is not { } packing)
+        {
+            Product(p, b.Type, args);
+            return;
+        }
+        // Batches of packed matrices are rare: one product after the other.
+        p.Summed = 1;
+        MatMulArgs each = args with { Batch = 1 };
+        for (int i = 0; i < args.Batch; i++)
+        {
+            MatMulParams part = p;
+            part.A += (nint)(i * args.StrideA * sizeof(float));
+            part.C += (nint)(i * args.StrideC * sizeof(float));
+            PackedProduct(part, b.Slice(i * args.StrideB, b.Length - (i * args.StrideB)), packing, each);
+        }
+    }
+
+    private void Product(MatMulParams p, DType weight, in MatMulArgs args)
+    {
+        string type = Suffix(weight, nameof(MatMul));
+        int size = weight.Size();
         KernelArguments k = default;
         if (args is { Batch: 1, TransA: false, TransB: true, M: <= VectorRows })
         {
             k.Add(p);
-            Kernel(Products, MatVec(type, args.M)).Launch(new(Blocks(args.N, VectorTile)), new(Threads), 0, ref k);
+            Kernel(Products, $"matvec_{type}_{Rows248(args.M)}").Launch(new(Blocks(args.N, VectorTile)), new(Threads), 0, ref k);
             return;
         }
-        if (ByLibrary(p, args, b.Type))
+        if (ByLibrary(p, args, weight))
             return;
-        if (args is { Batch: 1, N: <= ThinColumns, K: >= 2 * Stretch } && args.RowStrideC == args.N)
+        if (args.Batch == 1 && IsCut(args.N, args.K) && args.RowStrideC == args.N)
         {
             // Rows in parts, which bounds the memory for the sums.
             for (int row = 0; row < args.M; row += StretchRows)
             {
                 int rows = Math.Min(StretchRows, args.M - row);
-                ByStretches(c.Slice((long)row * args.N, (long)rows * args.N), p with { A = p.A + (nint)(sizeof(float) * (args.TransA ? row : (long)row * args.RowStrideA)), M = rows },
-                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, b.Type.Size(), type);
+                ByStretches(new View(p.C + (nint)(sizeof(float) * (long)row * args.N), (long)rows * args.N, DType.F32), p with { A = p.A + (nint)(sizeof(float) * (args.TransA ? row : (long)row * args.RowStrideA)), M = rows },
+                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, size, type);
             }
             return;
         }
-        Tiles(p, args, b.Type.Size(), type);
+        Tiles(p, args, size, type);
     }
+
+    private static bool IsCut(int columns, int depth) => columns <= ThinColumns && depth >= 2 * Stretch;
 
     private void Tiles(in MatMulParams p, in MatMulArgs args, int sizeOfB, string type)
     {
@@ -100,7 +122,7 @@ public sealed partial class CudaBackend
     {
         // As one launch where all rows belong to one segment without an M, or with one: z = x·Downᵀ, z·M, then both products in one kernel.
         (int rows, int outputs, int inputs, int r) = args;
-        if (rows <= VectorRows || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows)
+        if (rows <= VectorRows || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows || w.Packing is { Code: null })
         {
             TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
             return;
@@ -119,7 +141,7 @@ public sealed partial class CudaBackend
         k.Add(new MatMulParams
         {
             A = x.Address,
-            B = w.Address,
+            B = w.Packing is null ? w.Address : 0,
             C = y.Address,
             TermA = mixed.Address,
             TermB = u.Address,
@@ -132,17 +154,21 @@ public sealed partial class CudaBackend
             Summed = 1,
             Rank = r,
         });
-        Kernel(Products, "matmul_term_" + Suffix(w, nameof(MatMulTerm))).Launch(new(Blocks((long)Blocks(rows, Tile) * Blocks(outputs, Tile), 1)), new(TileThreads), 0, ref k);
+        if (w.Packing is { } packing)
+            k.Add(CodesOf(w, packing));
+        CudaFunction kernel = w.Packing is null ? Kernel(Products, "matmul_term_" + Suffix(w.Type, nameof(MatMulTerm))) : Kernel(Codes, "matmul_codes_term");
+        kernel.Launch(new(Blocks((long)Blocks(rows, Tile) * Blocks(outputs, Tile), 1)), new(TileThreads), 0, ref k);
     }
 
-    private static string MatVec(string type, int rows) => $"matvec_{type}_{(rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8)}";
+    // The least of the row counts that kernels for few rows are made for.
+    private static int Rows248(int rows) => rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : VectorRows;
 
-    private string Suffix(View weight, string op) => weight.Type switch
+    private static string Suffix(DType weight, string op) => weight switch
     {
         DType.F32 => "f32",
         DType.F16 => "f16",
         DType.BF16 => "bf16",
-        _ => throw new UserErrorException($"{op}: weights stored as {weight.Packing?.ToString() ?? weight.Type.ToString()} are not supported on {Name}; expand them when the model is loaded, or take --device cpu"),
+        _ => throw new ArgumentException($"{op}: a weight of {weight}; needs F32, F16, BF16 or Packed"),
     };
 
     private static void RequireMatrix(View v, DType type, int rows, int cols, int rowStride, int batch, long stride, string op, string operand)

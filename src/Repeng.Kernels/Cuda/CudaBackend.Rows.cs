@@ -41,15 +41,19 @@ public sealed partial class CudaBackend
         Shape(rows, dim, nameof(EmbeddingForward));
         y.Require((long)rows * dim, DType.F32, nameof(EmbeddingForward), nameof(y));
         ids.Require(rows, DType.I32, nameof(EmbeddingForward), nameof(ids));
+        RequireWholeRows(table, dim, nameof(EmbeddingForward), nameof(table));
+        if (table.Packing is { } packing)
+        {
+            LookUp(y, table, packing, ids, rows, dim, scale);
+            return;
+        }
         string kernel = table.Type switch
         {
             DType.F32 => "embedding_forward_f32",
             DType.F16 => "embedding_forward_f16",
             DType.BF16 => "embedding_forward_bf16",
-            DType.Packed => throw new UserErrorException($"a quantised embedding ({table.Packing}) runs on the CPU alone so far; take --device cpu, or --weight_type f32"),
-            _ => throw new ArgumentException($"{nameof(EmbeddingForward)}: operand table is {table.Type}, needs F32, F16 or BF16"),
+            _ => throw new ArgumentException($"{nameof(EmbeddingForward)}: operand table is {table.Type}, needs F32, F16, BF16 or Packed"),
         };
-        RequireWholeRows(table, dim, nameof(EmbeddingForward), nameof(table));
         KernelArguments a = default;
         a.Add(y).Add(table).Add(ids).Add((long)dim).Add(scale);
         PerRowChunk(kernel, rows, dim, ref a);

@@ -13,8 +13,10 @@ public sealed partial class CudaBackend : IBackend
     private readonly Dictionary<string, CudaModule> _modules = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, CudaFunction> _functions = new(StringComparer.Ordinal);
     private readonly Lock _lock = new();
-    private nint _scratch;
-    private long _scratchBytes;
+    private ScratchRoom _scratch;
+
+    // A decoded weight, which a product reads that may need scratch of its own.
+    private ScratchRoom _unpacked;
     private bool _disposed;
 
     private readonly IDisposable? _ownedDriver;
@@ -92,10 +94,23 @@ public sealed partial class CudaBackend : IBackend
         if (_disposed)
             return;
         _disposed = true;
+        CudaException? first = null;
         try
         {
-            if (_scratch != 0)
-                Context.Free(_scratch);
+            // All of it, whatever the driver says to one.
+            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, .. _tables.Values])
+            {
+                try
+                {
+                    Context.Free(address);
+                }
+                catch (CudaException e)
+                {
+                    first ??= e;
+                }
+            }
+            if (first is not null)
+                throw first;
         }
         finally
         {
@@ -136,25 +151,28 @@ public sealed partial class CudaBackend : IBackend
     /// Device memory for partial results within one op, valid until the next op asks: work is queued in order on one stream, so the next op's kernels
     /// come after those that read it. Grows and is kept, so that ops allocate nothing in the steady state.
     /// </summary>
-    private nint Scratch(long bytes)
+    private nint Scratch(long bytes) => Scratch(bytes, ref _scratch);
+
+    private nint Scratch(long bytes, ref ScratchRoom room)
     {
         lock (_lock)
         {
-            if (bytes <= _scratchBytes)
-                return _scratch;
-            if (_scratch != 0)
+            if (bytes <= room.Bytes)
+                return room.Address;
+            if (room.Address != 0)
             {
-                nint old = _scratch;
-                (_scratch, _scratchBytes) = (0, 0);
+                nint old = room.Address;
+                room = default;
                 Context.Synchronize();
                 Context.Free(old);
             }
             long size = Math.Max(1 << 20, (bytes + (bytes >> 2) + 255) & ~255L);
-            _scratch = Context.Allocate(size);
-            _scratchBytes = size;
-            return _scratch;
+            room = new ScratchRoom(Context.Allocate(size), size);
+            return room.Address;
         }
     }
+
+    private readonly record struct ScratchRoom(nint Address, long Bytes);
 
     /// <summary>⌈n / by⌉ as a grid's size; throws where it passes what a grid can be.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -9,7 +9,7 @@ public unsafe ref struct KernelArguments
     /// <summary>The most parameters of a kernel.</summary>
     public const int Limit = 24;
 
-    private const int Alignment = 16, Capacity = 384;
+    private const int Alignment = 16, Capacity = 768;
 
     private fixed byte _values[Capacity];
     private fixed ushort _offsets[Limit];

@@ -84,6 +84,9 @@ public sealed unsafe partial class DryBackend
     }
 
     /// <inheritdoc/>
+    public void Unpack(View y, View packed) => Count(OpFamily.Copy, 0, packed.Length, packed.Bytes + packed.Length * sizeof(float));
+
+    /// <inheritdoc/>
     public void EmbeddingBackward(View dTable, View dy, View ids, int rows, int dim, float scale)
     {
         if (!dTable.IsEmpty)

@@ -33,6 +33,9 @@ internal sealed class IqGrid
 
     public static IqGrid IQ1_S { get; } = s_grids.Value["IQ1_S"];
 
+    /// <summary>The grid of a type; null where it has none.</summary>
+    public static IqGrid? Of(BlockType type) => s_grids.Value.GetValueOrDefault(type.Name == "IQ1_M" ? "IQ1_S" : type.Name);
+
     private static Dictionary<string, IqGrid> ReadAll()
     {
         using Stream stream = typeof(IqGrid).Assembly.GetManifestResourceStream("iq-grids.txt")!;

@@ -10,11 +10,17 @@ public sealed unsafe class Packing
     // Kernels hold a pointer to this; an array of the pinned heap stays where it is and needs no freeing.
     private readonly PackedSource[] _source = GC.AllocateArray<PackedSource>(1, pinned: true);
 
-    private Packing(string name, long elements, long bytes, in PackedSource source)
+    private Packing(string name, long elements, long bytes, in PackedSource source, BlockType? blocks = null, FourBitCode? code = null)
     {
-        (Name, Elements, Bytes) = (name, elements, bytes);
+        (Name, Elements, Bytes, Blocks, Code) = (name, elements, bytes, blocks, code);
         _source[0] = source;
     }
+
+    /// <summary>The type of ggml's blocks; null of the other forms.</summary>
+    internal BlockType? Blocks { get; }
+
+    /// <summary>The code book of a 4-bit form; null of the others.</summary>
+    internal FourBitCode? Code { get; }
 
     /// <summary>Name of the form: a type of ggml such as Q4_1, or NF4, FP4, NF4+DQ, FP4+DQ, INT8.</summary>
     public string Name { get; }
@@ -65,7 +71,7 @@ public sealed unsafe class Packing
             Sound = type.Scales.Count > 0 ? &PackedSource.SoundBlocks : null,
             FirstScale = type.Scales.Count > 0 ? type.Scales[0] : 0,
             SecondScale = type.Scales.Count > 0 ? type.Scales[^1] : 0,
-        });
+        }, blocks: type);
     }
 
     /// <summary>bitsandbytes' 4-bit codes: element i is code[nibble i]·absmax[i / blockSize], blocks run over row ends.</summary>
@@ -80,7 +86,7 @@ public sealed unsafe class Packing
         long blocks = (elements + blockSize - 1) / blockSize;
         PackedSource source = Codes(code, data, blockSize);
         source.Scales = (float*)absmax;
-        return new Packing(code.Name, elements, (elements + 1) / 2 + blocks * sizeof(float), source);
+        return new Packing(code.Name, elements, (elements + 1) / 2 + blocks * sizeof(float), source, code: code);
     }
 
     /// <summary>The same with double quantisation: absmax[j] = map[codes[j]]·nested[j / nestedBlockSize] + offset, product and sum each rounded to fp32.</summary>
@@ -104,7 +110,7 @@ public sealed unsafe class Packing
         source.NestedMap = (float*)nestedMap;
         source.NestedShift = int.Log2(nestedBlockSize);
         source.Offset = offset;
-        return new Packing(code.Name + "+DQ", elements, (elements + 1) / 2 + blocks + (nested + 256) * sizeof(float), source);
+        return new Packing(code.Name + "+DQ", elements, (elements + 1) / 2 + blocks + (nested + 256) * sizeof(float), source, code: code);
     }
 
     /// <summary>LLM.int8: element (row, column) is q·scale[row]·(1/127) in fp32, from left to right.</summary>

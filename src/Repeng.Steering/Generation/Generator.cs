@@ -62,10 +62,9 @@ public sealed class Generator(DecoderModel model)
         TokenBatch next = TokenBatch.Pad(prompts, padId);
         int[] starts = next.Starts;
         using var cache = new KvCache(model.Device, model.Config, prompts.Count, next.Length + maxNewTokens, starts);
-        var samplers = prompts.Select(_ => new Sampler(settings, model.Config.VocabSize)).ToArray();
+        using var choice = new TokenChoice(model, steering, settings, prompts, coefficients, maxNewTokens);
         List<int>[] made = [.. prompts.Select(_ => new List<int>())];
         var done = new bool[prompts.Count];
-        var logits = new float[checked(prompts.Count * model.Config.VocabSize)];
         using var adapterTape = new Tape(model.Device, record: false);
         IAdapterPass? decodePass = null;
         for (int step = 0; step < maxNewTokens && !stop.IsCancellationRequested; step++)
@@ -77,7 +76,7 @@ public sealed class Generator(DecoderModel model)
             ForwardContext context = steering.Context(tape, next, coefficients, cache, step > 0 ? decodePass : null);
             Tensor hidden = model.Forward(context);
             int[] last = [.. Enumerable.Range(0, next.Batch).Select(b => (b + 1) * next.Length - 1)];
-            model.Logits(context, hidden, next.Length == 1 ? null : last).CopyTo(logits);
+            int[] chosen = choice.Next(model.Logits(context, hidden, next.Length == 1 ? null : last), made, done, step);
             var ids = new int[prompts.Count];
             for (int b = 0; b < ids.Length; b++)
             {
@@ -86,9 +85,7 @@ public sealed class Generator(DecoderModel model)
                     ids[b] = padId;
                     continue;
                 }
-                ReadOnlySpan<float> row = logits.AsSpan(b * model.Config.VocabSize, model.Config.VocabSize);
-                FiniteLogits.Require(model, steering, coefficients[b], row, prompts[b].Concat(made[b]));
-                ids[b] = samplers[b].Next(row, settings.RepetitionPenalty == 1 ? [] : prompts[b].Concat(made[b]), (ulong)b, (ulong)step);
+                ids[b] = chosen[b];
                 made[b].Add(ids[b]);
                 onToken?.Invoke(b, ids[b]);
                 bool ended = endRow?.Invoke(b, ids[b]) == true;

@@ -115,8 +115,8 @@ public static unsafe partial class ModelLoader
                 }
             });
             if (weights.Type != WeightType.F32)
-                return Keep(PackedStorage.Load(device, stored, n, outputs, inputs), name);
-            using Tensor blocks = PackedStorage.Load(device, stored, n, outputs, inputs);
+                return ReadPacked(stored, name, n, outputs, inputs);
+            using Tensor blocks = PackedStorage.Load(device, stored, null, n, outputs, inputs);
             return Keep(device.Backend is DryBackend ? new Tensor(device, DType.F32, n, outputs, inputs) : Tensor.From(device, WeightReader.ToHost(blocks), n, outputs, inputs), name);
         }
 

@@ -160,7 +160,7 @@ public static unsafe partial class ModelLoader
         {
             TensorInfo info = Shaped(name, [.. shape.Select(s => (long)s)]);
             if (weights.Type != WeightType.F32 && !asF32 && source.Packed(name) is { } packed)
-                return Keep(PackedStorage.Load(device, packed, shape), name);
+                return ReadPacked(packed, name, shape);
             DType type = weights.Type == WeightType.F32 || asF32 ? DType.F32 : info.Type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
             Tensor t = Add(new Tensor(device, type, shape), name);
             if (type == DType.F32)
@@ -184,13 +184,27 @@ public static unsafe partial class ModelLoader
             return t;
         }
 
+        private Tensor ReadPacked(PackedTensor packed, string name, params int[] shape)
+        {
+            Tensor t = Add(PackedStorage.Load(device, packed, Look, shape), name);
+            if (device.Backend.IsDry)
+                Sample(name, shape, null);
+            return t;
+
+            void Look(Packing host)
+            {
+                Finite(host.FirstNotFinite(), name, host.Elements);
+                Sample(name, shape, i => Decoded(host, i));
+            }
+        }
+
         /// <summary>A linear weight, quantised from its stored values; one matrix at a time exists in fp32.</summary>
         private Tensor ReadQuantised(Quantisation quantise, string name, int outputs, int inputs)
         {
             if (source.Packed(name) is { } packed)
                 throw new UserErrorException($"{source.Description}: weight {name} is stored as {packed.Form} already; leave --quantization_type out, which is for plain weights");
             Shaped(name, config.LinearStoredTransposed ? [inputs, outputs] : [outputs, inputs]);
-            Tensor t = Add(PackedStorage.Load(device, quantise.Packed(outputs, inputs, Quantised), outputs, inputs), name);
+            Tensor t = Add(PackedStorage.Load(device, quantise.Packed(outputs, inputs, Quantised), null, outputs, inputs), name);
             if (device.Backend.IsDry)
                 Sample(name, t.Shape, null);
             return t;
@@ -261,10 +275,14 @@ public static unsafe partial class ModelLoader
                 return;
             }
             bool onHost = t.Device.Backend.ReadsHostMemory;
-            long bad = onHost ? FirstNotFinite(t.Data) : FirstNotFiniteOnDevice(t);
-            if (bad >= 0)
-                throw new UserErrorException($"{source.Description}: weight {t.Name} holds a value that is not finite at element {bad} of {t.Length}; the file is damaged, fetch it again");
+            Finite(onHost ? FirstNotFinite(t.Data) : FirstNotFiniteOnDevice(t), t.Name!, t.Length);
             Sample(t.Name!, t.Shape, i => onHost ? At(t.Data, i) : OnHost(t, i, 1, v => At(v, 0)));
+        }
+
+        private void Finite(long bad, string name, long length)
+        {
+            if (bad >= 0)
+                throw new UserErrorException($"{source.Description}: weight {name} holds a value that is not finite at element {bad} of {length}; the file is damaged, fetch it again");
         }
 
         // Brings elements [first, first + count) back from a device and looks at them.
@@ -304,7 +322,6 @@ public static unsafe partial class ModelLoader
         {
             DType.F32 => ((float*)v.Address)[i],
             DType.F16 => (float)((Half*)v.Address)[i],
-            DType.Packed => Decoded(v.Packing!, i),
             _ => BitConverter.UInt32BitsToSingle((uint)((ushort*)v.Address)[i] << 16),
         };
 

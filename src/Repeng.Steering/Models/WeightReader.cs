@@ -9,7 +9,7 @@ namespace Repeng.Steering.Models;
 public static class WeightReader
 {
     // Elements of packed weights that are decoded at a time, a multiple of every block.
-    private const int DecodedTogether = 1 << 18;
+    private const int DecodedTogether = 1 << 18, DecodedOnDevice = 1 << 24;
 
     /// <summary>All elements as fp32; packed ones are decoded by blocks of rows, on all cores.</summary>
     public static float[] ToHost(Tensor weight)
@@ -36,15 +36,27 @@ public static class WeightReader
 
     private static float[] Decoded(Packing packing, Tensor weight)
     {
-        if (!weight.Device.Backend.ReadsHostMemory)
-            throw new NotSupportedException($"{weight} is packed on {weight.Device.Name}; only host memory can be decoded here");
         long start = weight.Data.Start;
         var values = GC.AllocateUninitializedArray<float>(checked((int)weight.Length));
-        Parallel.For(0, (values.Length + DecodedTogether - 1) / DecodedTogether, part =>
+        if (weight.Device.Backend.ReadsHostMemory)
         {
-            int at = part * DecodedTogether;
-            packing.Decode(start + at, values.AsSpan(at, Math.Min(DecodedTogether, values.Length - at)));
-        });
+            Parallel.For(0, (values.Length + DecodedTogether - 1) / DecodedTogether, part =>
+            {
+                int at = part * DecodedTogether;
+                packing.Decode(start + at, values.AsSpan(at, Math.Min(DecodedTogether, values.Length - at)));
+            });
+            return values;
+        }
+        // Elsewhere the device decodes.
+        int most = Math.Min(values.Length, DecodedOnDevice);
+        using var room = new Tensor(weight.Device, DType.F32, most);
+        for (int at = 0; at < values.Length; at += most)
+        {
+            int count = Math.Min(most, values.Length - at);
+            View part = room.Data.Slice(0, count);
+            weight.Device.Backend.Unpack(part, weight.Data.Slice(at, count));
+            weight.Device.Backend.Download(MemoryMarshal.AsBytes(values.AsSpan(at, count)), part);
+        }
         return values;
     }
 }

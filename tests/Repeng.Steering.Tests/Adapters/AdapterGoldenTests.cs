@@ -16,16 +16,7 @@ namespace Repeng.Steering.Tests.Adapters;
 [Trait("Golden", "adapter")]
 public sealed class AdapterGoldenTests
 {
-    public static IEnumerable<TheoryDataRow<string>> Cases
-    {
-        get
-        {
-            string root = Golden.Path("adapter");
-            return Directory.Exists(root)
-                ? Directory.GetFiles(root, "*.json").Where(f => File.ReadAllText(f).Contains("\"loss_layers\"", StringComparison.Ordinal)).Order(StringComparer.Ordinal).Select(f => new TheoryDataRow<string>(Path.GetFileNameWithoutExtension(f)))
-                : [new TheoryDataRow<string>("(absent)")];
-        }
-    }
+    public static IEnumerable<TheoryDataRow<string>> Cases => GoldenCase.Names;
 
     [Theory]
     [MemberData(nameof(Cases))]

@@ -5,19 +5,32 @@ using Repeng.Steering.Adapters;
 using Repeng.Steering.Losses;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
+using Repeng.Testing;
 
 namespace Repeng.Steering.Tests.Adapters;
 
 /// <summary>One case of the golden adapters: settings from the JSON, tensors from the safetensors file.</summary>
 internal sealed class GoldenCase : IDisposable
 {
-    public GoldenCase(string folder, string name)
+    public GoldenCase(string folder, string name, string backend = "cpu")
     {
         Json = GoldenFiles.Json(Path.Combine(folder, name + ".json"));
         Tensors = SafetensorsFile.Open(Path.Combine(folder, name + ".safetensors"));
-        Device = Device.Cpu();
+        Device = new Device(Backends.Create(backend));
         Model = GoldenFiles.Load(Device, Path.Combine(folder, "model"));
         Adapter = new SvdAdapter(Config, Model, [.. Modules.Select(m => Layer(Device, Config, Tensors, m, "init."))]);
+    }
+
+    /// <summary>Cases with a training history, or one row that makes the test skip visibly.</summary>
+    public static IEnumerable<TheoryDataRow<string>> Names
+    {
+        get
+        {
+            string root = Golden.Path("adapter");
+            return Directory.Exists(root)
+                ? Directory.GetFiles(root, "*.json").Where(f => File.ReadAllText(f).Contains("\"loss_layers\"", StringComparison.Ordinal)).Order(StringComparer.Ordinal).Select(f => new TheoryDataRow<string>(Path.GetFileNameWithoutExtension(f)))
+                : [new TheoryDataRow<string>("(absent)")];
+        }
     }
 
     public JsonObject Json { get; }
