@@ -31,7 +31,7 @@ internal sealed class MergeTable
         expected = Math.Clamp(expected, 16, Most);
         _merges = new Merge[expected];
         int capacity = 64;
-        while (capacity < expected * 2L)
+        while (capacity < expected * 3L / 2)
             capacity *= 2;
         _slots = new uint[capacity];
     }
@@ -44,7 +44,7 @@ internal sealed class MergeTable
     /// <summary>Of merges with the same pair the last one counts.</summary>
     public void Add(int left, int right, int rank, int merged)
     {
-        if (_count * 2L >= _slots.Length)
+        if (_count * 4L >= _slots.Length * 3L)
             Grow();
         if (_count == _merges.Length)
             Array.Resize(ref _merges, (int)Math.Min(Most, _count * 2L));

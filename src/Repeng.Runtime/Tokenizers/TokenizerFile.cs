@@ -115,7 +115,8 @@ internal sealed class TokenizerFile
 
     private void ReadVocabulary(ref JsonCursor cursor)
     {
-        const int bytesPerEntry = 64;
+        // Merges take most of a file that has them.
+        const int bytesPerEntry = 128;
         _vocabulary = new Vocabulary(_file, Math.Min(_json.Length / bytesPerEntry, 1 << 18));
         _hasScores = false;
         bool first = true;
@@ -252,7 +253,7 @@ internal sealed class TokenizerFile
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private MergeTable? ReadMerges(ref JsonCursor cursor, int prefixBytes, out string? fault)
     {
-        const int bytesPerMerge = 36;
+        const int bytesPerMerge = 40;
         var reader = new MergeReader(_vocabulary!, Math.Min((_json.Length - _mergesAt) / bytesPerMerge, 1 << 20), prefixBytes);
         cursor.Take('[');
         bool first = true;

@@ -19,17 +19,16 @@ internal sealed class TokenizerIds
         End = vocabulary.IdEnd;
         foreach (AddedToken token in added)
         {
-            string quoted = JsonSection.Quote(token.Content);
             if ((uint)token.Id >= Vocabulary.IdLimit)
-                throw vocabulary.Error($"the added token {quoted} has the id {token.Id}; ids must lie between 0 and {Vocabulary.IdLimit - 1}");
+                throw vocabulary.Error($"the added token {Quoted(token)} has the id {token.Id}; ids must lie between 0 and {Vocabulary.IdLimit - 1}");
             if (vocabulary.TryGetId(token.Content, out int id) && id != token.Id)
-                throw vocabulary.Error($"the added token {quoted} has the id {token.Id}, but the vocabulary gives it {id}");
+                throw vocabulary.Error($"the added token {Quoted(token)} has the id {token.Id}, but the vocabulary gives it {id}");
             if (vocabulary.TryGetToken(token.Id, out string? other) && other != token.Content)
-                throw vocabulary.Error($"the added token {quoted} has the id {token.Id}, which is the vocabulary's {JsonSection.Quote(other)}");
+                throw vocabulary.Error($"the added token {Quoted(token)} has the id {token.Id}, which is the vocabulary's {JsonSection.Quote(other)}");
             if (_addedById.TryGetValue(token.Id, out AddedToken? same) && same.Content != token.Content)
-                throw vocabulary.Error($"the added tokens {JsonSection.Quote(same.Content)} and {quoted} have the same id {token.Id}");
+                throw vocabulary.Error($"the added tokens {JsonSection.Quote(same.Content)} and {Quoted(token)} have the same id {token.Id}");
             if (_addedByText.TryGetValue(token.Content, out same) && same.Id != token.Id)
-                throw vocabulary.Error($"the added token {quoted} occurs with the ids {same.Id} and {token.Id}");
+                throw vocabulary.Error($"the added token {Quoted(token)} occurs with the ids {same.Id} and {token.Id}");
             // A repetition with other flags replaces the earlier one.
             _addedByText[token.Content] = token;
             _addedById[token.Id] = token;
@@ -38,6 +37,8 @@ internal sealed class TokenizerIds
             End = Math.Max(End, token.Id + 1);
         }
     }
+
+    private static string Quoted(AddedToken token) => JsonSection.Quote(token.Content);
 
     /// <summary>The highest id plus one.</summary>
     public int End { get; }

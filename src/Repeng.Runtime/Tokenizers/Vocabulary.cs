@@ -48,7 +48,7 @@ internal sealed class Vocabulary
         _places = new Place[expected];
         Array.Fill(_places, new Place { Length = -1 });
         int capacity = 64;
-        while (capacity < expected * 2)
+        while (capacity < expected * 3 / 2)
             capacity *= 2;
         _slots = new uint[capacity];
     }
@@ -93,7 +93,7 @@ internal sealed class Vocabulary
             throw Error($"token {Quote(token)} has the id {id}; ids must lie between 0 and {IdLimit - 1}");
         if (Has(id))
             throw Error($"the tokens {Quote(Utf8Of(id))} and {Quote(token)} have the same id {id}");
-        if (Count * 2 >= _slots.Length)
+        if (Count * 4L >= _slots.Length * 3L)
             Grow();
         uint hash = Utf8Hash.Of(token);
         int at = Slot(token, hash);

@@ -45,6 +45,8 @@ public sealed class PreTokenizerTests
     [InlineData("""{"type":"Metaspace","replacement":"_","add_prefix_space":true}""", " a", "|_a")]
     [InlineData("""{"type":"ByteLevel","add_prefix_space":true,"use_regex":true}""", "a b!", "|\u0120a|\u0120b|!")]
     [InlineData("""{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}""", "\u00e9 b", "|\u00c3\u00a9\u0120b")]
+    // Empty matches cut, but not right behind a match.
+    [InlineData("""{"type":"Split","pattern":{"Regex":"a*"},"behavior":"Isolated","invert":false}""", "baacdd", "|b|aa|c|d|d")]
     [InlineData("""{"type":"UnicodeScripts"}""", "\u3069\u3053\u3067\u751F\u308C\u3002Yes", "|\u3069\u3053\u3067\u751F\u308C|\u3002|Yes")]
     [InlineData("""{"type":"UnicodeScripts"}""", "Apples are \u308A\u3093\u3054 \u6797\u6A8E", "|Apples|are||\u308A\u3093\u3054|\u6797\u6A8E")]
     // Spaces show as bars as well, here behind a piece. The prolonged sound mark counts as Han; leading spaces drop out; marks have a script of their own; unassigned characters none.
