@@ -280,14 +280,16 @@ internal sealed class ReplaceDecoder(TextPattern pattern, string content) : Toke
     public override void Decode(List<string> tokens)
     {
         for (int i = 0; i < tokens.Count; i++)
-            tokens[i] = pattern.Replace(tokens[i], content);
+            tokens[i] = Rewrite(tokens[i]);
     }
+
+    public string Rewrite(string token) => pattern.Replace(token, content);
 
     public override StreamStep Stream(bool joined) => (joined, pattern.Literal) switch
     {
         (true, null) => new HeldStep(this),
         (true, { Length: > 1 } literal) => new JoinedStep(literal, content),
-        _ => new EachStep((token, _) => pattern.Replace(token, content)),
+        _ => new EachStep((token, _) => Rewrite(token)),
     };
 
     /// <summary>In one text that comes in parts, the end may be the beginning of a match: it is held back.</summary>

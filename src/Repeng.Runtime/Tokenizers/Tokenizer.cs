@@ -22,6 +22,9 @@ public sealed class Tokenizer
     private readonly BpeModel? _bpe;
     private readonly bool _decodesBytes;
 
+    /// <summary>Tokens after a first decoder that replaces in each by itself, where there is one, as they were met.</summary>
+    private readonly string?[]? _replaced;
+
     /// <summary>What encodings that have ended leave to later ones; as many as have run at once.</summary>
     private readonly ConcurrentBag<Working> _idle = [];
     private Working? _lastIdle;
@@ -42,6 +45,7 @@ public sealed class Tokenizer
         _preTokenizers = [.. _mapsBytes ? parts.PreTokenizers.SkipLast(1) : parts.PreTokenizers];
         _bpe = parts.Model as BpeModel;
         _decodesBytes = parts.Decoders is [ByteLevelDecoder];
+        _replaced = parts.Decoders is [ReplaceDecoder, ..] ? new string?[_ids.End] : null;
 
         BosId = Named("bos_token");
         EosId = Named("eos_token");
@@ -166,11 +170,11 @@ public sealed class Tokenizer
         List<string> tokens = new(ids.Length);
         foreach (int id in ids)
             if (DecodedToken(id, skipSpecialTokens) is { } token)
-                tokens.Add(token);
+                tokens.Add(_replaced is null ? token : _replaced[id] ??= ((ReplaceDecoder)_parts.Decoders![0]).Rewrite(token));
         if (_parts.Decoders is null)
             return string.Join(' ', tokens);
-        foreach (TokenDecoder decoder in _parts.Decoders)
-            decoder.Decode(tokens);
+        for (int i = _replaced is null ? 0 : 1; i < _parts.Decoders.Count; i++)
+            _parts.Decoders[i].Decode(tokens);
         return string.Concat(tokens);
     }
 
