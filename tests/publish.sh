@@ -41,11 +41,14 @@ program "$out/linux-x64/repeng-native" doctor | grep -E '^(CPU|demo model):'
 $aot || exit 0
 publish linux-x64 "$out/aot" -p:PublishAot=true
 file="$out/aot/repeng-native"
+[ "$(ls "$out/aot")" = repeng-native ] || fail "the native program is not one file: $(ls -m "$out/aot")"
+export XDG_CACHE_HOME=$out/cache
 echo "linux-x64, native: $(size "$file") MiB, $(size "$out/aot") MiB with all that lies beside it"
 program "$file" doctor | grep -E '^(CPU|demo model):'
 program env DOTNET_EnableAVX512=0 "$file" doctor | grep -E '^CPU:.*SIMD AVX2$'
 # Both halves train, the files of the run and the plots included.
 for switch in 1 0; do
-  program env DOTNET_EnableAVX512=$switch "$file" train --quick --eval_dilemmas 0 --output_dir "$out/run-$switch" > "$out/train-$switch.txt" 2>&1 || { tail -5 "$out/train-$switch.txt" >&2; fail "the native program could not train"; }
+  program env DOTNET_EnableAVX512=$switch "$file" train --quick --output_dir "$out/run-$switch" > "$out/train-$switch.txt" 2>&1 || { tail -5 "$out/train-$switch.txt" >&2; fail "the native program could not train"; }
+  [ -s "$(echo "$out/run-$switch"/*/dose_response.png)" ] || fail "the native program drew no plot"
 done
 echo "the native program trains at both instruction sets"
