@@ -217,7 +217,7 @@ public sealed class ModelBundle : IDisposable
         return new ModelBundle(model, texts.Tokenizer, texts.Template, texts.SpecialTokens, name);
     }
 
-    /// <summary>Weights on this thread and, beside them, what reads texts: each takes some tenths of a second. What is wrong with the latter is said at the next block, and first where both fail.</summary>
+    /// <summary>Weights on this thread and, beside them, what reads texts. What is wrong with the latter is said at the next block, and first where both fail.</summary>
     private static (DecoderModel Model, Texts Texts) Together(Device device, ModelConfig config, ITensorSource source, WeightStorage? weights, Action<int, int>? progress, Func<Texts> read)
     {
         Task<Texts> texts = Task.Run(read);
