@@ -23,12 +23,16 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     // The first answers come slowly from everywhere: connections are made, code is compiled.
     private const int AnswersToJudgeBy = 16;
     private static readonly TimeSpan s_near = TimeSpan.FromMilliseconds(5);
+    // A near server's stream is kept while it is as fast as this; a slower one may be held back by the connection.
+    private const long StreamWindow = 16 << 20, StreamBytesPerSecond = 50 << 20;
     private readonly string _what = $"{reference}, {file.Name}";
     // Where the hub sends on to, so that it is not asked for every range; forgotten when that place refuses.
     private volatile Uri? _place;
     private string? _placeEtag;
     private TimeSpan _latency = TimeSpan.MaxValue;
     private int _answers;
+    // Whether one connection to a near server was too slow to be all.
+    private bool _narrow;
     private long _kept;
     private long _flushed;
     private Task _flush = Task.CompletedTask;
@@ -121,13 +125,85 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         bool ranges = size is { } all && (first > 0 || all > NextRange);
         int range = NextRange;
         HubAnswer answer = await Ask(ranges ? (first, Math.Min(first + range, size!.Value) - 1) : null, stop);
-        if (answer.Response.StatusCode == HttpStatusCode.PartialContent)
-            await Ranges(answer, range, output, hash, stop);
-        else
+        if (answer.Response.StatusCode != HttpStatusCode.PartialContent)
+        {
             await OneStream(answer, output, hash, stop);
+            return;
+        }
+        await Ranges(answer, range, output, hash, stop);
+        if (_kept < size)
+            await NearStream(output, hash, stop);
+        if (_kept < size)
+            await Ranges(null, NextRange, output, hash, stop);
     }
 
-    private async Task Ranges(HubAnswer firstAnswer, int firstRange, SafeFileHandle output, BlobHash hash, CancellationToken stop)
+    /// <summary>
+    /// The rest as one answer: a near server fills the processor with one connection, and every further request would only cost.
+    /// Reading, writing and hashing overlap. Ends early where the stream is slow.
+    /// </summary>
+    private async Task NearStream(SafeFileHandle output, BlobHash hash, CancellationToken stop)
+    {
+        byte[] part = new byte[NearRange], other = new byte[NearRange];
+        Task append = Task.CompletedTask;
+        for (int failures = 0; _kept < size;)
+        {
+            long before = _kept;
+            HubAnswer? answer = null;
+            try
+            {
+                answer = await Ask((_kept, size!.Value - 1), stop);
+                if (answer.Response.StatusCode != HttpStatusCode.PartialContent)
+                    throw new UserErrorException($"{_what}: the server answered some ranges and not others; nothing more was fetched, run it again to go on");
+                await using Stream body = await answer.Response.Content.ReadAsStreamAsync(stop);
+                var window = Stopwatch.StartNew();
+                long inWindow = 0;
+                for (long at = _kept; at < size;)
+                {
+                    int count = await Fill(body, part.AsMemory(0, (int)Math.Min(part.Length, size.Value - at)), 0, stop);
+                    if (count == 0)
+                        throw new IOException("the connection was closed early");
+                    await append;
+                    ReadOnlyMemory<byte> bytes = part.AsMemory(0, count);
+                    append = Task.Run(() => Append(output, hash, bytes), CancellationToken.None);
+                    (part, other) = (other, part);
+                    at += count;
+                    inWindow += count;
+                    if (inWindow < StreamWindow)
+                        continue;
+                    if (inWindow / window.Elapsed.TotalSeconds < StreamBytesPerSecond)
+                    {
+                        _narrow = true;
+                        return;
+                    }
+                    window.Restart();
+                    inWindow = 0;
+                }
+            }
+            catch (PartialReadException e)
+            {
+                // Bytes of this part were not written; they come again.
+                listener.Received(file.Name, -e.Got);
+                await append;
+                failures = await Broken(e.InnerException!, _kept > before, failures, stop);
+            }
+            catch (Exception e) when (HubHttp.IsBroken(e, stop))
+            {
+                await append;
+                failures = await Broken(e, _kept > before, failures, stop);
+            }
+            finally
+            {
+                answer?.Dispose();
+                await append;
+            }
+        }
+    }
+
+    // Known after some answers; where a size of ranges is set, they are wanted.
+    private bool IsNear => settings.RangeBytes is null && !_narrow && _answers >= AnswersToJudgeBy && _latency <= s_near;
+
+    /// <summary>Ranges side by side up to the end, or until the server turns out to be near.</summary>
+    private async Task Ranges(HubAnswer? firstAnswer, int firstRange, SafeFileHandle output, BlobHash hash, CancellationToken stop)
     {
         using CancellationTokenSource all = CancellationTokenSource.CreateLinkedTokenSource(stop);
         var flying = new Queue<Task<(byte[] Bytes, int Count)>>();
@@ -136,16 +212,18 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         HubAnswer? answer = firstAnswer;
         try
         {
-            while (next < size || flying.Count > 0)
+            while (next < size && !IsNear || flying.Count > 0)
             {
-                while (next < size && flying.Count < settings.Connections)
+                while (next < size && !IsNear && flying.Count < settings.Connections)
                     Start();
                 (byte[] bytes, int count) = await flying.Dequeue();
-                if (next < size)
+                if (next < size && !IsNear)
                     Start();
                 await Append(output, hash, bytes.AsMemory(0, count));
                 spare.Push(bytes);
             }
+            // A second try knows from the first that the server is near.
+            answer?.Dispose();
         }
         catch
         {
@@ -350,8 +428,10 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     private async Task Append(SafeFileHandle output, BlobHash hash, ReadOnlyMemory<byte> bytes)
     {
         // Hashing takes as long as writing; large parts get a thread for it.
-        Task hashed = bytes.Length >= 1 << 18 ? Task.Run(() => hash.Append(bytes.Span)) : Task.CompletedTask;
-        if (hashed.IsCompleted)
+        // Whether it did is not asked of the task: a quick one is done at once, and its bytes would count twice.
+        bool beside = bytes.Length >= 1 << 18;
+        Task hashed = beside ? Task.Run(() => hash.Append(bytes.Span)) : Task.CompletedTask;
+        if (!beside)
             hash.Append(bytes.Span);
         try
         {
