@@ -21,8 +21,10 @@ public static class ControlVectorTrainer
     /// <param name="progress">Hears what is being done, how much is done, of how much.</param>
     public static ControlVector Train(DecoderModel model, IReadOnlyList<string> modules, IReadOnlyList<TokenPair> pairs, int padId, VectorMethod method, RepresentationSettings settings, int components = 1, Action<string, int, int>? progress = null)
     {
-        foreach (string module in modules)
-            method.CheckComponents(components, pairs.Count, LayerSelection.Width(model, module));
+        // Too many components are refused before the texts are run; that there are none, where they are collected.
+        if (pairs.Count > 0)
+            foreach (string module in modules)
+                method.CheckComponents(components, pairs.Count, LayerSelection.Width(model, module));
         using Representations rows = Representations.Collect(model, modules, pairs, padId, method.Needs, settings, (done, of) => progress?.Invoke("texts", done, of));
         return FromRows(model, modules, rows, method, components, progress);
     }
