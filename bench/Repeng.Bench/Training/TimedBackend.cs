@@ -271,6 +271,13 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
         Add(nameof(MatrixExpBackward), start);
     }
 
+    public void Unpack(View y, View packed)
+    {
+        double start = clock();
+        backend.Unpack(y, packed);
+        Add(nameof(Unpack), start);
+    }
+
     public void EmbeddingForward(View y, View table, View ids, int rows, int dim, float scale)
     {
         double start = clock();
