@@ -20,9 +20,20 @@ public sealed class VectorMemoryTests : IDisposable
     {
         if (!OperatingSystem.IsLinux())
             Assert.Skip("peak memory is read from /proc");
-        double few = Peak(pairs), many = Peak(4 * pairs);
-        TestContext.Current.TestOutputHelper?.WriteLine($"{method}: {few:f0} MiB with {pairs} pairs, {many:f0} MiB with {4 * pairs}");
-        Assert.True(many < Flat * few, $"{method}: {few:f0} MiB with {pairs} pairs, {many:f0} MiB with {4 * pairs}");
+        // On a busy machine what the runtime compiles meanwhile differs by some MiB, and the last samples may be missed. Rows that
+        // were held would show every time.
+        string seen = method;
+        for (int tries = 0; tries < 3; tries++)
+        {
+            double few = Peak(pairs), many = Peak(4 * pairs);
+            seen += $"; {few:f0} MiB with {pairs} pairs, {many:f0} MiB with {4 * pairs}";
+            if (many < Flat * few)
+            {
+                TestContext.Current.TestOutputHelper?.WriteLine(seen);
+                return;
+            }
+        }
+        Assert.Fail(seen);
 
         double Peak(int count)
         {

@@ -5,7 +5,6 @@ namespace Repeng.Kernels.Cpu;
 public sealed unsafe partial class CpuBackend
 {
     // Keys and queries are told apart by fp32 indices in the mask; above this they would round.
-    private const int LongestSequence = 1 << 24;
 
     /// <summary>Bits of the SIMD vectors that attention, norms and rotary embedding use: 128, 256 or 512.</summary>
     internal int VectorBits { get; init; } =
@@ -14,14 +13,8 @@ public sealed unsafe partial class CpuBackend
     /// <inheritdoc/>
     public void AttentionForward(View o, View lse, View q, View k, View v, View firstKey, in AttentionArgs args)
     {
-        const string Op = "AttentionForward";
-        (long queries, long keys, long rows) = CheckAttention(Op, args);
-        o.Require(queries, DType.F32, Op, nameof(o));
-        lse.Require(rows, DType.F32, Op, nameof(lse));
-        q.Require(queries, DType.F32, Op, nameof(q));
-        k.Require(keys, DType.F32, Op, nameof(k));
-        v.Require(keys, DType.F32, Op, nameof(v));
-        CheckFirstKeys(Op, firstKey, args);
+        long queries = Check.AttentionForward(o, lse, q, k, v, firstKey, args);
+        CheckFirstKeys(nameof(AttentionForward), firstKey, args);
         if (queries == 0)
             return;
         AttentionContext context = new()
@@ -45,19 +38,8 @@ public sealed unsafe partial class CpuBackend
     /// <inheritdoc/>
     public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
     {
-        const string Op = "AttentionBackward";
-        (long queries, long keys, long rows) = CheckAttention(Op, args);
-        RequireOptional(Op, dq, queries, nameof(dq));
-        RequireOptional(Op, dk, keys, nameof(dk));
-        RequireOptional(Op, dv, keys, nameof(dv));
-        dO.Require(queries, DType.F32, Op, nameof(dO));
-        o.Require(queries, DType.F32, Op, nameof(o));
-        lse.Require(rows, DType.F32, Op, nameof(lse));
-        delta.Require(rows, DType.F32, Op, nameof(delta));
-        q.Require(queries, DType.F32, Op, nameof(q));
-        k.Require(keys, DType.F32, Op, nameof(k));
-        v.Require(keys, DType.F32, Op, nameof(v));
-        CheckFirstKeys(Op, firstKey, args);
+        long queries = Check.AttentionBackward(dq, dk, dv, dO, o, lse, delta, q, k, v, firstKey, args);
+        CheckFirstKeys(nameof(AttentionBackward), firstKey, args);
         if (queries == 0)
             return;
         AttentionContext context = new()
@@ -139,25 +121,8 @@ public sealed unsafe partial class CpuBackend
             scratch[i] = (nint)_workers.Scratch(i, bytes);
     }
 
-    private static (long Queries, long Keys, long Rows) CheckAttention(string op, in AttentionArgs a)
-    {
-        if (a.Batch < 0 || a.QueryLength < 0 || a.Heads < 1 || a.KvHeads < 1 || a.HeadDim < 1 || a.Window < 0 || !(a.SoftCap >= 0))
-            throw new ArgumentException($"{op}: sizes out of range: batch {a.Batch}, {a.QueryLength} queries, {a.Heads} heads on {a.KvHeads} key heads of {a.HeadDim}, window {a.Window}, soft cap {a.SoftCap}");
-        if (a.Heads % a.KvHeads != 0)
-            throw new ArgumentException($"{op}: {a.Heads} query heads cannot share {a.KvHeads} key heads evenly");
-        if (a.QueryLength > a.KeyLength || a.KeyLength > LongestSequence)
-            throw new ArgumentException($"{op}: {a.QueryLength} queries end at key {a.KeyLength}; needs QueryLength ≤ KeyLength ≤ {LongestSequence}");
-        if (a.KeyCapacity != 0 && a.KeyCapacity < a.KeyLength)
-            throw new ArgumentException($"{op}: KeyCapacity {a.KeyCapacity} is below KeyLength {a.KeyLength}");
-        long rows = (long)a.Batch * a.QueryLength * a.Heads;
-        // The last sequence's keys need not be followed by the rest of its capacity.
-        long tokens = a.Batch == 0 ? 0 : (a.Batch - 1L) * a.KeyStride + a.KeyLength;
-        return (rows * a.HeadDim, tokens * a.KvHeads * a.HeadDim, rows);
-    }
-
     private static void CheckFirstKeys(string op, View firstKey, in AttentionArgs a)
     {
-        firstKey.Require(a.Batch, DType.I32, op, nameof(firstKey));
         for (int b = 0; b < a.Batch; b++)
             if ((uint)firstKey.Ints[b] > (uint)a.KeyLength)
                 throw new ArgumentException($"{op}: firstKey[{b}] = {firstKey.Ints[b]} is outside 0 … KeyLength = {a.KeyLength}");

@@ -80,8 +80,8 @@ public sealed unsafe partial class CpuBackend
         dy.Require(n, DType.F32, Op, nameof(dy));
         gate.Require(n, DType.F32, Op, nameof(gate));
         up.Require(n, DType.F32, Op, nameof(up));
-        RequireOptional(Op, dGate, n, nameof(dGate));
-        RequireOptional(Op, dUp, n, nameof(dUp));
+        Check.Optional(dGate, n, Op, nameof(dGate));
+        Check.Optional(dUp, n, Op, nameof(dUp));
         ClampedJob job = new()
         {
             Y = (float*)dy.Address,

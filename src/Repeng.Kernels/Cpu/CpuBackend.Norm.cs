@@ -30,8 +30,8 @@ public sealed unsafe partial class CpuBackend
     {
         const string Op = "RmsNormBackward";
         long size = CheckNorm(Op, rows, cols, x, weight);
-        RequireOptional(Op, dx, size, nameof(dx));
-        RequireOptional(Op, dWeight, cols, nameof(dWeight));
+        Check.Optional(dx, size, Op, nameof(dx));
+        Check.Optional(dWeight, cols, Op, nameof(dWeight));
         dy.Require(size, DType.F32, Op, nameof(dy));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         NormContext c = new()
@@ -57,7 +57,7 @@ public sealed unsafe partial class CpuBackend
         y.Require(size, DType.F32, Op, nameof(y));
         mean.Require(rows, DType.F32, Op, nameof(mean));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
-        RequireOptional(Op, bias, cols, nameof(bias));
+        Check.Optional(bias, cols, Op, nameof(bias));
         NormContext c = new()
         {
             Y = y.Floats,
@@ -79,9 +79,9 @@ public sealed unsafe partial class CpuBackend
     {
         const string Op = "LayerNormBackward";
         long size = CheckNorm(Op, rows, cols, x, weight);
-        RequireOptional(Op, dx, size, nameof(dx));
-        RequireOptional(Op, dWeight, cols, nameof(dWeight));
-        RequireOptional(Op, dBias, cols, nameof(dBias));
+        Check.Optional(dx, size, Op, nameof(dx));
+        Check.Optional(dWeight, cols, Op, nameof(dWeight));
+        Check.Optional(dBias, cols, Op, nameof(dBias));
         dy.Require(size, DType.F32, Op, nameof(dy));
         mean.Require(rows, DType.F32, Op, nameof(mean));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
@@ -105,24 +105,14 @@ public sealed unsafe partial class CpuBackend
     /// <inheritdoc/>
     public void Rope(View y, View x, View cos, View sin, View positions, int rows, int heads, int headDim, int rotaryDim, bool interleaved, bool inverse, bool accumulate)
     {
-        const string Op = "Rope";
-        if (rows < 0 || heads < 1 || headDim < 1)
-            throw new ArgumentException($"{Op}: sizes out of range: {rows} rows, {heads} heads of {headDim}");
-        if (rotaryDim < 0 || rotaryDim > headDim || rotaryDim % 2 != 0)
-            throw new ArgumentException($"{Op}: rotaryDim {rotaryDim} must be even and within 0 … headDim = {headDim}");
-        long size = (long)rows * heads * headDim;
-        x.Require(size, DType.F32, Op, nameof(x));
-        y.Require(size, DType.F32, Op, nameof(y));
-        positions.Require(rows, DType.I32, Op, nameof(positions));
+        Check.Rope(y, x, positions, rows, heads, headDim, rotaryDim, accumulate);
         if (rows == 0)
             return;
-        if (accumulate && y.Address == x.Address)
-            throw new ArgumentException($"{Op}: in place and accumulate exclude each other");
         int half = rotaryDim / 2;
         long tabled = half == 0 ? long.MaxValue : Math.Min(cos.Length, sin.Length) / half;
         for (int r = 0; r < rows; r++)
             if (positions.Ints[r] < 0 || positions.Ints[r] >= tabled)
-                throw new ArgumentException($"{Op}: position {positions.Ints[r]} of row {r} is outside the tables of {tabled} positions");
+                throw new ArgumentException($"{nameof(Rope)}: position {positions.Ints[r]} of row {r} is outside the tables of {tabled} positions");
         RopeContext c = new()
         {
             Y = y.Floats,
@@ -194,12 +184,5 @@ public sealed unsafe partial class CpuBackend
         x.Require(size, DType.F32, op, nameof(x));
         weight.Require(cols, DType.F32, op, nameof(weight));
         return size;
-    }
-
-    // An operand that may be absent.
-    private static void RequireOptional(string op, View view, long elements, string name)
-    {
-        if (!view.IsEmpty)
-            view.Require(elements, DType.F32, op, name);
     }
 }

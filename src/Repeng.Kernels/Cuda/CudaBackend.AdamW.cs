@@ -5,7 +5,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void AdamW(View param, View grad, View m, View v, long n, in AdamWArgs args)
     {
-        Size(n, nameof(AdamW), nameof(n));
+        Check.Size(n, nameof(AdamW), nameof(n));
         if (args.Step < 1)
             throw new ArgumentException($"AdamW: step is {args.Step}, the first step is 1");
         if (!(args.Beta1 is >= 0 and < 1 && args.Beta2 is >= 0 and < 1))

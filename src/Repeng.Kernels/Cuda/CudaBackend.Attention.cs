@@ -14,14 +14,8 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void AttentionForward(View o, View lse, View q, View k, View v, View firstKey, in AttentionArgs args)
     {
-        const string Op = nameof(AttentionForward);
-        (long queries, long keys, long rows) = RequireAttention(Op, args);
-        o.Require(queries, DType.F32, Op, nameof(o));
-        lse.Require(rows, DType.F32, Op, nameof(lse));
-        q.Require(queries, DType.F32, Op, nameof(q));
-        k.Require(keys, DType.F32, Op, nameof(k));
-        v.Require(keys, DType.F32, Op, nameof(v));
-        firstKey.Require(args.Batch, DType.I32, Op, nameof(firstKey));
+        long queries = Check.AttentionForward(o, lse, q, k, v, firstKey, args);
+        RequireHeads(nameof(AttentionForward), args);
         if (queries == 0)
             return;
         AttentionParams p = Params(args) with { O = o.Address, Lse = lse.Address, Q = q.Address, K = k.Address, V = v.Address, FirstKey = firstKey.Address };
@@ -37,7 +31,7 @@ public sealed partial class CudaBackend
             Kernel(Attention, $"attention_split_{d}").Launch(new(Blocks(problemRows, 16), problems, (uint)p.Splits), new(d == 256 ? 64u : 32u), 320 * d, ref a);
             KernelArguments join = default;
             join.Add(p);
-            Kernel(Attention, "attention_join").Launch(new(Blocks(rows, 1)), new(TileThreads), 0, ref join);
+            Kernel(Attention, "attention_join").Launch(new(Blocks(queries / args.HeadDim, 1)), new(TileThreads), 0, ref join);
             return;
         }
         a.Add(p);
@@ -47,19 +41,8 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
     {
-        const string Op = nameof(AttentionBackward);
-        (long queries, long keys, long rows) = RequireAttention(Op, args);
-        RequireOptional(dq, queries, Op, nameof(dq));
-        RequireOptional(dk, keys, Op, nameof(dk));
-        RequireOptional(dv, keys, Op, nameof(dv));
-        dO.Require(queries, DType.F32, Op, nameof(dO));
-        o.Require(queries, DType.F32, Op, nameof(o));
-        lse.Require(rows, DType.F32, Op, nameof(lse));
-        delta.Require(rows, DType.F32, Op, nameof(delta));
-        q.Require(queries, DType.F32, Op, nameof(q));
-        k.Require(keys, DType.F32, Op, nameof(k));
-        v.Require(keys, DType.F32, Op, nameof(v));
-        firstKey.Require(args.Batch, DType.I32, Op, nameof(firstKey));
+        long queries = Check.AttentionBackward(dq, dk, dv, dO, o, lse, delta, q, k, v, firstKey, args);
+        RequireHeads(nameof(AttentionBackward), args);
         if (queries == 0)
             return;
         AttentionParams p = Params(args) with
@@ -78,7 +61,7 @@ public sealed partial class CudaBackend
         };
         int d = Padded(args.HeadDim);
         uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
-        Run("attention_delta", new(Blocks(rows, 8)), Threads, 0);
+        Run("attention_delta", new(Blocks(queries / args.HeadDim, 8)), Threads, 0);
         if (!dk.IsEmpty || !dv.IsEmpty)
         {
             (int keysOfBlock, int shared) = d switch
@@ -112,7 +95,7 @@ public sealed partial class CudaBackend
     public void AttentionSinksForward(View o, View lse, View sinks, int rows, int heads, int headDim)
     {
         const string Op = nameof(AttentionSinksForward);
-        Size(rows, Op, nameof(rows));
+        Check.Size(rows, Op, nameof(rows));
         long lines = (long)rows * heads;
         o.Require(lines * headDim, DType.F32, Op, nameof(o));
         lse.Require(lines, DType.F32, Op, nameof(lse));
@@ -128,7 +111,7 @@ public sealed partial class CudaBackend
         if (dSinks.IsEmpty)
             return;
         const string Op = nameof(AttentionSinksBackward);
-        Size(rows, Op, nameof(rows));
+        Check.Size(rows, Op, nameof(rows));
         dSinks.Require(heads, DType.F32, Op, nameof(dSinks));
         delta.Require((long)rows * heads, DType.F32, Op, nameof(delta));
         lse.Require((long)rows * heads, DType.F32, Op, nameof(lse));
@@ -156,15 +139,10 @@ public sealed partial class CudaBackend
         Splits = 1,
     };
 
-    private static (long Queries, long Keys, long Rows) RequireAttention(string op, in AttentionArgs a)
+    private static void RequireHeads(string op, in AttentionArgs a)
     {
-        if (a.Batch < 0 || a.QueryLength < 0 || a.KeyLength < a.QueryLength || a.KvHeads < 1 || a.Heads < 1 || a.Heads % a.KvHeads != 0 || a.KeyStride < a.KeyLength)
-            throw new ArgumentException($"{op}: sizes out of range: {a}");
-        if (a.HeadDim is < 1 or > 256)
+        if (a.HeadDim > 256)
             throw new ArgumentException($"{op}: heads of {a.HeadDim} elements; the kernels take 1 to 256");
-        long rows = (long)a.Batch * a.QueryLength * a.Heads;
-        long keys = a.Batch == 0 ? 0 : ((long)(a.Batch - 1) * a.KeyStride + a.KeyLength) * a.KvHeads * a.HeadDim;
-        return (rows * a.HeadDim, keys, rows);
     }
 
     /// <summary>Operands of the kernels; laid out as AttentionParams in kernels/attention.cu.</summary>

@@ -20,7 +20,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void Unary(View y, View x, long n, UnaryOp op, float p = 0)
     {
-        Size(n, nameof(Unary), nameof(n));
+        Check.Size(n, nameof(Unary), nameof(n));
         y.Require(n, DType.F32, nameof(Unary), nameof(y));
         x.Require(n, DType.F32, nameof(Unary), nameof(x));
         KernelArguments a = default;
@@ -31,7 +31,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void UnaryBackward(View dx, View dy, View x, View y, long n, UnaryOp op, float p = 0)
     {
-        Size(n, nameof(UnaryBackward), nameof(n));
+        Check.Size(n, nameof(UnaryBackward), nameof(n));
         if (dx.IsEmpty)
             return;
         dx.Require(n, DType.F32, nameof(UnaryBackward), nameof(dx));
@@ -46,7 +46,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void AddScaled(View y, View x, long n, float p)
     {
-        Size(n, nameof(AddScaled), nameof(n));
+        Check.Size(n, nameof(AddScaled), nameof(n));
         y.Require(n, DType.F32, nameof(AddScaled), nameof(y));
         x.Require(n, DType.F32, nameof(AddScaled), nameof(x));
         KernelArguments a = default;
@@ -57,7 +57,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void GatedForward(View y, View gate, View up, long n, UnaryOp op)
     {
-        Size(n, nameof(GatedForward), nameof(n));
+        Check.Size(n, nameof(GatedForward), nameof(n));
         y.Require(n, DType.F32, nameof(GatedForward), nameof(y));
         gate.Require(n, DType.F32, nameof(GatedForward), nameof(gate));
         up.Require(n, DType.F32, nameof(GatedForward), nameof(up));
@@ -69,11 +69,11 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op)
     {
-        Size(n, nameof(GatedBackward), nameof(n));
+        Check.Size(n, nameof(GatedBackward), nameof(n));
         if (dGate.IsEmpty && dUp.IsEmpty)
             return;
-        RequireOptional(dGate, n, nameof(GatedBackward), nameof(dGate));
-        RequireOptional(dUp, n, nameof(GatedBackward), nameof(dUp));
+        Check.Optional(dGate, n, nameof(GatedBackward), nameof(dGate));
+        Check.Optional(dUp, n, nameof(GatedBackward), nameof(dUp));
         dy.Require(n, DType.F32, nameof(GatedBackward), nameof(dy));
         gate.Require(n, DType.F32, nameof(GatedBackward), nameof(gate));
         if (!dGate.IsEmpty)
@@ -165,8 +165,8 @@ public sealed partial class CudaBackend
 
     private static long Shape(int rows, int cols, string op)
     {
-        Size(rows, op, nameof(rows));
-        Size(cols, op, nameof(cols));
+        Check.Size(rows, op, nameof(rows));
+        Check.Size(cols, op, nameof(cols));
         return (long)rows * cols;
     }
 

@@ -65,7 +65,7 @@ public sealed partial class CudaBackend
     public void ClampedGatedForward(View y, View gate, View up, long n, float alpha, float limit)
     {
         const string Op = nameof(ClampedGatedForward);
-        Size(n, Op, nameof(n));
+        Check.Size(n, Op, nameof(n));
         y.Require(n, DType.F32, Op, nameof(y));
         gate.Require(n, DType.F32, Op, nameof(gate));
         up.Require(n, DType.F32, Op, nameof(up));
@@ -78,11 +78,11 @@ public sealed partial class CudaBackend
     public void ClampedGatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, float alpha, float limit)
     {
         const string Op = nameof(ClampedGatedBackward);
-        Size(n, Op, nameof(n));
+        Check.Size(n, Op, nameof(n));
         if (dGate.IsEmpty && dUp.IsEmpty)
             return;
-        RequireOptional(dGate, n, Op, nameof(dGate));
-        RequireOptional(dUp, n, Op, nameof(dUp));
+        Check.Optional(dGate, n, Op, nameof(dGate));
+        Check.Optional(dUp, n, Op, nameof(dUp));
         dy.Require(n, DType.F32, Op, nameof(dy));
         gate.Require(n, DType.F32, Op, nameof(gate));
         up.Require(n, DType.F32, Op, nameof(up));
@@ -93,7 +93,7 @@ public sealed partial class CudaBackend
 
     private static void RequireRoute(string op, View weights, View chosen, View logits, in RouteArgs args)
     {
-        Size(args.Rows, op, nameof(args.Rows));
+        Check.Size(args.Rows, op, nameof(args.Rows));
         if (args.PerToken < 1 || args.PerToken > args.Experts)
             throw new ArgumentException($"{op}: {args.PerToken} of {args.Experts} experts for a token");
         weights.Require((long)args.Rows * args.PerToken, DType.F32, op, nameof(weights));
@@ -103,9 +103,9 @@ public sealed partial class CudaBackend
 
     private static void RequireCombine(string op, View place, View weights, int rows, int perToken, int cols)
     {
-        Size(rows, op, nameof(rows));
-        Size(perToken, op, nameof(perToken));
-        Size(cols, op, nameof(cols));
+        Check.Size(rows, op, nameof(rows));
+        Check.Size(perToken, op, nameof(perToken));
+        Check.Size(cols, op, nameof(cols));
         place.Require((long)rows * perToken, DType.I32, op, nameof(place));
         weights.Require((long)rows * perToken, DType.F32, op, nameof(weights));
     }

@@ -22,8 +22,8 @@ public sealed partial class CudaBackend
     {
         const string Op = nameof(RmsNormBackward);
         long size = RequireNorm(Op, rows, cols, x, weight);
-        RequireOptional(dx, size, Op, nameof(dx));
-        RequireOptional(dWeight, cols, Op, nameof(dWeight));
+        Check.Optional(dx, size, Op, nameof(dx));
+        Check.Optional(dWeight, cols, Op, nameof(dWeight));
         dy.Require(size, DType.F32, Op, nameof(dy));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         if (!dx.IsEmpty)
@@ -43,7 +43,7 @@ public sealed partial class CudaBackend
         y.Require(size, DType.F32, Op, nameof(y));
         mean.Require(rows, DType.F32, Op, nameof(mean));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
-        RequireOptional(bias, cols, Op, nameof(bias));
+        Check.Optional(bias, cols, Op, nameof(bias));
         KernelArguments a = default;
         a.Add(y).Add(mean).Add(rstd).Add(x).Add(weight).Add(bias.IsEmpty ? Zeros(cols) : bias.Address).Add(rows).Add(cols).Add(eps);
         PerRow("layer_norm_forward", rows, cols, ref a);
@@ -54,9 +54,9 @@ public sealed partial class CudaBackend
     {
         const string Op = nameof(LayerNormBackward);
         long size = RequireNorm(Op, rows, cols, x, weight);
-        RequireOptional(dx, size, Op, nameof(dx));
-        RequireOptional(dWeight, cols, Op, nameof(dWeight));
-        RequireOptional(dBias, cols, Op, nameof(dBias));
+        Check.Optional(dx, size, Op, nameof(dx));
+        Check.Optional(dWeight, cols, Op, nameof(dWeight));
+        Check.Optional(dBias, cols, Op, nameof(dBias));
         dy.Require(size, DType.F32, Op, nameof(dy));
         mean.Require(rows, DType.F32, Op, nameof(mean));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
@@ -72,17 +72,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void Rope(View y, View x, View cos, View sin, View positions, int rows, int heads, int headDim, int rotaryDim, bool interleaved, bool inverse, bool accumulate)
     {
-        const string Op = nameof(Rope);
-        if (rows < 0 || heads < 1 || headDim < 1)
-            throw new ArgumentException($"{Op}: sizes out of range: {rows} rows, {heads} heads of {headDim}");
-        if (rotaryDim < 0 || rotaryDim > headDim || rotaryDim % 2 != 0)
-            throw new ArgumentException($"{Op}: rotaryDim {rotaryDim} must be even and within 0 … headDim = {headDim}");
-        long size = (long)rows * heads * headDim;
-        x.Require(size, DType.F32, Op, nameof(x));
-        y.Require(size, DType.F32, Op, nameof(y));
-        positions.Require(rows, DType.I32, Op, nameof(positions));
-        if (accumulate && y.Address == x.Address)
-            throw new ArgumentException($"{Op}: in place and accumulate exclude each other");
+        Check.Rope(y, x, positions, rows, heads, headDim, rotaryDim, accumulate);
         KernelArguments a = default;
         a.Add(y).Add(x).Add(cos).Add(sin).Add(positions).Add(heads).Add(headDim).Add(rotaryDim).Add(interleaved ? 1 : 0).Add(inverse ? 1 : 0).Add(accumulate ? 1 : 0);
         Kernel("rope", "rope").Launch(new((uint)rows), new(Threads), 0, ref a);

@@ -66,9 +66,9 @@ public sealed partial class CudaBackend
 
     private static void RequireReduction(View summed, View whole, int outer, int n, int inner, string op, string summedName, string wholeName)
     {
-        Size(outer, op, nameof(outer));
-        Size(n, op, nameof(n));
-        Size(inner, op, nameof(inner));
+        Check.Size(outer, op, nameof(outer));
+        Check.Size(n, op, nameof(n));
+        Check.Size(inner, op, nameof(inner));
         summed.Require((long)outer * inner, DType.F32, op, summedName);
         whole.Require((long)outer * n * inner, DType.F32, op, wholeName);
     }

@@ -26,7 +26,7 @@ public sealed partial class CudaBackend
     public void LogSumExpFinish(View lse, View max, View sum, int rows)
     {
         const string Op = nameof(LogSumExpFinish);
-        Size(rows, Op, nameof(rows));
+        Check.Size(rows, Op, nameof(rows));
         lse.Require(rows, DType.F32, Op, nameof(lse));
         max.Require(rows, DType.F32, Op, nameof(max));
         sum.Require(rows, DType.F32, Op, nameof(sum));
@@ -110,7 +110,7 @@ public sealed partial class CudaBackend
         lseRef.Require(rows, DType.F32, Op, nameof(lseRef));
         dot.Require(rows, DType.F32, Op, nameof(dot));
         dTv.Require(rows, DType.F32, Op, nameof(dTv));
-        RequireOptional(add, n, Op, nameof(add));
+        Check.Optional(add, n, Op, nameof(add));
         if (n == 0)
             return;
         KernelArguments a = default;

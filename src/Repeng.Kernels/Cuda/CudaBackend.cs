@@ -181,16 +181,4 @@ public sealed partial class CudaBackend : IBackend
         long blocks = (n + by - 1) / by;
         return blocks <= int.MaxValue ? (uint)blocks : throw new ArgumentException($"{n} elements need {blocks} blocks, a grid holds {int.MaxValue}");
     }
-
-    private static void Size(long value, string op, string name)
-    {
-        if (value < 0)
-            throw new ArgumentException($"{op}: {name} is {value}, it cannot be negative");
-    }
-
-    private static void RequireOptional(View v, long elements, string op, string operand)
-    {
-        if (!v.IsEmpty)
-            v.Require(elements, DType.F32, op, operand);
-    }
 }
