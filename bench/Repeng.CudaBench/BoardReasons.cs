@@ -21,6 +21,7 @@ internal static partial class Board
         ("attention_*", "mma", Diagonal),
         ("attention_join", "traffic", "every thread of a row reads the maxima and denominators of its stretches, 8 bytes of a sector each, from L1"),
         ("matvec_f32_*", "traffic", "a lane holds eight neighbours, which are 32 bytes of fp32: its two loads of 16 bytes ask for the same sector, the second finds it in L1"),
+        ("matmul_groups_*", "mma", "tiles have 64 rows, an expert has as many as the router gives it: 64, 128 and 70 rows fill 262 of 320"),
         ("matmul_codes_*", "traffic", Code),
         ("unpack_codes_*", "traffic", "double quantised scales are three dependent loads of 1 to 4 bytes, a sector each, from L1"),
         ("pack_codes", "traffic", "the 15 borders and the order of the codes are read again for every element, from L1"),

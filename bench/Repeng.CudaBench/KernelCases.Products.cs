@@ -165,7 +165,7 @@ internal static partial class KernelCases
             int[] many = [64, 128, 70], few = [1, 8, 3];
             foreach (bool transB in new[] { true, false })
                 yield return new($"{string.Join(", ", many)} × {n} × {k}", g => Grouped(g, many, transB, type),
-                    ($"matmul_groups_n{(transB ? 't' : 'n')}_{Name(type)}", Sum(many.Select(rows => TileFloor(rows, n, k, type.Size(), Parts(type)) with { Mma = 2.0 * Ceil(rows, 64) * 64 * n * k * Parts(type) }))));
+                    ($"matmul_groups_n{(transB ? 't' : 'n')}_{Name(type)}", Sum(many.Select(rows => TileFloor(rows, n, k, type.Size(), Parts(type))))));
             yield return new($"{string.Join(", ", few)} × {n} × {k}", g => Grouped(g, few, true, type),
                 ($"matvec_groups_{Name(type)}", Sum(few.Select(rows => new Floor((4.0 * rows * k) + (n * k * type.Size()), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 16)) + (n * k * type.Size()) + (32.0 * rows * n))))));
         }

@@ -66,6 +66,36 @@ public sealed class CublasLtTests
     }
 
     [Theory]
+    [InlineData(DType.F32, 4, 0, 1)]
+    [InlineData(DType.BF16, 0, 0, 3)]
+    // Activations with gaps beside bf16 weights, and operands that do not lie on 16 bytes, are for the kernels.
+    [InlineData(DType.BF16, 4, 0, 0)]
+    [InlineData(DType.F32, 3, 0, 0)]
+    [InlineData(DType.F32, 4, 1, 0)]
+    public void RowsMayStandApart(DType type, int gapA, int skipped, int products)
+    {
+        const int LdB = K + 8, LdC = N + 12;
+        int ldA = K + gapA;
+        using var driver = new EmulatedCudaDriver();
+        using CpuBackend cpu = new(1);
+        var library = new FakeCublasLt(driver);
+        using CudaBackend backend = Open(driver, library);
+        Close.To(1e-6, On(backend), On(cpu), $"{type}, rows of A {ldA} apart");
+        Assert.Equal(products, library.Products.Count);
+
+        float[] On(IBackend b)
+        {
+            var random = new Random(8);
+            float[] a = [.. Enumerable.Range(0, skipped + (M * ldA)).Select(_ => (float)random.NextDouble() - 0.5f)], w = [.. Enumerable.Range(0, N * LdB).Select(_ => (float)random.NextDouble() - 0.5f)];
+            using TestMemory memory = new(b);
+            View c = memory.Of(Enumerable.Range(0, M * LdC).Select(i => i % 5 * 0.1f).ToArray());
+            View weights = type == DType.F32 ? memory.Of(w) : memory.Of(Array.ConvertAll(w, v => (ushort)(BitConverter.SingleToUInt32Bits(v) >> 16)).AsSpan(), type);
+            b.MatMul(c, memory.Of(a).Slice(skipped, (long)M * ldA), weights, new MatMulArgs(M, N, K, TransB: true, LdA: ldA, LdB: LdB, LdC: LdC));
+            return memory.Read(c);
+        }
+    }
+
+    [Theory]
     [InlineData(DType.BF16, 1e-2)]
     [InlineData(DType.F32, 1e-3)]
     public void FastRoundsItsOperands(DType type, double tolerance)

@@ -46,6 +46,38 @@ public sealed class CudaBackendTests
     }, 2e-5);
 
     [Theory, MemberData(nameof(GpuBackends))]
+    public void TermsHaveTheBitsOfTheProductsOneByOne(string backend)
+    {
+        using IBackend b = Backends.Create(backend);
+        using var memory = new TestMemory(b);
+        // In one launch, and where the product alone is cut by its depth.
+        foreach ((int rows, int outputs, int inputs, int rank) in new[] { (20, 40, 36, 8), (12, 100, 1100, 8) })
+        {
+            View x = memory.Of(Gpu.Random(rows * inputs, 1)), w = memory.Of(Gpu.Random(outputs * inputs, 2)), down = memory.Of(Gpu.Random(rank * inputs, 3)), u = memory.Of(Gpu.Random(outputs * rank, 4)), m = memory.Of(Gpu.Random(rank * rank, 5));
+            View y = memory.Empty(rows * outputs), expected = memory.Empty(rows * outputs), room = memory.Empty(2L * rows * rank);
+            foreach (TermSegment[] segments in new TermSegment[][] { [new(0, rows, m)], [new(0, rows, default)], [new(1, 4, m)] })
+            {
+                b.MatMulTerm(y, x, w, down, u, segments, room, new TermArgs(rows, outputs, inputs, rank));
+                TermArgs.OneByOne(b, expected, x, w, down, u, segments, room, new TermArgs(rows, outputs, inputs, rank));
+                Assert.Equal(memory.Read(expected), memory.Read(y));
+            }
+        }
+    }
+
+    [Theory, MemberData(nameof(GpuBackends))]
+    public void WhatTheContractRefusesIsRefusedHere(string backend)
+    {
+        using IBackend b = Backends.Create(backend);
+        using var memory = new TestMemory(b);
+        View a = memory.Zeros(64), c = memory.Zeros(64), ids = memory.Of([0, 1, 2, 3]);
+        Assert.Contains("overwrite each other", Assert.Throws<ArgumentException>(() => b.MatMul(c, a, a, new MatMulArgs(2, 2, 2, Batch: 2, StrideA: 4, StrideB: 4))).Message);
+        Assert.Contains("negative", Assert.Throws<ArgumentException>(() => b.MatMul(c, a, a, new MatMulArgs(2, 2, 2, Batch: 2, StrideA: -4, StrideB: 4, StrideC: 4))).Message);
+        Assert.Contains("I32", Assert.Throws<ArgumentException>(() => b.MatMulGroups(memory.Zeros(384), a, [new(0, 1, memory.Of(Gpu.Random(768, 1))), new(1, 1, memory.Of(new int[768]))], new GroupArgs(192, 4, TransB: true))).Message);
+        Assert.Contains("cos", Assert.Throws<ArgumentException>(() => b.Rope(c, a, ids, ids, ids, 4, 1, 4, 4, false, false, false)).Message);
+        Assert.Contains("window", Assert.Throws<ArgumentException>(() => b.AttentionForward(c, c, a, a, a, ids, new AttentionArgs(1, 2, 2, 1, 1, 4, 1, Window: -1))).Message);
+    }
+
+    [Theory, MemberData(nameof(GpuBackends))]
     public void AttentionEqualsTheCpus(string backend) => Both(backend, (b, memory, random) =>
     {
         foreach (AttentionArgs args in (AttentionArgs[])[

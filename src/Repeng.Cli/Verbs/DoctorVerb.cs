@@ -90,7 +90,7 @@ public sealed class DoctorVerb
         {
             Line("", e.Message);
         }
-        Line("", "singular vectors on the CPU; quantised weights on the CPU alone");
+        Line("", "singular vectors on the CPU");
     }
 
     private static string CpuName()

@@ -23,6 +23,15 @@ internal static unsafe class Check
             view.Require(elements, DType.F32, op, operand);
     }
 
+    /// <summary>Throws for sizes of <see cref="IBackend.MatMul"/> that are negative, and for products that would overwrite each other.</summary>
+    public static void Product(in MatMulArgs a)
+    {
+        if (a.M < 0 || a.N < 0 || a.K < 0 || a.Batch < 0 || a.StrideA < 0 || a.StrideB < 0 || a.StrideC < 0)
+            throw new ArgumentException($"MatMul: negative size: M {a.M}, N {a.N}, K {a.K}, batch {a.Batch}, strides {a.StrideA}, {a.StrideB}, {a.StrideC}");
+        if (a is { M: > 0, N: > 0, Batch: > 1, StrideC: 0, Accumulate: false })
+            throw new ArgumentException($"MatMul: {a.Batch} products into one C (stride 0) would overwrite each other; set StrideC, or Accumulate to sum them");
+    }
+
     /// <summary>Throws for sizes of attention that do not fit together; else the elements of queries and of keys, and the rows of log-sum-exps.</summary>
     public static (long Queries, long Keys, long Rows) Attention(string op, in AttentionArgs a)
     {
@@ -64,7 +73,7 @@ internal static unsafe class Check
     }
 
     /// <summary>Sizes and operands of <see cref="IBackend.Rope"/> but for the positions' values.</summary>
-    public static void Rope(View y, View x, View positions, int rows, int heads, int headDim, int rotaryDim, bool accumulate)
+    public static void Rope(View y, View x, View cos, View sin, View positions, int rows, int heads, int headDim, int rotaryDim, bool accumulate)
     {
         const string Op = nameof(Rope);
         if (rows < 0 || heads < 1 || headDim < 1)
@@ -75,6 +84,9 @@ internal static unsafe class Check
         x.Require(size, DType.F32, Op, nameof(x));
         y.Require(size, DType.F32, Op, nameof(y));
         positions.Require(rows, DType.I32, Op, nameof(positions));
+        // At least the table's first position; which ones are read say the positions.
+        cos.Require(rows == 0 ? 0 : rotaryDim / 2, DType.F32, Op, nameof(cos));
+        sin.Require(rows == 0 ? 0 : rotaryDim / 2, DType.F32, Op, nameof(sin));
         if (accumulate && rows > 0 && y.Address == x.Address)
             throw new ArgumentException($"{Op}: in place and accumulate exclude each other");
     }

@@ -84,12 +84,9 @@ public sealed unsafe partial class CpuBackend
     private bool Prepare(View c, View a, View b, in MatMulArgs args, out GemmCall call)
     {
         call = default;
-        if (args.M < 0 || args.N < 0 || args.K < 0 || args.Batch < 0 || args.StrideA < 0 || args.StrideB < 0 || args.StrideC < 0)
-            throw new ArgumentException($"MatMul: negative size: M {args.M}, N {args.N}, K {args.K}, batch {args.Batch}, strides {args.StrideA}, {args.StrideB}, {args.StrideC}");
+        Check.Product(args);
         if (args.M == 0 || args.N == 0 || args.Batch == 0)
             return false;
-        if (args.Batch > 1 && args.StrideC == 0 && !args.Accumulate)
-            throw new ArgumentException($"MatMul: {args.Batch} products into one C (stride 0) would overwrite each other; set StrideC, or Accumulate to sum them");
         int rowA = args.RowStrideA, rowB = args.RowStrideB, rowC = args.RowStrideC;
         DType typeB = b.Type is DType.F16 or DType.BF16 or DType.Packed ? b.Type : DType.F32;
         RequireMatrix(a, DType.F32, "A", args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, rowA, args.Batch, args.StrideA);

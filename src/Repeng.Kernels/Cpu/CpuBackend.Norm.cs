@@ -105,7 +105,7 @@ public sealed unsafe partial class CpuBackend
     /// <inheritdoc/>
     public void Rope(View y, View x, View cos, View sin, View positions, int rows, int heads, int headDim, int rotaryDim, bool interleaved, bool inverse, bool accumulate)
     {
-        Check.Rope(y, x, positions, rows, heads, headDim, rotaryDim, accumulate);
+        Check.Rope(y, x, cos, sin, positions, rows, heads, headDim, rotaryDim, accumulate);
         if (rows == 0)
             return;
         int half = rotaryDim / 2;

@@ -15,7 +15,7 @@ public sealed unsafe partial class CudaBackend
         const string Op = nameof(MatMulGroups);
         if (args.N < 0 || args.K < 0)
             throw new ArgumentException($"{Op}: sizes {args.K} × {args.N} cannot be negative");
-        if (groups.Length < 2 || args.N == 0 || IsCut(args.N, args.K))
+        if (args.N == 0 || IsCut(args.N, args.K))
         {
             GroupArgs.OneByOne(this, c, a, groups, args);
             return;
@@ -27,9 +27,12 @@ public sealed unsafe partial class CudaBackend
             c.Require(g.Count == 0 ? 0 : ((long)g.Start + g.Count) * args.N, DType.F32, Op, nameof(c));
             a.Require(g.Count == 0 ? 0 : ((long)g.Start + g.Count) * args.K, DType.F32, Op, nameof(a));
             g.B.Require(g.Count == 0 ? 0 : (long)args.N * args.K, g.B.Type, Op, nameof(g.B));
+            if (g.B.Type != DType.Packed)
+                _ = Suffix(g.B.Type, Op);
+        }
+        foreach (MatMulGroup g in groups)
             if (g.B.Type == DType.Packed)
                 GroupArgs.OneByOne(this, c, a, [g], args);
-        }
         foreach (DType type in (ReadOnlySpan<DType>)[DType.F32, DType.F16, DType.BF16])
             GroupsOf(type, c, a, groups, args);
     }

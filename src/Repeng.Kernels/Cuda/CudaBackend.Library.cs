@@ -31,11 +31,14 @@ public sealed partial class CudaBackend
     /// <summary>Shapes of products for which an algorithm of the library was chosen.</summary>
     public int LibraryShapes => _products?.Plans ?? 0;
 
+    /// <summary>Whether a product is one for the library by its sizes and types.</summary>
+    private bool IsForLibrary(in MatMulArgs args, DType type) =>
+        _libraries.Products is not null && args.Batch == 1 && args.M >= LeastLibraryRows && args.N >= LeastLibraryRows && args.Flops >= LeastLibraryWork && type is (DType.F32 or DType.BF16);
+
     /// <summary>A large product by cuBLASLt; false where the kernels must do it.</summary>
     private bool ByLibrary(in MatMulParams p, in MatMulArgs args, DType type)
     {
-        if (_libraries.Products is not { } library || args.Batch != 1 || args.M < LeastLibraryRows || args.N < LeastLibraryRows || args.Flops < LeastLibraryWork || type is not (DType.F32 or DType.BF16)
-            || !(Aligned(p.A, args.RowStrideA, sizeof(float)) && Aligned(p.B, args.RowStrideB, type.Size()) && Aligned(p.C, args.RowStrideC, sizeof(float))))
+        if (_libraries.Products is not { } library || !IsForLibrary(args, type) || !(Aligned(p.A, args.RowStrideA, sizeof(float)) && Aligned(p.B, args.RowStrideB, type.Size()) && Aligned(p.C, args.RowStrideC, sizeof(float))))
             return false;
         lock (_lock)
         {

@@ -15,8 +15,7 @@ public sealed partial class CudaBackend
     public void MatMul(View c, View a, View b, in MatMulArgs args)
     {
         const string Op = nameof(MatMul);
-        if (args.M < 0 || args.N < 0 || args.K < 0 || args.Batch < 0)
-            throw new ArgumentException($"{Op}: sizes {args.M} × {args.K} × {args.N}, batch {args.Batch} cannot be negative");
+        Check.Product(args);
         if (args.M == 0 || args.N == 0 || args.Batch == 0)
             return;
         RequireMatrix(a, DType.F32, args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, args.RowStrideA, args.Batch, args.StrideA, Op, nameof(a));
@@ -121,8 +120,10 @@ public sealed partial class CudaBackend
     public void MatMulTerm(View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
     {
         // As one launch where all rows belong to one segment without an M, or with one: z = x·Downᵀ, z·M, then both products in one kernel.
+        // Not where the products alone would be cut by their depth or go to the library: their bits are asked for.
         (int rows, int outputs, int inputs, int r) = args;
-        if (rows <= VectorRows || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows || w.Packing is { Code: null })
+        if (rows <= VectorRows || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows || w.Packing is { Code: null } || IsCut(outputs, inputs) || IsCut(outputs, r)
+            || (w.Packing is null && IsForLibrary(new MatMulArgs(rows, outputs, inputs, TransB: true), w.Type)) || IsForLibrary(new MatMulArgs(rows, outputs, r, TransB: true), DType.F32))
         {
             TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);
             return;

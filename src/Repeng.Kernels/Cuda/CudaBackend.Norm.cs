@@ -72,7 +72,7 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void Rope(View y, View x, View cos, View sin, View positions, int rows, int heads, int headDim, int rotaryDim, bool interleaved, bool inverse, bool accumulate)
     {
-        Check.Rope(y, x, positions, rows, heads, headDim, rotaryDim, accumulate);
+        Check.Rope(y, x, cos, sin, positions, rows, heads, headDim, rotaryDim, accumulate);
         KernelArguments a = default;
         a.Add(y).Add(x).Add(cos).Add(sin).Add(positions).Add(heads).Add(headDim).Add(rotaryDim).Add(interleaved ? 1 : 0).Add(inverse ? 1 : 0).Add(accumulate ? 1 : 0);
         Kernel("rope", "rope").Launch(new((uint)rows), new(Threads), 0, ref a);

@@ -71,6 +71,8 @@ public sealed unsafe class CudaFunction
     {
         if (grid.Count == 0)
             return;
+        if (grid.Y > 65535 || grid.Z > 65535)
+            throw new ArgumentException($"{Name}: a grid of {grid} blocks, of which y and z can be 65535 at most; give fewer rows or sequences at once");
         CudaContext context = Module.Context;
         context.MakeCurrent();
         Allow(sharedBytes);
