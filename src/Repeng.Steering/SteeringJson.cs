@@ -10,7 +10,7 @@ using Repeng.Steering.Adapters.Peft;
 namespace Repeng.Steering;
 
 /// <summary>Generated code for the records that are written as JSON: nothing is found by reflection, so that programs can be trimmed and compiled ahead of time.</summary>
-[JsonSourceGenerationOptions(WriteIndented = true, IndentSize = 4, UseStringEnumConverter = true, NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals, RespectNullableAnnotations = true)]
+[JsonSourceGenerationOptions(WriteIndented = true, IndentSize = 4, UseStringEnumConverter = true, NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals, RespectNullableAnnotations = true, RespectRequiredConstructorParameters = true)]
 [JsonSerializable(typeof(RunSettings))]
 [JsonSerializable(typeof(PeftSettings))]
 [JsonSerializable(typeof(AntiPastoLossConfig))]

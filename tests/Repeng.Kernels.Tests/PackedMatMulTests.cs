@@ -36,7 +36,7 @@ public sealed class PackedMatMulTests
     public void At_every_simd_width(string form, int width)
     {
         using var ops = new CpuBackend(2) { MatMulWidth = (GemmWidth)width };
-        foreach ((int m, int n, int k) in new[] { (1, 9, 70), (3, 21, 160), (13, 33, 31), (49, 70, 390) })
+        foreach ((int m, int n, int k) in new[] { (1, 9, 70), (3, 21, 160), (5, 21, 160), (8, 65, 1300), (13, 33, 31), (49, 70, 390) })
             CheckShape(ops, form, m, n, k);
     }
 

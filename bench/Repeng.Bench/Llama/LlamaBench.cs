@@ -122,12 +122,12 @@ internal static class LlamaBench
         using var device = new Device(backend);
         using ModelBundle bundle = ModelBundle.Load(device, model, weights);
         var generator = new Generator(bundle.Model);
-        int[] text = Text(bundle, prompt);
+        int[] text = Text(bundle, prompt), shortText = text[..Math.Min(DecodePrompt, text.Length)];
         Console.WriteLine($"{Path.GetFileName(model)}, one sequence; {Machine.Cpu} ({CpuBackend.Simd}), {threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
-        Ours(generator, text[..DecodePrompt], tokens);
+        Ours(generator, shortText, tokens);
         long allocated = GC.GetTotalAllocatedBytes(), start = 0;
         int seen = 0, collections = GC.CollectionCount(0);
-        generator.Generate([text[..DecodePrompt]], [0], Steering.Generation.Steering.None, new SamplingSettings(), tokens + 1, [], onToken: (_, _) =>
+        generator.Generate([shortText], [0], Steering.Generation.Steering.None, new SamplingSettings(), tokens + 1, [], onToken: (_, _) =>
         {
             if (seen++ > 0)
                 return;

@@ -12,9 +12,15 @@ internal static class FirstStepBench
     public static int Run(string[] args)
     {
         int runs = args is ["--runs", var n] ? int.Parse(n, CultureInfo.InvariantCulture) : args.Length == 0 ? 7 : throw new UserErrorException($"first-step knows --runs N, not {string.Join(' ', args)}");
+        if (runs < 1)
+            throw new UserErrorException($"--runs {runs}: at least one");
         string program = Path.Combine(Machine.Repository(), "src", "Repeng.Cli", "bin", "Release", "net10.0", "repeng-native.dll");
         if (!File.Exists(program))
             throw new UserErrorException($"{program} is not there; build src/Repeng.Cli -c Release first");
+        // The bench does not build it: another commit's program must not be timed under this one's name.
+        string commit = Machine.Commit().TrimEnd('+'), built = FileVersionInfo.GetVersionInfo(program).ProductVersion ?? "";
+        if (!built.Contains($"+{commit}", StringComparison.Ordinal))
+            throw new UserErrorException($"{program} is of {built}, the checkout of {commit}; build src/Repeng.Cli -c Release again");
         Console.WriteLine($"{Machine.Cpu}, commit {Machine.Commit()}, load average {Machine.Load()}");
         double[] seconds = [.. Enumerable.Range(-1, runs + 1).Select(_ => FirstStep(program)).Skip(1)];
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"start to first step: {seconds.Order().ElementAt(runs / 2):f2} s ({seconds.Min():f2} … {seconds.Max():f2})"));

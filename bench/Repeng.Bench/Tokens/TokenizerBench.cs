@@ -17,18 +17,7 @@ namespace Repeng.Bench.Tokens;
 /// </summary>
 internal static class TokenizerBench
 {
-    private static readonly string s_tokenizers = Path.Combine(Root, "..", "shared", "tokenizers");
-
-    private static string Root
-    {
-        get
-        {
-            string? folder = AppContext.BaseDirectory;
-            while (folder is not null && !File.Exists(Path.Combine(folder, "Repeng.Native.sln")))
-                folder = Path.GetDirectoryName(folder);
-            return folder ?? throw new UserErrorException("the benchmark must lie in a checkout of the repository, whose files it encodes");
-        }
-    }
+    private static string Tokenizers => Path.Combine(Machine.Repository(), "..", "shared", "tokenizers");
 
     public static int Run(string[] args)
     {
@@ -51,7 +40,7 @@ internal static class TokenizerBench
             string Value() => i + 1 < args.Length ? args[++i] : throw new UserErrorException($"{args[i]} needs a value");
         }
         Console.WriteLine($"{Machine.Cpu}, commit {Machine.Commit()}, load average {Machine.Load()}, {runs} runs each, median (smallest … largest)");
-        string[] sources = [.. Directory.GetDirectories(s_tokenizers).Order(StringComparer.Ordinal), .. Models()];
+        string[] sources = [.. Directory.GetDirectories(Tokenizers).Order(StringComparer.Ordinal), .. Models()];
         foreach (string source in sources.Where(s => only is null || s.Contains(only, StringComparison.OrdinalIgnoreCase)))
         {
             if (loads)
@@ -114,7 +103,7 @@ internal static class TokenizerBench
     {
         Tokenizer ours = Load(source);
         // The same vocabulary in GGUF has no tokenizer.json to make the peer of; it is compared with the folder of its name.
-        string folder = File.Exists(source) ? Directory.GetDirectories(s_tokenizers).FirstOrDefault(d => Path.GetFileName(source).StartsWith(Path.GetFileName(d), StringComparison.OrdinalIgnoreCase)) ?? "" : source;
+        string folder = File.Exists(source) ? Directory.GetDirectories(Tokenizers).FirstOrDefault(d => Path.GetFileName(source).StartsWith(Path.GetFileName(d), StringComparison.OrdinalIgnoreCase)) ?? "" : source;
         (string Name, Peer Tokenizer)[] peers = noPeer || folder.Length == 0 ? [] : [.. PeerTokenizer.All(Path.Combine(folder, "tokenizer.json")).Select(p => (p.Name, p.Create()))];
         foreach ((string name, string[] texts) in Corpora())
         {
@@ -197,7 +186,7 @@ internal static class TokenizerBench
         yield return ("source code", Read("src", "*.cs"));
 
         static string[] Read(string folder, string pattern) =>
-            [.. Directory.GetFiles(Path.Combine(Root, folder), pattern, SearchOption.AllDirectories).Where(f => !f.Contains($"{Path.DirectorySeparatorChar}obj{Path.DirectorySeparatorChar}", StringComparison.Ordinal)).Order(StringComparer.Ordinal).Select(File.ReadAllText)];
+            [.. Directory.GetFiles(Path.Combine(Machine.Repository(), folder), pattern, SearchOption.AllDirectories).Where(f => !f.Contains($"{Path.DirectorySeparatorChar}obj{Path.DirectorySeparatorChar}", StringComparison.Ordinal)).Order(StringComparer.Ordinal).Select(File.ReadAllText)];
     }
 
     private static string Spread(double[] values, string format = "0.0")

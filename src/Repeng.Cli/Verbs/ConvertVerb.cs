@@ -74,6 +74,7 @@ public sealed class ConvertVerb
     {
         string output = p.GetValue(_output) ?? throw new UserErrorException("--output FILE.gguf is missing: where the model goes");
         RequireNewFile(output);
+        CheckType(p.GetValue(_type));
         string model = p.GetValue(_model) ?? ModelBundle.Demo;
         HubModels.Ready(_session, model);
         using ModelFiles files = ModelFiles.Open(model);
@@ -82,11 +83,15 @@ public sealed class ConvertVerb
         return ExitCodes.Ok;
     }
 
+    /// <summary>A type as it is written, null for none; refuses one that cannot be before a model is fetched or loaded.</summary>
+    internal static string? CheckType(string? wanted) => wanted is null ? null
+        : GgufModelWriter.Types.FirstOrDefault(t => t.Equals(wanted, StringComparison.OrdinalIgnoreCase))
+            ?? throw new UserErrorException($"--type {wanted}: cannot be written; types that can: {string.Join(", ", GgufModelWriter.Types)}");
+
     private static string Type(string? wanted, ITensorSource weights)
     {
-        if (wanted is not null)
-            return GgufModelWriter.Types.FirstOrDefault(t => t.Equals(wanted, StringComparison.OrdinalIgnoreCase))
-                ?? throw new UserErrorException($"--type {wanted}: cannot be written; types that can: {string.Join(", ", GgufModelWriter.Types)}");
+        if (CheckType(wanted) is { } named)
+            return named;
         string[] stored = [.. weights.Names.Select(n => weights.Info(n)).Where(t => t.Shape.Length > 1 && !IsMxfp4(t)).Select(t => t.Type).Distinct()];
         return stored is ["F32"] or ["BF16"] ? stored[0] : "F16";
     }

@@ -48,6 +48,7 @@ public sealed class ExportVerb
             AtomicFile.RequireFolderFree(output);
         if (p.GetValue(_type) is not null && to != "gguf")
             throw new UserErrorException("--type is for --to gguf: other files are fp32");
+        ConvertVerb.CheckType(p.GetValue(_type));
         string model = p.GetValue(_model) ?? AdapterFile.ReadBaseModel(folder) ?? ModelBundle.Demo;
         HubModels.Ready(_session, model);
         bool merged = to == "merged";

@@ -6,8 +6,8 @@ using Repeng.Kernels.Quantised;
 namespace Repeng.Kernels.Cpu;
 
 /// <content>
-/// Few rows by a quantised matrix whose codes are expanded in registers (<see cref="IRegisterCode"/>) and used at once, each
-/// once for all rows: nothing of the weight is written anywhere. Sums go in the order of the other dot products of the width, so the
+/// Few rows by a quantised matrix whose codes are expanded in registers (<see cref="IRegisterCode"/>) and used at once (for more than
+/// four rows with 256 bits twice): nothing of the weight is written anywhere. Sums go in the order of the other dot products of the width, so the
 /// bits are those of the decoded matrix.
 /// </content>
 internal static unsafe partial class GemmThin

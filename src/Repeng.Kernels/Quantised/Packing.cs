@@ -139,20 +139,20 @@ public sealed unsafe class Packing
     }
 
     /// <summary>
-    /// Number of the first element that is not finite, −1 where all are; host memory only, on all cores. Values are decoded only
+    /// Number of the first element that is not finite, −1 where all are; host memory only, parts of large matrices on all cores. Values are decoded only
     /// where their scales do not tell: a scale stands for 32 to 256 values of most forms.
     /// </summary>
     public long FirstNotFinite()
     {
         // Some milliseconds each, where the bytes are in memory.
-        const long Part = 1 << 25;
-        if (Elements <= Part)
+        long together = Source->Sound != null ? 1 << 25 : 1 << 18;
+        if (Elements <= together)
             return FirstNotFinite(0, Elements);
         long bad = long.MaxValue;
         object gate = new();
-        Parallel.For(0, (Elements + Part - 1) / Part, part =>
+        Parallel.For(0, (Elements + together - 1) / together, part =>
         {
-            if (FirstNotFinite(part * Part, Math.Min(Part, Elements - part * Part)) is >= 0 and var found)
+            if (FirstNotFinite(part * together, Math.Min(together, Elements - part * together)) is >= 0 and var found)
                 lock (gate)
                     bad = Math.Min(bad, found);
         });

@@ -114,8 +114,21 @@ public static class DailyDilemmas
             int at = ++number;
             if (line.Trim().Length == 0)
                 continue;
-            JsonObject json = JsonFile.Parse(Encoding.UTF8.GetBytes(line), $"{path}, line {at}") as JsonObject ?? throw new UserErrorException($"{path}, line {at}: a JSON object is needed");
+            JsonObject json = Parsed(line, $"{path}, line {at}");
             yield return (at, f => json[f] switch { null => null, JsonValue v when v.TryGetValue(out string? s) => s, { } node => node.ToJsonString() });
+        }
+    }
+
+    private static JsonObject Parsed(string line, string where)
+    {
+        const string Advice = "give JSON lines, or CSV in a file that ends in .csv";
+        try
+        {
+            return JsonFile.Parse(Encoding.UTF8.GetBytes(line), where) as JsonObject ?? throw new UserErrorException($"{where}: a JSON object is needed; {Advice}");
+        }
+        catch (UserErrorException e) when (e.InnerException is JsonException)
+        {
+            throw new UserErrorException($"{where}: no JSON ({JsonFile.WithoutPosition((JsonException)e.InnerException)}); {Advice}", e);
         }
     }
 

@@ -75,7 +75,7 @@ public static unsafe partial class ModelLoader
             DType memory = weights.Type == WeightType.F32 ? DType.F32 : info.Type switch { "BF16" => DType.BF16, "F16" => DType.F16, _ => DType.F32 };
             Tensor t = Add(new Tensor(device, memory, x.Count, outputs, inputs), name);
             long size = (long)outputs * inputs;
-            for (int e = 0; e < x.Count && device.Backend is not DryBackend; e++)
+            for (int e = 0; e < x.Count && !device.Backend.IsDry; e++)
             {
                 View to = t.Data.Slice(e * size, size);
                 if (memory == DType.F32)
@@ -117,7 +117,7 @@ public static unsafe partial class ModelLoader
             if (weights.Type != WeightType.F32)
                 return ReadPacked(stored, name, n, outputs, inputs);
             using Tensor blocks = PackedStorage.Load(device, stored, null, n, outputs, inputs);
-            return Keep(device.Backend is DryBackend ? new Tensor(device, DType.F32, n, outputs, inputs) : Tensor.From(device, WeightReader.ToHost(blocks), n, outputs, inputs), name);
+            return Keep(device.Backend.IsDry ? new Tensor(device, DType.F32, n, outputs, inputs) : Tensor.From(device, WeightReader.ToHost(blocks), n, outputs, inputs), name);
         }
 
         private Tensor StackedBias(string name, ExpertConfig x, int outputs)
@@ -126,7 +126,7 @@ public static unsafe partial class ModelLoader
             var layout = new FileLayout(x.Count, outputs, 1, Transposed: false, x.Stack == StackLayout.InOutInterleaved && name.EndsWith(".gate_up_proj_bias", StringComparison.Ordinal));
             if (layout.Interleaved)
                 _layouts[name] = layout;
-            return device.Backend is DryBackend
+            return device.Backend.IsDry
                 ? Add(new Tensor(device, DType.F32, x.Count, outputs), name)
                 : Keep(Tensor.From(device, layout.FromFile<float>(source.ReadF32(name)), x.Count, outputs), name);
         }

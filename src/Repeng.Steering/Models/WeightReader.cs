@@ -40,9 +40,9 @@ public static class WeightReader
         var values = GC.AllocateUninitializedArray<float>(checked((int)weight.Length));
         if (weight.Device.Backend.ReadsHostMemory)
         {
-            Parallel.For(0, (values.Length + DecodedTogether - 1) / DecodedTogether, part =>
+            Parallel.For(0, (values.Length + DecodedTogether - 1L) / DecodedTogether, part =>
             {
-                int at = part * DecodedTogether;
+                int at = (int)(part * DecodedTogether);
                 packing.Decode(start + at, values.AsSpan(at, Math.Min(DecodedTogether, values.Length - at)));
             });
             return values;
@@ -50,9 +50,9 @@ public static class WeightReader
         // Elsewhere the device decodes.
         int most = Math.Min(values.Length, DecodedOnDevice);
         using var room = new Tensor(weight.Device, DType.F32, most);
-        for (int at = 0; at < values.Length; at += most)
+        for (long done = 0; done < values.Length; done += most)
         {
-            int count = Math.Min(most, values.Length - at);
+            int at = (int)done, count = Math.Min(most, values.Length - at);
             View part = room.Data.Slice(0, count);
             weight.Device.Backend.Unpack(part, weight.Data.Slice(at, count));
             weight.Device.Backend.Download(MemoryMarshal.AsBytes(values.AsSpan(at, count)), part);

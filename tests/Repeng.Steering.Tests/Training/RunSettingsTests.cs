@@ -26,6 +26,14 @@ public sealed class RunSettingsTests : IDisposable
     }
 
     [Fact]
+    public void A_pair_of_personas_has_both()
+    {
+        var e = Assert.Throws<UserErrorException>(() => Load("""{"Model":"m","Template":"t","Personas":[{"Positive":"honest"}],"Suffixes":[],"Train":{}}"""));
+        Assert.Contains(_path, e.Message);
+        Assert.Contains("Negative", e.Message);
+    }
+
+    [Fact]
     public void What_a_file_leaves_out_has_the_records_own_values()
     {
         var train = new TrainConfig { Peft = new PeftSettings(), AntiPasto = new AntiPastoLossConfig() };

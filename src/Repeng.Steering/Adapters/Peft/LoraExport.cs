@@ -51,7 +51,7 @@ public static class LoraExport
     public static IReadOnlyList<LoraFactors> WriteGguf(string path, ModelFiles files, IAdapter adapter, float c)
     {
         LoraFactors[] parts = Parts(adapter, c);
-        GgufLoraFile.Write(path, files.Config, files.ConfigSource, [.. parts.Select(p => new GgufLoraFile.Layer(p.Module.Path, p.Module.Outputs, p.Module.Inputs, Narrow(p.Left), Narrow(p.Right)))], null);
+        GgufLoraFile.Write(path, files.Config, files.ConfigSource, [.. parts.Select(p => new GgufLoraFile.Layer(p.Module.Path, p.Module.Outputs, p.Module.Inputs, Narrow(p, p.Left), Narrow(p, p.Right)))], null);
         return parts;
     }
 
@@ -67,7 +67,7 @@ public static class LoraExport
         var others = parts.Where(p => p.Rank != common).ToArray();
         JsonObject Pattern() => new(others.Select(p => KeyValuePair.Create(p.Module.Path, (JsonNode?)p.Rank)));
         (json["rank_pattern"], json["alpha_pattern"]) = (Pattern(), Pattern());
-        var layers = parts.Select(p => (PeftLayer)new LoraLayer(p.Module, 1, Tensor.From(model.Device, Narrow(p.Right), p.Rank, p.Module.Inputs), Tensor.From(model.Device, Narrow(p.Left), p.Module.Outputs, p.Rank), null, null)).ToList();
+        var layers = parts.Select(p => (PeftLayer)new LoraLayer(p.Module, 1, Tensor.From(model.Device, Narrow(p, p.Right), p.Rank, p.Module.Inputs), Tensor.From(model.Device, Narrow(p, p.Left), p.Module.Outputs, p.Rank), null, null)).ToList();
         return new PeftAdapter(model, new PeftConfig(json, where), layers);
     }
 
@@ -81,5 +81,10 @@ public static class LoraExport
         throw new UserErrorException($"{path}: a {adapter.Kind} adapter is more than a product of low rank added to the weight, so that no LoRA says the same; merge it into the weights instead");
     }
 
-    private static float[] Narrow(double[] values) => Array.ConvertAll(values, v => (float)v);
+    private static float[] Narrow(LoraFactors part, double[] values)
+    {
+        float[] narrow = Array.ConvertAll(values, v => (float)v);
+        int bad = Array.FindIndex(narrow, v => !float.IsFinite(v));
+        return bad < 0 ? narrow : throw new UserErrorException($"{part.Module.Path}: the LoRA would hold {values[bad]:g3}, which is no number of fp32; take a smaller coefficient");
+    }
 }
