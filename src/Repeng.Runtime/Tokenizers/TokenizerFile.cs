@@ -62,7 +62,12 @@ internal sealed class TokenizerFile
         while (cursor.TryName(ref first, out ReadOnlySpan<byte> name))
         {
             if (name.SequenceEqual("model"u8) && cursor.TryTake('{'))
+            {
+                // Merges hold ids of the vocabulary that stood before them, so a later one must not take its place.
+                if (_hasModel)
+                    throw Error("'model' stands twice; leave one");
                 ReadModel(ref cursor);
+            }
             else
                 _sections[Encoding.UTF8.GetString(name)] = cursor.Value();
         }
@@ -81,16 +86,19 @@ internal sealed class TokenizerFile
             int start = cursor.At;
             if (!cursor.TryName(ref first, out ReadOnlySpan<byte> name))
                 return;
-            if (name.SequenceEqual("vocab"u8) && cursor.TryTake('{'))
+            if (name.SequenceEqual("vocab"u8) && cursor.Peek() is (byte)'{' or (byte)'[')
             {
-                ReadVocabulary(ref cursor);
-            }
-            else if (name.SequenceEqual("vocab"u8) && cursor.TryTake('['))
-            {
-                ReadPieces(ref cursor);
+                if (_vocabulary is not null)
+                    throw Error("model: 'vocab' stands twice; leave one");
+                if (cursor.TryTake('{'))
+                    ReadVocabulary(ref cursor);
+                else
+                    ReadPieces(ref cursor);
             }
             else if (name.SequenceEqual("merges"u8) && cursor.Peek() == '[')
             {
+                if (_mergesAt >= 0)
+                    throw Error("model: 'merges' stands twice; leave one");
                 // Merges name tokens, so they wait where the vocabulary comes later; so do those with a fault, which is reported then.
                 _mergesAt = cursor.At;
                 JsonCursor before = cursor;
@@ -118,7 +126,6 @@ internal sealed class TokenizerFile
         // Merges take most of a file that has them.
         const int bytesPerEntry = 128;
         _vocabulary = new Vocabulary(_file, Math.Min(_json.Length / bytesPerEntry, 1 << 18));
-        _hasScores = false;
         bool first = true;
         while (cursor.TryName(ref first, out ReadOnlySpan<byte> token))
         {
@@ -132,9 +139,9 @@ internal sealed class TokenizerFile
     private void ReadPieces(ref JsonCursor cursor)
     {
         const int bytesPerEntry = 28;
+        cursor.Take('[');
         _vocabulary = new Vocabulary(_file, Math.Min(_json.Length / bytesPerEntry, 1 << 18));
         _hasScores = true;
-        _scores.Clear();
         bool first = true;
         while (cursor.Continues(ref first, ']'))
         {
