@@ -17,6 +17,10 @@ namespace Repeng.Runtime.Tokenizers;
 internal sealed class PrecompiledNormalizer : Normalizer
 {
     private const int LongestCluster = 5;
+
+    /// <summary>In bytes. The longest of Unicode's own has 33; without a bound a short text could become gigabytes.</summary>
+    private const int LongestReplacement = 1024;
+
     private const int UnitBytes = 4;
 
     private readonly uint[] _units;
@@ -27,7 +31,7 @@ internal sealed class PrecompiledNormalizer : Normalizer
 
     /// <param name="charsMap">The bytes of the map.</param>
     /// <param name="place">File and place, for error messages.</param>
-    /// <exception cref="UserErrorException">The sizes do not fit together, or the replacements are no UTF-8.</exception>
+    /// <exception cref="UserErrorException">The sizes do not fit together, or a replacement is no UTF-8 or too long.</exception>
     public PrecompiledNormalizer(ReadOnlySpan<byte> charsMap, string place)
     {
         if (charsMap.Length < UnitBytes)
@@ -42,6 +46,14 @@ internal sealed class PrecompiledNormalizer : Normalizer
         _replacements = rest[(int)trieBytes..].ToArray();
         if (!System.Text.Unicode.Utf8.IsValid(_replacements))
             throw new UserErrorException($"{place}: the replacements of the character map are no UTF-8 text");
+        for (int start = 0; start < _replacements.Length;)
+        {
+            int length = _replacements.AsSpan(start).IndexOf((byte)0);
+            length = length < 0 ? _replacements.Length - start : length;
+            if (length > LongestReplacement)
+                throw new UserErrorException($"{place}: a replacement of the character map has {length} bytes (from byte {UnitBytes + trieBytes + start} on), at most {LongestReplacement} are allowed");
+            start += length + 1;
+        }
         for (int c = 0; c < _ascii.Length; c++)
             _ascii[c] = Find([(byte)c]);
     }

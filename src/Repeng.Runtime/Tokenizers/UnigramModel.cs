@@ -29,10 +29,10 @@ internal sealed class UnigramModel : TokenizerModel
         _scores = scores;
         _file = file;
         _unknown = unknown ?? -1;
-        if (unknown >= scores.Length)
+        if (unknown is { } given && (uint)given >= scores.Length)
             throw new UserErrorException($"{file}: unk_id is {unknown}, but the vocabulary has {scores.Length} tokens");
         double lowest = double.PositiveInfinity;
-        _trie = new CharTrie(Math.Min(scores.Length, Vocabulary.IdLimit) * 4);
+        _trie = new CharTrie(vocabulary.Count * 4);
         foreach ((string token, int id) in vocabulary.Entries)
             if (takesPart is null || takesPart(id))
                 _trie.Add(token, id);

@@ -64,6 +64,15 @@ public sealed class NormalizerTests
         return map;
     }
 
+    [Fact]
+    public void ReplacementsWithoutEndAreRefused()
+    {
+        Assert.Equal(1024, Normalized(Precompiled(CharsMap(("a", new string('x', 1024)), ("b", "c"))), "a").Length);
+        // The last one may lack its zero.
+        foreach (byte[] map in new[] { CharsMap(("b", "c"), ("a", new string('x', 1025))), CharsMap(("b", "c"), ("a", new string('x', 1025)))[..^1] })
+            Assert.Contains("1025 bytes", Assert.Throws<UserErrorException>(() => new PrecompiledNormalizer(map, "test")).Message, StringComparison.Ordinal);
+    }
+
     private static string Precompiled(byte[] map) => $$"""{"type":"Precompiled","precompiled_charsmap":"{{Convert.ToBase64String(map)}}"}""";
 
     [Theory]

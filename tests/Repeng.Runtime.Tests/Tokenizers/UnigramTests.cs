@@ -36,6 +36,17 @@ public sealed class UnigramTests
         Assert.Equal(expected, string.Join('|', tokenizer.Encode(text, false).Select(tokenizer.IdToToken)));
     }
 
+    [Fact]
+    public void MemoryFollowsTheTokensAndNotTheScores()
+    {
+        var vocabulary = new Vocabulary("test", 16);
+        vocabulary.Add("a", 0);
+        double[] scores = new double[1 << 20];
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        _ = new UnigramModel(vocabulary, scores, 0, byteFallback: false, "test");
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 1 << 20);
+    }
+
     /// <summary>Viterbi's best path scores what the best of all ways to cut the text scores, unknown characters included.</summary>
     [Fact]
     public void NoOtherWayToCutATextScoresHigher()
