@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
+using Repeng.Runtime.Tokenizers;
 using Repeng.Steering.Adapters;
 using Repeng.Steering.Adapters.Peft;
 using Repeng.Steering.Models;
@@ -86,10 +87,39 @@ public static partial class FuzzTargets
             BosId = 0,
             EosId = 1,
         };
-        return Made(folder, "seed.gguf", new[] { "F32", "Q8_0", "Q4_0" }.Select(type => (Action<string>)(path =>
+        GgufTokenizer sentencePiece = tokenizer with
+        {
+            Model = "llama",
+            Pre = "default",
+            Merges = null,
+            Tokens = ["<unk>", "<s>", "</s>", "<0x41>", "\u2581", "a", "b", "ab", "\u2581ab", .. tokenizer.Tokens[9..]],
+            TokenTypes = [2, 3, 3, 6, .. Enumerable.Repeat(1, 36)],
+            Scores = [.. Enumerable.Range(0, 40).Select(i => -(float)i)],
+            UnknownId = 0,
+            AddSpacePrefix = true,
+        };
+        GgufTokenizer unigrams = sentencePiece with { Model = "t5", PrecompiledCharsMap = TokenizerSeeds.CharsMap, RemoveExtraWhitespaces = true, AddEos = true };
+        GgufTokenizer wordPieces = tokenizer with
+        {
+            Model = "bert",
+            Pre = null,
+            Merges = null,
+            Tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581a", "b", "\u2581,", .. tokenizer.Tokens[7..]],
+            TokenTypes = [3, 3, 3, 3, .. Enumerable.Repeat(1, 36)],
+            BosId = null,
+            EosId = null,
+            UnknownId = 1,
+            ClsId = 2,
+            SepId = 3,
+        };
+        (string Type, GgufTokenizer Tokenizer)[] seeds = [("F32", tokenizer), ("Q8_0", tokenizer), ("Q4_0", tokenizer), ("Q4_0", sentencePiece), ("Q4_0", unigrams), ("Q4_0", wordPieces)];
+        return Made(folder, "seed.gguf", [.. seeds.Select(seed => (Action<string>)(path =>
         {
             using var weights = new ModelInitialiser(Config(), 3, 0.3);
-            GgufModelWriter.Write(path, (JsonObject)JsonNode.Parse(Settings)!, "tiny", weights, new GgufModelWriter.Options { Type = type, Tokenizer = tokenizer });
-        })).ToArray());
+            GgufModelWriter.Write(path, (JsonObject)JsonNode.Parse(Settings)!, "tiny", weights, new GgufModelWriter.Options { Type = seed.Type, Tokenizer = seed.Tokenizer });
+            // A seed that is refused would test nothing behind its error.
+            using GgufModel model = GgufModel.Open(path);
+            Tokenizer.FromGguf(model.Tokenizer!, path).Encode("ab a", addSpecialTokens: true);
+        }))]);
     }
 }

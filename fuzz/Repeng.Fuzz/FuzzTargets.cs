@@ -42,7 +42,7 @@ public static partial class FuzzTargets
                 Use(Tokenizer.FromGguf(t, p));
             foreach (string name in model.Tensors.Names)
                 Convert(model.Tensors, name);
-        }), ["llama.block_count", "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "rope.scaling.type", "blk.0.attn_q.weight", "output.weight", "gemma3", "gpt-oss"]),
+        }), ["llama.block_count", "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.precompiled_charsmap", "bert", "t5", "rope.scaling.type", "blk.0.attn_q.weight", "output.weight", "gemma3", "gpt-oss"]),
         new("config", _ => [.. Configs.Select(Encoding.UTF8.GetBytes)], w => File(w, "config.json", p => Families.Read(new ConfigReader(JsonFile.ReadObject(p).Json, p))),
             [.. s_json, "\"rope_scaling\":{\"rope_type\":\"", "llama3", "yarn", "longrope", "linear", "\"layer_types\":[", "\"sliding_attention\"", "\"num_experts\":", "\"quantization_config\":", "gpt_oss", "qwen3_moe", "gemma3_text", "\"text_config\":{"]),
         new("tokenizer", _ => [.. TokenizerSeeds.All.Select(Encoding.UTF8.GetBytes)], w => File(w, "tokenizer.json", p => Use(Tokenizer.FromJson(System.IO.File.ReadAllBytes(p), name: p))),

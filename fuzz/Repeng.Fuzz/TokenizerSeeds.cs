@@ -1,3 +1,5 @@
+using System.Text.Json.Nodes;
+
 namespace Repeng.Fuzz;
 
 /// <summary>Small tokenizers with every kind of part.</summary>
@@ -14,6 +16,9 @@ internal static class TokenizerSeeds
         """{"added_tokens":[{"id":1,"content":"[UNK]","special":true}],"normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"BertPreTokenizer"},{"type":"FixedLength","length":7}]},"post_processor":null,"decoder":{"type":"WordPiece","prefix":"##","cleanup":true},"model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{"un":0,"[UNK]":1,"##want":2,"##ed":3,"a":4,"##b":5}}}""",
         """{"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":{"type":"CTC","pad_token":"<pad>","word_delimiter_token":"|","cleanup":true},"model":{"type":"WordLevel","vocab":{"<pad>":0,"|":1,"a":2," .":3},"unk_token":"<pad>"}}""",
     ];
+
+    /// <summary>The compiled replacements of one of them.</summary>
+    public static byte[] CharsMap => Convert.FromBase64String(All.Select(seed => JsonNode.Parse(seed)!["normalizer"]?["normalizers"]?[0]?["precompiled_charsmap"]?.GetValue<string>()).First(map => map is not null)!);
 
     public static IReadOnlyList<string> Configs { get; } =
     [

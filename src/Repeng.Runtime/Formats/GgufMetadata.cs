@@ -140,6 +140,14 @@ public sealed unsafe class GgufMetadata
         return numbers;
     }
 
+    /// <summary>An array of 8-bit integers as bytes, null where the key is missing.</summary>
+    public byte[]? OptionalBytes(string key)
+    {
+        if (!TryArray(key, "an array of bytes", out GgufValue value))
+            return null;
+        return value.Type is GgufValueType.UInt8 or GgufValueType.Int8 ? _file.Span(value.Offset, ArrayLength(key, value)).ToArray() : throw Wrong(key, "an array of bytes");
+    }
+
     /// <summary>An array of true and false (or of integers, of which 0 is false), null where the key is missing.</summary>
     public bool[]? OptionalBooleans(string key)
     {

@@ -86,7 +86,7 @@ public sealed record GgufTokenizer
             ClsId = TokenId(m, "cls", count),
             // The name is misspelt in the format.
             SepId = TokenId(m, "seperator", count),
-            PrecompiledCharsMap = m.OptionalIntegers("tokenizer.ggml.precompiled_charsmap", sbyte.MinValue, byte.MaxValue)?.Select(v => (byte)v).ToArray(),
+            PrecompiledCharsMap = m.OptionalBytes("tokenizer.ggml.precompiled_charsmap"),
             RemoveExtraWhitespaces = m.OptionalBoolean("tokenizer.ggml.remove_extra_whitespaces"),
             AddBos = m.OptionalBoolean("tokenizer.ggml.add_bos_token"),
             AddEos = m.OptionalBoolean("tokenizer.ggml.add_eos_token"),
@@ -112,12 +112,16 @@ public sealed record GgufTokenizer
         writer.Add("tokenizer.ggml.token_type", (ReadOnlySpan<int>)[.. TokenTypes ?? [.. Enumerable.Repeat(Normal, Tokens.Length)], .. Enumerable.Repeat(Unused, missing)]);
         if (Merges is not null)
             writer.Add("tokenizer.ggml.merges", Merges);
-        foreach ((string key, int? id) in new[] { ("bos", BosId), ("eos", EosId), ("eot", EotId), ("padding", PadId), ("unknown", UnknownId) })
+        foreach ((string key, int? id) in new[] { ("bos", BosId), ("eos", EosId), ("eot", EotId), ("padding", PadId), ("unknown", UnknownId), ("cls", ClsId), ("seperator", SepId) })
             if (id is { } given)
                 writer.Add($"tokenizer.ggml.{key}_token_id", (uint)given);
         foreach ((string key, bool? flag) in new[] { ("bos_token", AddBos), ("eos_token", AddEos), ("space_prefix", AddSpacePrefix) })
             if (flag is { } given)
                 writer.Add($"tokenizer.ggml.add_{key}", given);
+        if (RemoveExtraWhitespaces is { } removes)
+            writer.Add("tokenizer.ggml.remove_extra_whitespaces", removes);
+        if (PrecompiledCharsMap is not null)
+            writer.AddBytes("tokenizer.ggml.precompiled_charsmap", PrecompiledCharsMap);
         if (ChatTemplate is not null)
             writer.Add("tokenizer.chat_template", ChatTemplate);
     }

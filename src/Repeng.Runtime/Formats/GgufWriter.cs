@@ -84,6 +84,9 @@ public sealed class GgufWriter
     /// <summary>Adds an array of fp32 numbers.</summary>
     public GgufWriter Add(string key, ReadOnlySpan<float> values) => AddArray(key, GgufValueType.Float32, values);
 
+    /// <summary>Adds an array of bytes.</summary>
+    public GgufWriter AddBytes(string key, ReadOnlySpan<byte> values) => AddArray(key, GgufValueType.UInt8, values);
+
     /// <summary>Adds a metadata entry of another file as it stands there.</summary>
     public GgufWriter Copy(GgufMetadata from, string key)
     {

@@ -9,6 +9,12 @@ namespace Repeng.Runtime.Tokenizers;
 /// </summary>
 internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
 {
+    // The name is misspelt in the format.
+    private const string SepKey = "seperator_token_id";
+
+    /// <summary>In bytes. SentencePiece trains none longer than 512 characters; all cuts of a token are tried, so time grows with the square of its length.</summary>
+    private const int LongestCutToken = 1024;
+
     internal const int Normal = 1, Unknown = 2, Control = 3, UserDefined = 4, Unused = 5, Byte = 6;
 
     /// <exception cref="UserErrorException">The metadata is incomplete or contradicts itself, or its kind of tokenizer is not known.</exception>
@@ -16,7 +22,9 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
     {
         CheckLength("scores", data.Scores?.Length);
         CheckLength("token_type", data.TokenTypes?.Length);
-        var vocabulary = new Vocabulary(source, data.Tokens.Length);
+        if (data.Tokens.Length > Vocabulary.IdLimit)
+            throw Error($"tokenizer.ggml.tokens has {data.Tokens.Length} tokens; at most {Vocabulary.IdLimit} are supported");
+        var vocabulary = new Vocabulary(source, data.Tokens.Count(t => t.Length > 0));
         for (int id = 0; id < data.Tokens.Length; id++)
         {
             // An empty text is a place that no token fills.
@@ -51,7 +59,7 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
         Dictionary<string, string> texts = [];
         foreach ((string key, int? id) in SpecialIds())
             if (id is { } given)
-                texts[key switch { "bos_token_id" => "bos_token", "eos_token_id" => "eos_token", "padding_token_id" => "pad_token", _ => "unk_token" }] = data.Tokens[given];
+                texts[TextName(key)] = data.Tokens[given];
         Dictionary<string, string> templates = [];
         if (data.ChatTemplate is not null)
             templates[TokenizerSettingsFile.DefaultTemplate] = data.ChatTemplate;
@@ -59,7 +67,19 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
     }
 
     private IEnumerable<(string Key, int? Id)> SpecialIds() =>
-        [("bos_token_id", data.BosId), ("eos_token_id", data.EosId), ("padding_token_id", data.PadId), ("unknown_token_id", data.UnknownId)];
+    [
+        ("bos_token_id", data.BosId), ("eos_token_id", data.EosId), ("padding_token_id", data.PadId), ("unknown_token_id", data.UnknownId),
+        ("cls_token_id", data.ClsId), (SepKey, data.SepId),
+    ];
+
+    /// <summary>What tokenizer_config.json, and so chat templates, call the token of a key.</summary>
+    private static string TextName(string key) => key switch
+    {
+        "padding_token_id" => "pad_token",
+        "unknown_token_id" => "unk_token",
+        SepKey => "sep_token",
+        _ => key[..^"_id".Length],
+    };
 
     private UserErrorException Error(string message) => new($"{source}: {message}");
 
@@ -75,7 +95,7 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
     {
         if (!wanted)
             return [];
-        return id is { } given ? [given] : throw Error($"texts are to have the {key} token, but tokenizer.ggml.{key}_token_id is missing");
+        return id is { } given ? [given] : throw Error($"texts are to have the {TextName(key)[..^"_token".Length]} token, but tokenizer.ggml.{key} is missing");
     }
 
     private TokenizerParts BuildByteLevel(Vocabulary vocabulary)
@@ -94,8 +114,8 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             Model = new BpeModel(vocabulary, ReadMerges(vocabulary), options, source),
             Normalizer = family.ComposesUnicode ? new FormNormalizer(System.Text.NormalizationForm.FormC) : null,
             PreTokenizers = family.Steps(source),
-            Prefix = OneId(data.AddBos ?? family.AddBos, data.BosId, "bos"),
-            Suffix = OneId(data.AddEos ?? false, data.EosId, "eos"),
+            Prefix = OneId(data.AddBos ?? family.AddBos, data.BosId, "bos_token_id"),
+            Suffix = OneId(data.AddEos ?? false, data.EosId, "eos_token_id"),
             Decoders = [new ByteLevelDecoder()],
         };
     }
@@ -145,8 +165,8 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             Model = new UnigramModel(vocabulary, scores, data.UnknownId, hasBytes, source, id => TypeOf(id) == Normal),
             Normalizer = normalizers.Count == 0 ? null : new SequenceNormalizer(normalizers),
             PreTokenizers = [new MetaspaceSplit(Space, scheme, split: true)],
-            Prefix = OneId(data.AddBos ?? false, data.BosId, "bos"),
-            Suffix = OneId(data.AddEos ?? true, data.EosId, "eos"),
+            Prefix = OneId(data.AddBos ?? false, data.BosId, "bos_token_id"),
+            Suffix = OneId(data.AddEos ?? true, data.EosId, "eos_token_id"),
             Decoders = hasBytes ? [new ByteFallbackDecoder(), new MetaspaceDecoder(Space, scheme != "never")] : [new MetaspaceDecoder(Space, scheme != "never")],
         };
     }
@@ -162,8 +182,8 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             Model = new WordPieceModel(vocabulary, options, source),
             Normalizer = new BertNormalizer(cleanText: true, spacesIdeographs: true, stripAccents: true, lowercase: true),
             PreTokenizers = PreTokenizer.Bert(),
-            Prefix = OneId(data.AddBos ?? true, data.ClsId ?? data.BosId, "cls"),
-            Suffix = OneId(data.AddEos ?? true, data.SepId ?? data.EosId, "sep"),
+            Prefix = OneId(data.AddBos ?? true, data.ClsId ?? data.BosId, "cls_token_id"),
+            Suffix = OneId(data.AddEos ?? true, data.SepId ?? data.EosId, SepKey),
             Decoders = [new MetaspaceDecoder(Space, prepended: true)],
         };
     }
@@ -188,8 +208,8 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             Vocabulary = vocabulary,
             Model = new BpeModel(vocabulary, MergesByScore(vocabulary, scores), options, source),
             Normalizer = prefix ? new SequenceNormalizer([new PrependNormalizer(Space), spaces]) : spaces,
-            Prefix = OneId(data.AddBos ?? true, data.BosId, "bos"),
-            Suffix = OneId(data.AddEos ?? false, data.EosId, "eos"),
+            Prefix = OneId(data.AddBos ?? true, data.BosId, "bos_token_id"),
+            Suffix = OneId(data.AddEos ?? false, data.EosId, "eos_token_id"),
             Decoders = decoders,
         };
     }
@@ -217,9 +237,14 @@ internal sealed class GgufTokenizerBuilder(GgufTokenizer data, string source)
             int merged = byScore[place];
             if (TypeOf(merged) is Unknown or Control or Byte)
                 continue;
-            ReadOnlySpan<char> token = data.Tokens[merged];
+            ReadOnlySpan<byte> token = vocabulary.Utf8Of(merged);
+            if (token.Length > LongestCutToken)
+                throw Error($"tokenizer.ggml.tokens[{merged}] has {token.Length} bytes; of a SentencePiece vocabulary tokens of at most {LongestCutToken} are supported");
             for (int cut = 1; cut < token.Length; cut++)
             {
+                // Within a character.
+                if ((token[cut] & 0xC0) == 0x80)
+                    continue;
                 if (vocabulary.TryGetId(token[..cut], out int left) && IsText(left)
                     && vocabulary.TryGetId(token[cut..], out int right) && IsText(right))
                 {

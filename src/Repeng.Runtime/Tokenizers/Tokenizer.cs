@@ -120,7 +120,7 @@ public sealed class Tokenizer
         FromJson(Encoding.UTF8.GetBytes(tokenizerJson),
             tokenizerConfigJson is null ? default : Encoding.UTF8.GetBytes(tokenizerConfigJson), chatTemplate, name);
 
-    /// <summary>Makes a tokenizer of the metadata of a GGUF file: gpt2 (byte-level BPE) with a known pre-tokenizer name, or llama (SentencePiece).</summary>
+    /// <summary>Makes a tokenizer of the metadata of a GGUF file: gpt2 (byte-level BPE) with a known pre-tokenizer name, llama (SentencePiece's BPE), t5 (its unigrams), or bert (WordPiece without case).</summary>
     /// <param name="source">What error messages call the file.</param>
     /// <exception cref="UserErrorException">The metadata is incomplete or contradicts itself, or its kind of tokenizer is not known.</exception>
     public static Tokenizer FromGguf(GgufTokenizer metadata, string source)
@@ -133,7 +133,7 @@ public sealed class Tokenizer
     /// <summary>The ids of a text.</summary>
     /// <param name="text">Any text; lone surrogates count as U+FFFD.</param>
     /// <param name="addSpecialTokens">Puts the tokens around it that the post-processor asks for, such as bos. A rendered chat has its own.</param>
-    /// <exception cref="UserErrorException">A word is unknown to a word-level vocabulary without an unknown token.</exception>
+    /// <exception cref="UserErrorException">A word or a character is unknown to a vocabulary without an unknown token, or an expression of the file takes too long on the text.</exception>
     public int[] Encode(string text, bool addSpecialTokens)
     {
         ArgumentNullException.ThrowIfNull(text);

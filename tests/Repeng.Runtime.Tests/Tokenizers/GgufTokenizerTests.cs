@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Repeng.Kernels;
 using Repeng.Runtime.Formats;
+using Repeng.Runtime.Tests.Formats;
 using Repeng.Runtime.Tokenizers;
 using Repeng.Testing;
 
@@ -65,6 +66,67 @@ public sealed class GgufTokenizerTests
         Assert.Equal([8], Tokenizer.FromGguf(SentencePiece() with { AddSpacePrefix = false, AddBos = false }, "m.gguf").Encode("ab", true));
     }
 
+    [Fact]
+    public void LongTokensOfASentencePieceVocabularyCostLittleAndEndlessOnesAreRefused()
+    {
+        // Ends with a character of four bytes, which no cut goes through.
+        GgufTokenizer With(int bytes) => SentencePiece() with { Tokens = [.. SentencePiece().Tokens[..^1], new string('a', bytes - 5) + "\U0001F999b"], TokenTypes = [2, 3, 3, 6, 6, 1, 1, 1, 1, 1, 1, 1] };
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Tokenizer tokenizer = Tokenizer.FromGguf(With(1024), "m.gguf");
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 1 << 20);
+        Assert.Equal([9, 9], tokenizer.Encode("ab ab", false));
+        string message = ErrorOf(With(1025));
+        Assert.Contains("tokens[11] has 1025 bytes", message, StringComparison.Ordinal);
+        Assert.True(message.Length < 200, message);
+    }
+
+    [Fact]
+    public void TooManyTokensAreRefusedBeforeMemoryIsTakenForThem()
+    {
+        string[] tokens = new string[Vocabulary.IdLimit + 1];
+        Array.Fill(tokens, "");
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Assert.Contains($"{tokens.Length} tokens; at most {Vocabulary.IdLimit}", ErrorOf(new GgufTokenizer { Model = "bert", Tokens = tokens }), StringComparison.Ordinal);
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 1 << 20);
+        // Places that no token fills take none either.
+        before = GC.GetAllocatedBytesForCurrentThread();
+        ErrorOf(new GgufTokenizer { Model = "bert", Tokens = tokens[..(1 << 20)] });
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 10 << 20);
+    }
+
+    /// <summary>Whatever kind the tokenizer is, a file written from it gives it back.</summary>
+    [Fact]
+    public void WhatIsWrittenIsReadAgain()
+    {
+        using var folder = new TempFolder();
+        GgufTokenizer[] all =
+        [
+            ByteLevel() with { AddBos = true, EotId = 1, Scores = [0, 1, 2, 3, 4, 5, 6, 7, 8] }, SentencePiece() with { AddSpacePrefix = false },
+            Unigrams() with { PrecompiledCharsMap = [0, 0, 0, 0, 0xC3, 0xA9, 0], RemoveExtraWhitespaces = true, AddEos = true }, WordPieces(),
+        ];
+        for (int i = 0; i < all.Length; i++)
+        {
+            string path = Path.Combine(folder.Root, $"{i}.gguf");
+            var writer = new GgufWriter("llama");
+            all[i].WriteTo(writer, all[i].Tokens.Length);
+            writer.Write(path);
+            using GgufFile file = GgufFile.Open(path);
+            Assert.Equivalent(all[i], GgufTokenizer.Read(file), strict: true);
+        }
+    }
+
+    [Fact]
+    public void ACharacterMapMustBeBytes()
+    {
+        using var folder = new TempFolder();
+        string path = Path.Combine(folder.Root, "x.gguf");
+        new GgufWriter("t5").Add("tokenizer.ggml.model", "t5").Add("tokenizer.ggml.tokens", ["a"]).Add("tokenizer.ggml.precompiled_charsmap", (ReadOnlySpan<int>)[1, 2]).Write(path);
+        using GgufFile file = GgufFile.Open(path);
+        string message = Assert.Throws<UserErrorException>(() => GgufTokenizer.Read(file)).Message;
+        Assert.Contains("precompiled_charsmap", message, StringComparison.Ordinal);
+        Assert.Contains("an array of bytes is needed", message, StringComparison.Ordinal);
+    }
+
     private static GgufTokenizer Unigrams() => new()
     {
         Model = "t5",
@@ -88,18 +150,21 @@ public sealed class GgufTokenizerTests
         Assert.Equal([2, 6], Tokenizer.FromGguf(Unigrams() with { AddSpacePrefix = false }, "m.gguf").Encode("xs", false));
     }
 
+    private static GgufTokenizer WordPieces() => new()
+    {
+        Model = "bert",
+        Tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581un", "want", "ed", "\u2581runn", "ing", "\u2581,"],
+        TokenTypes = [3, 3, 3, 3, 1, 1, 1, 1, 1, 1],
+        ClsId = 2,
+        SepId = 3,
+        UnknownId = 1,
+    };
+
     [Fact]
     public void ABertVocabularyIsWordPieces()
     {
-        Tokenizer tokenizer = Tokenizer.FromGguf(new GgufTokenizer
-        {
-            Model = "bert",
-            Tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581un", "want", "ed", "\u2581runn", "ing", "\u2581,"],
-            TokenTypes = [3, 3, 3, 3, 1, 1, 1, 1, 1, 1],
-            ClsId = 2,
-            SepId = 3,
-            UnknownId = 1,
-        }, "m.gguf");
+        Tokenizer tokenizer = Tokenizer.FromGguf(WordPieces(), "m.gguf");
+        Assert.Equal(("[CLS]", "[SEP]", "[UNK]"), (tokenizer.SpecialTokenTexts["cls_token"], tokenizer.SpecialTokenTexts["sep_token"], tokenizer.SpecialTokenTexts["unk_token"]));
         Assert.Equal([2, 4, 5, 6, 9, 7, 8, 3], tokenizer.Encode("UNwant\u00E9d,running", true));
         Assert.Equal([1, 7, 8], tokenizer.Encode("wanted running", false));
         Assert.Equal("unwanted , running", tokenizer.Decode([2, 4, 5, 6, 9, 7, 8, 3], true));
@@ -112,7 +177,10 @@ public sealed class GgufTokenizerTests
         Assert.Contains("smollm", ErrorOf(ByteLevel("klingon")), StringComparison.Ordinal);
         Assert.Contains("tokenizer.ggml.pre", ErrorOf(ByteLevel(null)), StringComparison.Ordinal);
         Assert.Contains("\"rwkv\" is not supported; supported are gpt2, llama, t5, bert", ErrorOf(ByteLevel() with { Model = "rwkv" }), StringComparison.Ordinal);
-        Assert.Contains("cls", ErrorOf(ByteLevel() with { Model = "bert", BosId = null }), StringComparison.Ordinal);
+        Assert.Contains("the cls token, but tokenizer.ggml.cls_token_id", ErrorOf(WordPieces() with { ClsId = null }), StringComparison.Ordinal);
+        Assert.Contains("the sep token, but tokenizer.ggml.seperator_token_id", ErrorOf(WordPieces() with { SepId = null }), StringComparison.Ordinal);
+        Assert.Contains("seperator_token_id is 99", ErrorOf(WordPieces() with { SepId = 99 }), StringComparison.Ordinal);
+        Assert.Contains("cls_token_id is 99", ErrorOf(WordPieces() with { ClsId = 99 }), StringComparison.Ordinal);
         Assert.Contains("scores", ErrorOf(ByteLevel() with { Model = "t5" }), StringComparison.Ordinal);
         Assert.Contains("precompiled_charsmap", ErrorOf(Unigrams() with { PrecompiledCharsMap = [9, 0] }), StringComparison.Ordinal);
         Assert.Contains("merges", ErrorOf(ByteLevel() with { Merges = null }), StringComparison.Ordinal);
