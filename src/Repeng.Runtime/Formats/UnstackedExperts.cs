@@ -11,6 +11,9 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
 {
     private const string List = ".experts.";
 
+    // Each becomes a few names, also where the file is sparse; the largest models have hundreds.
+    private const int MostExperts = 1 << 16;
+
     private readonly ITensorSource _source;
     private readonly bool _interleaved;
     private readonly Dictionary<string, Part> _parts = new(StringComparer.Ordinal);
@@ -105,19 +108,24 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
         if (stack.Shape.Length != (bias ? 2 : 3))
             throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; [experts, {(bias ? "out" : "in, out")}] is needed");
         long outputs = bias || _interleaved ? stack.Shape[^1] : stack.Shape[1], inputs = bias ? 1 : _interleaved ? stack.Shape[1] : stack.Shape[2];
-        AddParts(stack.Name, (int)stack.Shape[0], fused, (int)outputs, (int)inputs, bias ? ".bias" : ".weight", "F32", rows => bias ? [rows] : [rows, inputs], elements => elements * sizeof(float));
+        AddParts(stack.Name, stack, fused, outputs, inputs, bias ? ".bias" : ".weight", "F32", rows => bias ? [rows] : [rows, inputs], elements => elements * sizeof(float));
     }
 
-    private void AddParts(string stack, int experts, bool fused, int outputs, int inputs, string suffix, string type, Func<long, long[]> shape, Func<long, long> bytes)
+    private void AddParts(string stem, TensorInfo stack, bool fused, long outputs, long inputs, string suffix, string type, Func<long, long[]> shape, Func<long, long> bytes)
     {
-        string list = stack[..(stack.LastIndexOf(List, StringComparison.Ordinal) + List.Length)];
+        long experts = stack.Shape[0];
+        if (stack.Elements == 0 || experts > MostExperts || outputs > int.MaxValue || inputs > Array.MaxLength / outputs)
+            throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; from 1 to {MostExperts} experts of 1 to {Array.MaxLength} values each are supported");
+        if (fused && outputs % 2 != 0)
+            throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; its {outputs} outputs must be an even number, half for gate_proj and half for up_proj");
+        string list = stem[..(stem.LastIndexOf(List, StringComparison.Ordinal) + List.Length)];
         string[] projections = fused ? ["gate_proj", "up_proj"] : ["down_proj"];
         long rows = outputs / projections.Length;
         for (int expert = 0; expert < experts; expert++)
             for (int half = 0; half < projections.Length; half++)
             {
                 string name = $"{list}{expert}.{projections[half]}{suffix}";
-                _parts[name] = new Part(stack, expert, half, fused, outputs, inputs, new TensorInfo(name, shape(rows), type, rows * inputs, bytes(rows * inputs)));
+                _parts[name] = new Part(stem, expert, half, fused, (int)outputs, (int)inputs, new TensorInfo(name, shape(rows), type, rows * inputs, bytes(rows * inputs)));
                 _names.Add(name);
             }
     }
@@ -134,7 +142,7 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
         if (blocks.Shape.Length != 4 || blocks.Shape[3] != Mxfp4.Block / 2 || blocks.Elements == 0 || !scales.Shape.AsSpan().SequenceEqual(blocks.Shape.AsSpan(0, 3)))
             throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(blocks.Name)} has shape {blocks.ShapeText} and its scales {scales.ShapeText}; [experts, out, in / {Mxfp4.Block}, {Mxfp4.Block / 2}] and [experts, out, in / {Mxfp4.Block}] are needed");
         long outputs = blocks.Shape[1], inputs = blocks.Shape[2] * Mxfp4.Block;
-        AddParts(stem, (int)blocks.Shape[0], stem.EndsWith("gate_up_proj", StringComparison.Ordinal), (int)outputs, (int)inputs, ".weight", Mxfp4.Form, rows => [rows, inputs], Mxfp4.Bytes);
+        AddParts(stem, blocks, stem.EndsWith("gate_up_proj", StringComparison.Ordinal), outputs, inputs, ".weight", Mxfp4.Form, rows => [rows, inputs], Mxfp4.Bytes);
     }
 
     private byte[] PackedRow(Part part, long row)

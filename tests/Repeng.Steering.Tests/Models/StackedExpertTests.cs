@@ -25,6 +25,28 @@ public sealed class StackedExpertTests : IDisposable
         _device.Dispose();
     }
 
+    [Theory]
+    [InlineData("gate_up_proj", 4_000_000_000, 0, 8)]
+    [InlineData("gate_up_proj", 70_000, 4, 1)]
+    [InlineData("gate_up_proj", 2, 4, 0)]
+    [InlineData("gate_up_proj", 0, 4, 4)]
+    [InlineData("down_proj", 0, 5_000_000_000, 4)]
+    [InlineData("gate_up_proj", 2, 4, 5)]
+    public void Stacks_that_cannot_be_taken_apart_are_refused(string projection, long experts, long inputs, long outputs)
+    {
+        var config = (JsonObject)JsonNode.Parse(GptOssConfig)!;
+        string path = Path.Combine(_folder, "model.safetensors");
+        var writer = new SafetensorsWriter();
+        writer.Add($"model.layers.0.mlp.experts.{projection}", [experts, inputs, outputs], new float[experts * inputs * outputs]);
+        writer.Write(path);
+        using var file = SafetensorsFile.Open(path);
+        string message = Assert.Throws<UserErrorException>(() => GgufModelWriter.Write(Path.Combine(_folder, "x.gguf"), config, "config.json", file, new GgufModelWriter.Options { Type = "F32" })).Message;
+        Assert.Contains(projection, message, StringComparison.Ordinal);
+        Assert.Contains($"[{experts}, {inputs}, {outputs}]", message, StringComparison.Ordinal);
+        Assert.Contains(outputs == 5 ? "even" : "experts of", message, StringComparison.Ordinal);
+        Assert.False(File.Exists(Path.Combine(_folder, "x.gguf")));
+    }
+
     [Fact]
     public void Mxfp4_blocks_give_the_bits_of_the_numbers_that_they_stand_for()
     {
