@@ -14,15 +14,12 @@ namespace Repeng.Runtime.Hub;
 internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListener listener, HubReference reference, HubFile file, Uri url, string etag, long? size, string partial)
 {
     private const int ReadAtOnce = 1 << 20;
-    // Written bytes after which the disk gets something to do, so that the flush at the end finds little left.
-    private const long FlushEvery = 64 << 20;
     // From a near server small ranges are faster: what came is written while it is still in the processor's cache
     // (docs/decisions.md). Over a longer way every request
     // costs its time, and large ranges are.
     private const int NearRange = 1 << 19, FarRange = 8 << 20;
     // The first answers come slowly from everywhere: connections are made, code is compiled.
     private const int AnswersToJudgeBy = 16;
-    private static readonly TimeSpan s_near = TimeSpan.FromMilliseconds(5);
     // A near server's stream is kept while it is as fast as this; a slower one may be held back by the connection.
     private const long StreamWindow = 16 << 20, StreamBytesPerSecond = 50 << 20;
     private readonly string _what = $"{reference}, {file.Name}";
@@ -35,6 +32,8 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     private bool _narrow;
     private long _kept;
     private long _flushed;
+    // Bytes that a flush has brought to the disk.
+    private long _safe;
     private Task _flush = Task.CompletedTask;
 
     /// <summary>Fetches what is missing, checks all, and leaves the whole file under the partial name.</summary>
@@ -51,7 +50,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
             listener.Begin(file.Name, size ?? -1, had);
             using var hash = new BlobHash(etag, size ?? -1);
             HashPrefix(output, hash, had, stop);
-            (_kept, _flushed) = (had, had);
+            (_kept, _flushed, _safe) = (had, had, 0);
             try
             {
                 if (size is null || had < size)
@@ -59,15 +58,16 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
             }
             finally
             {
-                // The file must not be closed under it; what it says is said again at the end.
-                await _flush.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                // The file must not be closed under it, and what it did not bring to the disk must not count as kept.
+                await Flushed(output);
             }
             string found = hash.Finish();
             if (found == etag)
             {
                 if (hash.Kind is null)
                     listener.Note($"{_what}: this server names no hash; the file is checked by its size alone");
-                Flush(output);
+                StartFlush(output);
+                await Flushed(output);
                 return;
             }
             long length = RandomAccess.GetLength(output);
@@ -116,7 +116,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         }
     }
 
-    private int NextRange => settings.RangeBytes ?? (_answers >= AnswersToJudgeBy && _latency > s_near ? FarRange : NearRange);
+    private int NextRange => settings.RangeBytes ?? (_narrow || _answers >= AnswersToJudgeBy && _latency > settings.NearLatency ? FarRange : NearRange);
 
     private async Task Fetch(SafeFileHandle output, BlobHash hash, CancellationToken stop)
     {
@@ -181,9 +181,9 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
             }
             catch (PartialReadException e)
             {
-                // Bytes of this part were not written; they come again.
-                listener.Received(file.Name, -e.Got);
+                // What came of this part counts, so that a server that breaks off before every part is full gets on too.
                 await append;
+                await Append(output, hash, part.AsMemory(0, e.Got));
                 failures = await Broken(e.InnerException!, _kept > before, failures, stop);
             }
             catch (Exception e) when (HubHttp.IsBroken(e, stop))
@@ -200,7 +200,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     }
 
     // Known after some answers; where a size of ranges is set, they are wanted.
-    private bool IsNear => settings.RangeBytes is null && !_narrow && _answers >= AnswersToJudgeBy && _latency <= s_near;
+    private bool IsNear => settings.RangeBytes is null && !_narrow && _answers >= AnswersToJudgeBy && _latency <= settings.NearLatency;
 
     /// <summary>Ranges side by side up to the end, or until the server turns out to be near.</summary>
     private async Task Ranges(HubAnswer? firstAnswer, int firstRange, SafeFileHandle output, BlobHash hash, CancellationToken stop)
@@ -446,21 +446,34 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
             await hashed;
         }
         _kept += bytes.Length;
-        if (_kept - _flushed >= FlushEvery && _flush.IsCompleted)
-        {
-            _flushed = _kept;
-            _flush = Task.Run(() => RandomAccess.FlushToDisk(output));
-        }
+        if (_kept - _flushed < settings.FlushEvery || !_flush.IsCompleted)
+            return;
+        await Flushed(output);
+        StartFlush(output);
     }
 
-    private void Flush(SafeFileHandle output)
+    private void StartFlush(SafeFileHandle output)
+    {
+        long end = _flushed = _kept;
+        _flush = Task.Run(() =>
+        {
+            settings.Flush(output);
+            _safe = end;
+        });
+    }
+
+    /// <summary>Waits for the flush that was started last. A failure is told by the system once only: a later flush of the same file succeeds without the lost bytes.</summary>
+    private async Task Flushed(SafeFileHandle output)
     {
         try
         {
-            RandomAccess.FlushToDisk(output);
+            await _flush;
         }
-        catch (IOException e)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
+            // Bytes that no flush has covered may be read back from memory now and be missing later.
+            (_kept, _flush) = (_safe, Task.CompletedTask);
+            RandomAccess.SetLength(output, _safe);
             throw CannotWrite(e);
         }
     }

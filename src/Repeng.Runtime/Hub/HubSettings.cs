@@ -50,6 +50,15 @@ public sealed record HubSettings
     /// <summary>Writes to the file that a download grows in; tests put full disks here.</summary>
     internal PartialWrite Write { get; init; } = static (file, bytes, offset) => RandomAccess.Write(file, bytes, offset);
 
+    /// <summary>Brings what was written of that file to the disk.</summary>
+    internal Action<SafeFileHandle> Flush { get; init; } = RandomAccess.FlushToDisk;
+
+    /// <summary>Written bytes after which the disk gets something to do, so that the flush at the end finds little left.</summary>
+    internal long FlushEvery { get; init; } = 64 << 20;
+
+    /// <summary>A server that answers within this is near: over a longer way every request costs its time.</summary>
+    internal TimeSpan NearLatency { get; init; } = TimeSpan.FromMilliseconds(5);
+
     /// <summary>Makes symbolic links; tests stand for systems that have none.</summary>
     internal Action<string, string> MakeLink { get; init; } = static (path, target) => File.CreateSymbolicLink(path, target);
 
