@@ -120,6 +120,32 @@ public sealed class DriverTests
     }
 
     [Fact]
+    public void AnOwnedDriverGoesWithTheBackendAndWithAFailureToOpen()
+    {
+        using var emulator = new EmulatedCudaDriver();
+        CudaDeviceInfo device = CudaDevices.Find(emulator).Choose();
+        for (int i = 0; ; i++)
+        {
+            var driver = new OwnedDriver(emulator) { FailAt = i };
+            if (Record.Exception(() => CudaBackend.Open(driver, device, ownsDriver: true).Dispose()) is not { } e)
+            {
+                Assert.Equal(1, driver.Disposed);
+                break;
+            }
+            Assert.StartsWith($"CUDA: {driver.Failed}", Assert.IsType<CudaException>(e).Message);
+            Assert.Equal((driver.Failed, 1), (driver.Failed, driver.Disposed));
+            Assert.InRange(i, 0, 20);
+            Assert.Equal("", emulator.Leaks());
+        }
+        // What is only lent stays.
+        var lent = new OwnedDriver(emulator) { FailAt = 0 };
+        Assert.Throws<CudaException>(() => CudaBackend.Open(lent, device));
+        Assert.Equal(0, lent.Disposed);
+        Assert.Throws<ArgumentNullException>(() => CudaBackend.Open(lent, null!, ownsDriver: true));
+        Assert.Equal(1, lent.Disposed);
+    }
+
+    [Fact]
     public void OutOfMemoryIsToldWithItsNumbers()
     {
         using var emulator = new EmulatedCudaDriver(new EmulatorOptions { DeviceMemory = 8 << 20 });
@@ -234,6 +260,13 @@ public sealed class DriverTests
     private static CudaBackend Open(CudaDriver driver) => CudaBackend.Open(driver, CudaDevices.Find(driver).Choose());
 
     private static View Take(CudaBackend backend, int length, DType type) => new(backend.Allocate(length * 4), length, type);
+
+    private sealed class OwnedDriver(CudaDriver inner) : FaultyCudaDriver(inner), IDisposable
+    {
+        public int Disposed { get; private set; }
+
+        public void Dispose() => Disposed++;
+    }
 
     /// <summary>An emulator that says something else about itself.</summary>
     private sealed class OtherDriver(CudaDriver inner) : FaultyCudaDriver(inner)

@@ -7,6 +7,8 @@ namespace Repeng.Kernels.Cuda;
 /// <summary>
 /// The op contract on an NVIDIA GPU: the kernels of kernels/*.cu, queued on one stream. Ops return before they are done; a
 /// download waits. A kernel that failed is told by the next call that waits. Index values in device memory are not checked here.
+/// Scratch belongs to one op at a time: an op of several launches must not be called from two threads at once, as their launches would
+/// be queued between each other and share the scratch. Allocation, copies and ops of one launch without scratch may come from any thread.
 /// </summary>
 public sealed partial class CudaBackend : IBackend
 {
@@ -39,8 +41,20 @@ public sealed partial class CudaBackend : IBackend
         return Open(devices.Driver, devices.Choose(ordinal), CudaLibraries.Find(), CudaLibraries.AskedPrecision());
     }
 
-    /// <summary>Opens a device of an injected table. A driver that is to be disposed with the backend is owned by it from here on.</summary>
-    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false) => new(CudaContext.Open(driver, device), CudaLibraries.None, ownsDriver ? driver as IDisposable : null);
+    /// <summary>Opens a device of an injected table. A driver that is to be disposed with the backend is owned by it from here on, also where opening fails.</summary>
+    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false)
+    {
+        IDisposable? owned = ownsDriver ? driver as IDisposable : null;
+        try
+        {
+            return new(CudaContext.Open(driver, device), CudaLibraries.None, owned);
+        }
+        catch
+        {
+            owned?.Dispose();
+            throw;
+        }
+    }
 
     /// <summary>Opens a device of an injected table with libraries that are injected too.</summary>
     /// <param name="driver">The driver.</param>
@@ -149,7 +163,8 @@ public sealed partial class CudaBackend : IBackend
 
     /// <summary>
     /// Device memory for partial results within one op, valid until the next op asks: work is queued in order on one stream, so the next op's kernels
-    /// come after those that read it. Grows and is kept, so that ops allocate nothing in the steady state.
+    /// come after those that read it, as long as one op is called at a time. The lock keeps the room whole, not its contents. Grows and is kept,
+    /// so that ops allocate nothing in the steady state.
     /// </summary>
     private nint Scratch(long bytes) => Scratch(bytes, ref _scratch);
 
