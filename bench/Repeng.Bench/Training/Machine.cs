@@ -5,7 +5,12 @@ namespace Repeng.Bench.Training;
 /// <summary>What a board of results names: processor, load, commit.</summary>
 internal static class Machine
 {
-    public static string Cpu { get; } = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal))?.Split(':', 2)[1].Trim() ?? "unnamed processor";
+    /// <summary>Name of the processor with family and model: "AMD EPYC" alone is said by processors of several generations.</summary>
+    public static string Cpu { get; } = Field("model name") is { } name
+        ? Field("cpu family") is { } family && Field("model") is { } model ? $"{name} (family {family} model {model})" : name
+        : "unnamed processor";
+
+    private static string? Field(string name) => File.ReadLines("/proc/cpuinfo").Select(l => l.Split(':', 2)).FirstOrDefault(p => p.Length == 2 && p[0].Trim() == name)?[1].Trim();
 
     public static string Load() => string.Join(' ', File.ReadAllText("/proc/loadavg").Split(' ')[..3]);
 
