@@ -48,6 +48,12 @@ public sealed partial class HubVerbTests : IDisposable
         CliResult same = Run([.. generate, _shop.At("model"), "--adapter", _shop.At("runs/run"), "--coefficient", "2"]);
         Assert.True(steered.Code == ExitCodes.Ok, steered.Error);
         Assert.Equal(same.Out, steered.Out);
+        CliResult lora = Run("export", "--adapter", _shop.At("runs/run"), "--to", "gguf-lora", "--output", _shop.At("lora.gguf"));
+        Assert.True(lora.Code == ExitCodes.Ok, lora.Error);
+        _server.Put("lora.gguf", File.ReadAllBytes(_shop.At("lora.gguf")));
+        CliResult inspected = Run("inspect", "org/model:lora.gguf");
+        Assert.True(inspected.Code == ExitCodes.Ok, inspected.Error);
+        Assert.Equal(Run("inspect", _shop.At("lora.gguf")).Out.Split('\n')[1..], inspected.Out.Split('\n')[1..]);
         foreach (string[] verb in new[] { new[] { "inspect", "org/model" }, ["plan", "--model", "org/model", "--personas", "honest:dishonest", "--suffixes", "demo", "--max_pairs", "8", "--rank", "4"] })
             Assert.Equal(ExitCodes.Ok, Run(verb).Code);
     }

@@ -35,6 +35,9 @@ public sealed class InspectVerb
     private int Run(ParseResult p)
     {
         string path = p.GetValue(_path)!;
+        // One file of a repository may hold an adapter or a control vector as well as a model.
+        if (Runtime.Hub.HubReference.TryParse(path) is { File: not null })
+            path = HubModels.Adapter(_session, path)!;
         bool list = p.GetValue(_tensors) == true;
         if (Directory.Exists(path) && File.Exists(Path.Combine(path, AdapterFile.ConfigName)))
             Adapter(path, list);

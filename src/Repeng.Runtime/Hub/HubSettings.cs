@@ -50,11 +50,14 @@ public sealed record HubSettings
     /// <summary>Writes to the file that a download grows in; tests put full disks here.</summary>
     internal PartialWrite Write { get; init; } = static (file, bytes, offset) => RandomAccess.Write(file, bytes, offset);
 
+    /// <summary>Reads that file back to hash it; by one thread, in order.</summary>
+    internal PartialRead Read { get; init; } = static (file, bytes, offset) => RandomAccess.Read(file, bytes, offset);
+
     /// <summary>Brings what was written of that file to the disk.</summary>
     internal Action<SafeFileHandle> Flush { get; init; } = RandomAccess.FlushToDisk;
 
     /// <summary>Written bytes after which the disk gets something to do, so that the flush at the end finds little left.</summary>
-    internal long FlushEvery { get; init; } = 64 << 20;
+    internal long FlushEvery { get; init; } = 16 << 20;
 
     /// <summary>A server that answers within this is near: over a longer way every request costs its time.</summary>
     internal TimeSpan NearLatency { get; init; } = TimeSpan.FromMilliseconds(5);
@@ -116,3 +119,6 @@ public sealed record HubSettings
 
 /// <summary>Writes bytes at an offset of a file.</summary>
 internal delegate void PartialWrite(SafeFileHandle file, ReadOnlySpan<byte> bytes, long offset);
+
+/// <summary>Reads bytes at an offset of a file: as many as the result says, none at its end.</summary>
+internal delegate int PartialRead(SafeFileHandle file, Span<byte> bytes, long offset);
