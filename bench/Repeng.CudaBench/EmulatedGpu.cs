@@ -13,6 +13,9 @@ internal delegate void Arguments(ref KernelArguments arguments);
 /// <summary>What the launches of one kernel counted together.</summary>
 internal sealed class KernelCounts
 {
+    /// <summary>Whether a case launched it by its name, not through an op of the engine.</summary>
+    public bool ByName { get; set; }
+
     public long Launches { get; private set; }
 
     public long Blocks { get; private set; }
@@ -56,6 +59,7 @@ internal sealed class EmulatedGpu : IDisposable
     private readonly Dictionary<string, CudaModule> _modules = [];
     private readonly List<nint> _taken = [];
     private Dictionary<string, KernelCounts> _counts = [];
+    private readonly HashSet<string> _byName = new(StringComparer.Ordinal);
     private ulong _state;
 
     public EmulatedGpu()
@@ -76,9 +80,12 @@ internal sealed class EmulatedGpu : IDisposable
     public IReadOnlyDictionary<string, KernelCounts> Count(Action<EmulatedGpu> run)
     {
         _counts = [];
+        _byName.Clear();
         _state = 0x9E3779B97F4A7C15;
         run(this);
         Backend.Context.Synchronize();
+        foreach (string kernel in _byName)
+            _counts[kernel].ByName = true;
         foreach (nint address in _taken)
             Backend.Context.Free(address);
         _taken.Clear();
@@ -136,6 +143,7 @@ internal sealed class EmulatedGpu : IDisposable
     {
         if (!_modules.TryGetValue(image, out CudaModule? module))
             _modules[image] = module = Backend.Context.LoadModule(image, KernelImages.Read(image));
+        _byName.Add(kernel);
         KernelArguments arguments = default;
         fill(ref arguments);
         module.Function(kernel).Launch(grid, new((uint)block), shared, ref arguments);
