@@ -176,7 +176,14 @@ public sealed class CublasLtTests
         using var driver = new EmulatedCudaDriver();
         string message = Assert.Throws<UserErrorException>(() => new CudaLibraries(new FakeCublasLt(driver) { Version = 110402 }).Checked()).Message;
         Assert.Equal("CUDA: libcublasLt.so.12 is version 11.4.2, 11.11.3 (CUDA 11.8) or newer is needed; take it out of the library path, install a newer one, or set REPENG_CUDA_LIBRARIES=none to go without", message);
-        Assert.Contains("libcublasLt.so.12 12.1.3", new CudaLibraries(new FakeCublasLt(driver)).Checked().Describe());
-        Assert.Contains("no cuBLASLt", CudaLibraries.None.Describe());
+        CudaLibraries found = new CudaLibraries(new FakeCublasLt(driver)).Checked();
+        string full = found.Describe(CudaPrecision.Full), fast = found.Describe(CudaPrecision.Fast);
+        Assert.Contains("libcublasLt.so.12 12.1.3", full);
+        Assert.Contains("at fp32 accuracy;", full);
+        Assert.DoesNotContain("rounded", full);
+        Assert.Contains("activations rounded to bf16, beside fp32 weights both operands to TF32 (REPENG_CUDA_PRECISION=fast)", fast);
+        Assert.StartsWith("no cuBLASLt", CudaLibraries.None.Describe(CudaPrecision.Full));
+        Assert.DoesNotContain("=fast", CudaLibraries.None.Describe(CudaPrecision.Full));
+        Assert.EndsWith("REPENG_CUDA_PRECISION=fast changes nothing without the library", CudaLibraries.None.Describe(CudaPrecision.Fast));
     }
 }

@@ -84,7 +84,7 @@ public sealed class DoctorVerb
         }
         try
         {
-            Line("", CudaLibraries.Find().Describe());
+            Line("", CudaLibraries.Find().Describe(CudaLibraries.AskedPrecision()));
         }
         catch (UserErrorException e)
         {

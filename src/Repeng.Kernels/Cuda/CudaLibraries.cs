@@ -40,10 +40,17 @@ public sealed record CudaLibraries(CublasLt? Products)
         return this;
     }
 
-    /// <summary>One line for people: what was found and what it is for.</summary>
-    public string Describe() => Products is { } lt
-        ? $"{lt.Name} {VersionText(lt.GetVersion())} for products of bf16 and fp32 weights of {LeastWork / 1e9:0} GFLOP and more; attention and all else by the kernels of this program"
-        : $"no cuBLASLt ({string.Join(", ", NativeCublasLt.FileNames)}): products, attention and all else by the kernels of this program";
+    /// <summary>One line for people: what was found, what it is for and how exact its products are, or that the fast precision changes nothing without it.</summary>
+    /// <param name="precision">What the run asks for.</param>
+    public string Describe(CudaPrecision precision)
+    {
+        if (Products is not { } lt)
+            return $"no cuBLASLt ({string.Join(", ", NativeCublasLt.FileNames)}): products, attention and all else by the kernels of this program, products at fp32 accuracy{(precision == CudaPrecision.Fast ? $"; {PrecisionSwitch}=fast changes nothing without the library" : "")}";
+        string accuracy = precision == CudaPrecision.Fast
+            ? $"activations rounded to bf16, beside fp32 weights both operands to TF32 ({PrecisionSwitch}=fast)"
+            : "at fp32 accuracy";
+        return $"{lt.Name} {VersionText(lt.GetVersion())} for products of bf16 and fp32 weights of {LeastWork / 1e9:0} GFLOP and more, {accuracy}; attention and all else, products of quantised weights too, by the kernels of this program";
+    }
 
     private static string VersionText(nuint version) => $"{version / 10000}.{version / 100 % 100}.{version % 100}";
 }
