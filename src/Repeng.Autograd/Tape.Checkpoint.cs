@@ -44,13 +44,13 @@ public sealed partial class Tape
                 // A tensor may stand in the outputs twice (a block's output that is also tapped); its gradient counts once.
                 for (int i = 0; i < outputs.Length; i++)
                     if (again[i].RequiresGrad && Array.IndexOf(outputs, outputs[i]) == i)
-                        Backend.AddScaled(again[i].GradToAdd(), outputs[i].Grad, outputs[i].Length, 1);
+                        PassOn(outputs[i], again[i], last: true);
                 Play(_nodes);
                 for (int i = 0; i < inputs.Length; i++)
                 {
                     if (detached[i].Grad.IsEmpty)
                         continue;
-                    Backend.AddScaled(inputs[i].GradToAdd(), detached[i].Grad, inputs[i].Length, 1);
+                    PassOn(detached[i], inputs[i], last: true);
                     detached[i].FreeGrad();
                 }
             }

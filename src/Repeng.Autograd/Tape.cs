@@ -126,6 +126,19 @@ public sealed partial class Tape : IDisposable
         return outputs;
     }
 
+    // Adds the gradient of one tensor to that of another of the same length. Where it is the first to arrive there it need not be zeroed
+    // and added to, and where nobody reads it at its source any more (last) its memory goes along.
+    private void PassOn(Tensor from, Tensor to, bool last)
+    {
+        if (last && to.TakeGradOf(from))
+            return;
+        View grad = to.GradForWrite(out bool fresh);
+        if (fresh)
+            Backend.Copy(grad, from.Grad);
+        else
+            Backend.AddScaled(grad, from.Grad, to.Length, 1);
+    }
+
     private static void Play(List<Node> nodes)
     {
         for (int i = nodes.Count - 1; i >= 0; i--)

@@ -79,6 +79,24 @@ public sealed class GradientTests
     }
 
     [Fact]
+    public void A_sum_that_keeps_its_gradient_still_has_it_after_passing_it_on()
+    {
+        using Device device = Device.Cpu(1);
+        using Tensor a = Input(device, [3, 4], 1), b = Input(device, [3, 4], 2);
+        using var tape = new Tape(device);
+        Tensor y = tape.Add(a, b);
+        y.RetainGrad = true;
+        float[] weights = Values(12, 5);
+        tape.Backward(tape.Sum(tape.Multiply(y, tape.Constant(weights, 3, 4))));
+        Assert.Equal(weights, y.GradToArray());
+        Assert.Equal(weights, a.GradToArray());
+        Assert.Equal(weights, b.GradToArray());
+        Assert.Equal(3, new[] { y.Grad.Address, a.Grad.Address, b.Grad.Address }.Distinct().Count());
+        foreach (Tensor t in (Tensor[])[y, a, b])
+            t.FreeGrad();
+    }
+
+    [Fact]
     public void A_frozen_path_records_nothing()
     {
         using Device device = Device.Cpu(1);
@@ -130,6 +148,12 @@ public sealed class GradientTests
             ["Rope interleaved"] = ([[4, 8]], (t, x) => t.Rope(x[0], Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 2, 4, interleaved: true)),
             ["Gated Silu"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.Silu)),
             ["Gated GeluTanh"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.GeluTanh)),
+            ["Sum of a tensor and itself"] = ([[3, 4]], (t, x) => t.Add(x[0], x[0])),
+            ["Sum whose terms are used again"] = ([[3, 4], [3, 4]], (t, x) =>
+            {
+                Tensor a = t.Unary(x[0], UnaryOp.Silu), b = t.Unary(x[1], UnaryOp.Silu), sum = t.Add(a, b);
+                return t.Add(t.Multiply(t.Add(sum, a), b), sum);
+            }),
             ["AddOuter"] = ([[4, 3], [3]], (t, x) => t.AddOuter(x[0], Fixed(t, 4, 1, 5), x[1])),
             ["Sum of all"] = ([[3, 4]], (t, x) => t.Sum(x[0])),
             ["Sum 0"] = ([[3, 4, 2]], (t, x) => t.Sum(x[0], 0)),

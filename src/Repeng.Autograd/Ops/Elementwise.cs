@@ -26,6 +26,14 @@ public sealed partial class Tape
         Backend.Binary(y.Data, a.Data, b.Data, rows, cols, op, broadcast);
         if (!Tracks(a, b))
             return y;
+        if (op is BinaryOp.Add && needs == a.Length)
+            return Record(y, [], () =>
+            {
+                if (b.RequiresGrad)
+                    PassOn(y, b, last: !a.RequiresGrad);
+                if (a.RequiresGrad)
+                    PassOn(y, a, last: true);
+            });
         bool product = op is BinaryOp.Multiply or BinaryOp.Divide;
         return Record(y, product ? [a, b] : [], () => Backend.BinaryBackward(
             a.RequiresGrad ? a.GradToAdd() : default, b.RequiresGrad ? b.GradToAdd() : default,

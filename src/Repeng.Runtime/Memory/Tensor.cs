@@ -232,6 +232,19 @@ public sealed class Tensor : IDisposable
         return g;
     }
 
+    /// <summary>
+    /// Takes over the gradient of another tensor of the same length, memory and all, which then has none; false, with nothing changed,
+    /// where this tensor has a gradient already, the other keeps its own (<see cref="RetainGrad"/>), or one is a part of a parameter.
+    /// </summary>
+    public bool TakeGradOf(Tensor other)
+    {
+        if (_isPart || other._isPart || !_grad.IsEmpty || other._grad.IsEmpty || other.RetainGrad || other.Length != Length || other.Device != Device)
+            return false;
+        (_grad, _gradGranted) = (other._grad, other._gradGranted);
+        other._grad = default;
+        return true;
+    }
+
     /// <summary>Gives the gradient's memory back.</summary>
     public void FreeGrad()
     {
