@@ -67,17 +67,16 @@ public sealed partial class GeneratedAnswers(ModelBundle bundle, SamplingSetting
         int[] known = [.. Enumerable.Range(0, items.Count).Where(i => contexts[i] is not null)];
         if (known.Length == 0)
             return results;
-        TokenBatch tokens = TokenBatch.Pad([.. known.Select(i => contexts[i]!)], bundle.PadId);
+        SharedPrefixes texts = SharedPrefixes.Of(TokenBatch.Pad([.. known.Select(i => contexts[i]!)], bundle.PadId));
         using var tape = new Tape(bundle.Model.Device, record: false);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)]);
+        ForwardContext context = steering.Context(tape, texts, coefficient);
         Tensor hidden = bundle.Model.Forward(context);
-        int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
-        float[] logits = bundle.Model.Logits(context, hidden, last).ToArray();
+        float[] logits = bundle.Model.Logits(context, hidden, texts.RowsFromEnd(1)).ToArray();
         int v = bundle.Model.Config.VocabSize;
         for (int b = 0; b < known.Length; b++)
         {
             ChoiceItem item = items[known[b]];
-            FiniteLogits.Require(bundle.Model, steering, coefficient, logits.AsSpan(b * v, v), tokens.Row(b));
+            FiniteLogits.Require(bundle.Model, steering, coefficient, logits.AsSpan(b * v, v), texts.Texts.Row(b));
             (double ratio, double mass) = BinaryLogRatio.Measure(logits.AsSpan(b * v, v), [.. item.True.Select(t => t[0])], [.. item.False.Select(t => t[0])]);
             results[known[b]] = results[known[b]] with { LogOdds = ratio, Mass = mass };
         }

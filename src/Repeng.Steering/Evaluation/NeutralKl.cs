@@ -129,7 +129,8 @@ public sealed class NeutralKl
     private (ForwardContext Context, Tensor Hidden, int[] Real) Forward(Tape tape, int[][] rows, Generation.Steering steering, float coefficient)
     {
         TokenBatch tokens = TokenBatch.Pad(rows, 0);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(coefficient, tokens.Batch)], prefix: _prefix);
+        // Texts without a common beginning.
+        ForwardContext context = steering.Context(tape, SharedPrefixes.Plain(tokens), coefficient, _prefix);
         return (context, _model.Forward(context), [.. Enumerable.Range(0, tokens.Ids.Length).Where(i => tokens.IsReal(i / tokens.Length, i % tokens.Length))]);
     }
 

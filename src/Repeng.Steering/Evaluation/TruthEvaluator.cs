@@ -53,14 +53,13 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
 
     private ChoiceResult[] Single(ChoiceItem[] items, Generation.Steering steering, float c)
     {
-        TokenBatch tokens = TokenBatch.Pad([.. items.Select(i => i.Prompt)], 0);
+        SharedPrefixes texts = SharedPrefixes.Of(TokenBatch.Pad([.. items.Select(i => i.Prompt)], 0));
         using var tape = new Tape(model.Device, record: false);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)], prefix: Prefix);
+        ForwardContext context = steering.Context(tape, texts, c, Prefix);
         Tensor hidden = model.Forward(context);
-        int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
-        float[] logits = model.Logits(context, hidden, last).ToArray();
+        float[] logits = model.Logits(context, hidden, texts.RowsFromEnd(1)).ToArray();
         int v = model.Config.VocabSize;
-        double[] input = InputNll(context, hidden, tokens, [.. Enumerable.Range(0, items.Length)], [.. items.Select(i => i.Prompt.Length)]);
+        double[] input = InputNll(context, hidden, texts, [.. Enumerable.Range(0, items.Length)], [.. items.Select(i => i.Prompt.Length)]);
         return [.. items.Select((item, b) =>
         {
             ReadOnlySpan<float> row = logits.AsSpan(b * v, v);
@@ -82,22 +81,17 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
                 spans.Add((item.Prompt.Length, completion.Length));
             }
         TokenBatch tokens = TokenBatch.Pad(rows, 0);
+        SharedPrefixes texts = SharedPrefixes.Of(tokens);
         using var tape = new Tape(model.Device, record: false);
-        ForwardContext context = steering.Context(tape, tokens, [.. Enumerable.Repeat(c, tokens.Batch)], prefix: Prefix);
+        ForwardContext context = steering.Context(tape, texts, c, Prefix);
         Tensor hidden = model.Forward(context);
-        var index = new List<int>();
-        var labels = new List<int>();
-        for (int r = 0; r < rows.Count; r++)
-            for (int k = 0; k < spans[r].Count; k++)
-            {
-                index.Add(r * tokens.Length + tokens.Starts[r] + spans[r].Start + k - 1);
-                labels.Add(rows[r][spans[r].Start + k]);
-            }
-        float[] logProb = model.LabelLogProb(context, hidden, [.. index], [.. labels]).ToArray();
+        var labels = new LabelSet();
+        int[][] places = [.. Enumerable.Range(0, rows.Count).Select(r => labels.Add(texts, r, tokens.Starts[r] + spans[r].Start, tokens.Starts[r] + spans[r].Start + spans[r].Count - 1))];
+        float[] logProb = labels.LogProb(model, context, hidden).ToArray();
         var sums = new double[rows.Count];
-        for (int r = 0, at = 0; r < rows.Count; at += spans[r].Count, r++)
+        for (int r = 0; r < rows.Count; r++)
         {
-            ReadOnlySpan<float> own = logProb.AsSpan(at, spans[r].Count);
+            float[] own = [.. places[r].Select(place => logProb[place])];
             Require(steering, c, own, rows[r]);
             foreach (float x in own)
                 sums[r] += x;
@@ -106,7 +100,7 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
         int[] firstRows = new int[items.Length];
         for (int i = 1; i < items.Length; i++)
             firstRows[i] = firstRows[i - 1] + items[i - 1].True.Count + items[i - 1].False.Count;
-        double[] input = InputNll(context, hidden, tokens, firstRows, [.. items.Select(i => i.Prompt.Length)]);
+        double[] input = InputNll(context, hidden, texts, firstRows, [.. items.Select(i => i.Prompt.Length)]);
         int next = 0;
         return [.. items.Select((item, i) =>
         {
@@ -116,17 +110,20 @@ public sealed class TruthEvaluator(DecoderModel model, int batchSize = 64)
     }
 
     // Of the first `lengths` tokens of each row; a prompt of one token predicts nothing.
-    private double[] InputNll(ForwardContext context, Tensor hidden, TokenBatch tokens, int[] rows, int[] lengths)
+    private double[] InputNll(ForwardContext context, Tensor hidden, SharedPrefixes texts, int[] rows, int[] lengths)
     {
         var result = new double[rows.Length];
         Array.Fill(result, double.NaN);
-        int[] index = [.. rows.SelectMany((r, i) => Enumerable.Range(r * tokens.Length + tokens.Starts[r], lengths[i] - 1))];
-        if (!MeasureInput || index.Length == 0)
+        if (!MeasureInput)
             return result;
-        float[] logProb = model.LabelLogProb(context, hidden, index, [.. index.Select(i => tokens.Ids[i + 1])]).ToArray();
-        for (int i = 0, at = 0; i < rows.Length; at += lengths[i] - 1, i++)
-            if (lengths[i] > 1)
-                result[i] = -logProb.AsSpan(at, lengths[i] - 1).ToArray().Average(x => (double)x);
+        var labels = new LabelSet();
+        int[][] places = [.. rows.Select((r, i) => labels.Add(texts, r, texts.Texts.Starts[r] + 1, texts.Texts.Starts[r] + lengths[i] - 1))];
+        if (labels.Count == 0)
+            return result;
+        float[] logProb = labels.LogProb(model, context, hidden).ToArray();
+        for (int i = 0; i < rows.Length; i++)
+            if (places[i].Length > 0)
+                result[i] = -places[i].Average(place => (double)logProb[place]);
         return result;
     }
 

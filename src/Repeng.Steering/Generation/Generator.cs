@@ -16,15 +16,26 @@ public sealed record Steering(IAdapter? Adapter = null, VectorControl? Vector = 
     public static Steering None { get; } = new();
 
     /// <summary>A context for one pass in which each row has its own coefficient.</summary>
-    public ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache = null, IAdapterPass? pass = null, Func<string, bool>? capture = null, PlainPrefix? prefix = null) =>
+    public ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache = null, IAdapterPass? pass = null, Func<string, bool>? capture = null) =>
         new(tape, tokens, cache)
         {
-            FirstBlock = prefix?.Block ?? 0,
-            Hidden = prefix?.Enter(tape, tokens, this),
             Adapter = pass ?? Adapter?.Pass(tape, coefficients, tokens.Length),
             Edit = Vector?.Pass(coefficients),
             Capture = capture,
         };
+
+    /// <summary>A context for one pass over texts that are all steered by one coefficient.</summary>
+    public ForwardContext Context(Tape tape, SharedPrefixes texts, float coefficient, PlainPrefix? prefix = null)
+    {
+        float[] coefficients = [.. Enumerable.Repeat(coefficient, texts.Tokens.Batch)];
+        return new(tape, texts)
+        {
+            FirstBlock = prefix?.Block ?? 0,
+            Hidden = prefix?.Enter(tape, texts, this),
+            Adapter = Adapter?.Pass(tape, coefficients, texts.Tokens.Length),
+            Edit = Vector?.Pass(coefficients),
+        };
+    }
 }
 
 /// <summary>Generates with a KV cache, all rows in one batch, each row steered by its own coefficient.</summary>

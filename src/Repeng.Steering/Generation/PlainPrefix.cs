@@ -19,8 +19,8 @@ public sealed class PlainPrefix(DecoderModel model, int block)
     /// <summary>First block that is run each time.</summary>
     public int Block { get; } = block >= 0 && block < model.Config.NumLayers ? block : throw new ArgumentOutOfRangeException(nameof(block), block, $"the model has blocks 0 … {model.Config.NumLayers - 1}");
 
-    /// <summary>The residual stream [batch · length, d] that enters the block; null where that is the first. Throws where the steering begins earlier.</summary>
-    public Tensor? Enter(Tape tape, TokenBatch tokens, Steering steering)
+    /// <summary>The residual stream, a row for each token that the pass runs over, [tokens, d], that enters the block; null where that is the first. Throws where the steering begins earlier.</summary>
+    public Tensor? Enter(Tape tape, SharedPrefixes texts, Steering steering)
     {
         int first = Math.Min(steering.Adapter?.FirstBlock ?? int.MaxValue, steering.Vector?.Modules.Min(FirstOf) ?? int.MaxValue);
         if (first < Block)
@@ -28,13 +28,13 @@ public sealed class PlainPrefix(DecoderModel model, int block)
         if (Block == 0)
             return null;
         // Padding is told by the rows' beginnings.
-        int[] key = [.. tokens.Ids, .. tokens.Starts];
+        int[] key = [.. texts.Texts.Ids, .. texts.Texts.Starts];
         if (!_kept.TryGetValue(key, out float[]? hidden))
         {
             using var plain = new Tape(model.Device, record: false);
-            _kept[key] = hidden = model.Forward(new ForwardContext(plain, tokens) { LastBlock = Block - 1 }).ToArray();
+            _kept[key] = hidden = model.Forward(new ForwardContext(plain, texts) { LastBlock = Block - 1 }).ToArray();
         }
-        return tape.Constant(hidden, tokens.Ids.Length, model.Config.HiddenSize);
+        return tape.Constant(hidden, texts.Computed, model.Config.HiddenSize);
     }
 
     // The head and the final norm are of no block and come last; so are the embeddings, which come first.

@@ -120,6 +120,9 @@ public sealed class Block(ModelConfig config, int index)
             k = tape.Rope(k, rope.Cos, rope.Sin, c.Positions, config.NumKvHeads, config.RotaryDim, config.RopeInterleaved);
         }
 
+        if (c.Prefixes is { Shared: true } prefixes)
+            return Linear(c, Output, SharedAttention(c, prefixes, q, k, v, window), scope);
+
         int batch = c.Tokens.Batch, length = c.Tokens.Length, keys = length, capacity = 0;
         if (c.Cache is not null)
         {
@@ -136,6 +139,22 @@ public sealed class Block(ModelConfig config, int index)
         return Linear(c, Output, o, scope);
 
         Tensor Clip(Tensor t) => tape.Unary(tape.Unary(t, UnaryOp.Min, config.QkvClip), UnaryOp.Max, -config.QkvClip);
+    }
+
+    // Texts are put together of the tokens that they share, a part of the batch at a time, and what attention gives for each token is taken from the text that brings it.
+    private Tensor SharedAttention(ForwardContext c, SharedPrefixes prefixes, Tensor q, Tensor k, Tensor v, int window)
+    {
+        Tape tape = c.Tape;
+        int rows = c.Tokens.Length, qWidth = config.NumHeads * config.HeadDim, kvWidth = config.NumKvHeads * config.HeadDim;
+        (q, k, v) = (tape.Reshape(q, rows, qWidth), tape.Reshape(k, rows, kvWidth), tape.Reshape(v, rows, kvWidth));
+        Tensor[] outputs = [.. prefixes.Parts.Zip(c.PartIndices, (part, index) =>
+        {
+            var args = new AttentionArgs(part.Batch, part.QueryLength, part.KeyLength, config.NumHeads, config.NumKvHeads, config.HeadDim,
+                config.AttentionScale, config.AttentionSoftCap, window);
+            Tensor o = tape.Attention(tape.GatherRows(q, index.Queries), tape.GatherRows(k, index.Keys), tape.GatherRows(v, index.Keys), index.FirstKey, args, Sinks);
+            return tape.Reshape(o, part.Queries.Length, qWidth);
+        })];
+        return tape.GatherRows(outputs.Length == 1 ? outputs[0] : tape.ConcatRows(outputs), c.PartOutputs!);
     }
 
     private Tensor Mlp(ForwardContext c, Tensor h, Tape.Scope scope)

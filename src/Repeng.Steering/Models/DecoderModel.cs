@@ -53,6 +53,9 @@ public sealed class DecoderModel : IDisposable
     /// <summary>Head weight [vocabulary, d]; the token embedding when tied.</summary>
     public Tensor Head { get; }
 
+    /// <summary>Tokens that passes have run through a block so far, summed over the blocks; padding counts.</summary>
+    public long TokensRun { get; private set; }
+
     /// <summary>Bytes of all weights.</summary>
     public long WeightBytes => _parameters.Values.Sum(p => p.Data.Bytes);
 
@@ -89,6 +92,7 @@ public sealed class DecoderModel : IDisposable
         Tensor x = c.Hidden ?? c.Out(Config.EmbeddingPath, Embed(c), null);
         Keep(c, x);
         int last = c.LastBlock ?? Config.NumLayers - 1;
+        TokensRun += (long)tokens.Ids.Length * (last - c.FirstBlock + 1);
         for (int i = c.FirstBlock; i <= last; i++)
         {
             Block block = Blocks[i];
@@ -213,21 +217,30 @@ public sealed class DecoderModel : IDisposable
     private void Prepare(ForwardContext c)
     {
         TokenBatch tokens = c.Tokens;
+        SharedPrefixes? prefixes = c.Prefixes is { Shared: true } ? c.Prefixes : null;
+        if (prefixes is not null && c.EagerPadding)
+            throw new ArgumentException("values of padding are asked for, and where prefixes are shared there is no padding");
+        TokenBatch texts = prefixes?.Texts ?? tokens;
         int offset = c.Cache?.Length ?? 0;
-        int total = Math.Max(offset + tokens.Length, c.Cache?.Capacity ?? 0);
-        int longest = total - tokens.Starts.Min();
-        if (offset + tokens.Length - tokens.Starts.Min() > Config.MaxPositions)
-            throw new UserErrorException($"a text of {offset + tokens.Length - tokens.Starts.Min()} tokens does not fit the context of {Config.MaxPositions} tokens of {Source}; shorten it");
+        int total = Math.Max(offset + texts.Length, c.Cache?.Capacity ?? 0), before = texts.Starts.Min();
+        int longest = total - before;
+        if (offset + texts.Length - before > Config.MaxPositions)
+            throw new UserErrorException($"a text of {offset + texts.Length - before} tokens does not fit the context of {Config.MaxPositions} tokens of {Source}; shorten it");
         foreach (int id in tokens.Ids)
             if ((uint)id >= (uint)Config.VocabSize)
                 throw new UserErrorException($"token id {id} is outside the vocabulary of {Config.VocabSize} of {Source}; the tokenizer belongs to another model");
 
-        var positions = new int[tokens.Ids.Length];
-        for (int b = 0; b < tokens.Batch; b++)
+        int[] positions = prefixes?.PositionOf ?? new int[tokens.Ids.Length];
+        for (int b = 0; prefixes is null && b < tokens.Batch; b++)
             for (int t = 0; t < tokens.Length; t++)
                 positions[b * tokens.Length + t] = Math.Max(0, offset + t - tokens.Starts[b]);
         c.Positions = c.Tape.New(positions, positions.Length);
         c.FirstKey = c.Tape.New(tokens.Starts, tokens.Batch);
+        if (prefixes is not null)
+        {
+            c.PartIndices = [.. prefixes.Parts.Select(p => (c.Tape.New(p.Queries, p.Queries.Length), c.Tape.New(p.Keys, p.Keys.Length), c.Tape.New(p.FirstKey, p.Batch)))];
+            c.PartOutputs = c.Tape.New(prefixes.Outputs, prefixes.Outputs.Length);
+        }
         c.Edit?.Begin(c);
         EnsureRope(longest);
         (c.Rope, c.LocalRope) = (_rope, _localRope);

@@ -60,11 +60,18 @@ public sealed class ForwardContext
         (Tape, Tokens, Cache) = (tape, tokens, cache);
     }
 
+    /// <summary>A pass over texts that share their beginnings: all outputs have the rows that <see cref="SharedPrefixes.Row"/> says.</summary>
+    public ForwardContext(Tape tape, SharedPrefixes texts)
+        : this(tape, texts.Tokens) => Prefixes = texts;
+
     /// <summary>Runs and records the ops.</summary>
     public Tape Tape { get; }
 
     /// <summary>The input.</summary>
     public TokenBatch Tokens { get; }
+
+    /// <summary>The texts whose tokens the input holds once each; null where it holds texts as they are.</summary>
+    public SharedPrefixes? Prefixes { get; }
 
     /// <summary>Keys and values of earlier tokens; the new ones are appended.</summary>
     public KvCache? Cache { get; }
@@ -111,6 +118,11 @@ public sealed class ForwardContext
     internal Tensor Positions { get; set; } = null!;
 
     internal Tensor FirstKey { get; set; } = null!;
+
+    // Of each part of the shared prefixes, and of the tokens in their outputs.
+    internal (Tensor Queries, Tensor Keys, Tensor FirstKey)[] PartIndices { get; set; } = [];
+
+    internal Tensor? PartOutputs { get; set; }
 
     internal (Tensor Cos, Tensor Sin)? Rope { get; set; }
 

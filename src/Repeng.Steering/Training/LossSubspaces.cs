@@ -168,7 +168,7 @@ public sealed class LossSubspaces
             return known;
         int d = Width, layers = _model.Config.NumLayers, begin = (int)(EarlyPart * layers);
         double[] differences = new double[_pairs * d], written = new double[2 * _pairs * d];
-        Visit((tape, batch) => new ForwardContext(tape, batch) { KeepHiddenStates = true }, (pairs, context, last) =>
+        Visit((tape, texts) => new ForwardContext(tape, texts) { KeepHiddenStates = true }, (pairs, context, last) =>
         {
             float[] task = last(context.HiddenStates[_block + 1]), start = last(context.HiddenStates[begin]), end = last(context.HiddenStates[layers]);
             for (int b = 0; b < 2 * pairs.Length; b++)
@@ -191,7 +191,7 @@ public sealed class LossSubspaces
             throw new UserErrorException($"--loss_subspace_rank {k}: {name} has no more directions than the smaller of {_pairs} pairs and a width of {d}; ask for fewer, or give more pairs");
         var rows = new float[(long)_pairs * d];
         string path = _model.Blocks[_block].Path;
-        Visit((tape, batch) => new ForwardContext(tape, batch) { Capture = m => m == path, LastBlock = _block }, (pairs, context, last) =>
+        Visit((tape, texts) => new ForwardContext(tape, texts) { Capture = m => m == path, LastBlock = _block }, (pairs, context, last) =>
         {
             float[] h = last(context.Outputs[path]);
             for (int i = 0; i < pairs.Length; i++)
@@ -214,16 +214,16 @@ public sealed class LossSubspaces
 
     // Runs the leading pairs through the base model; use hears the pairs of a batch, the pass, and how to read the last
     // token's values [2 · pairs, d] of one of its tensors.
-    private void Visit(Func<Tape, TokenBatch, ForwardContext> pass, Action<int[], ForwardContext, Func<Tensor, float[]>> use)
+    private void Visit(Func<Tape, SharedPrefixes, ForwardContext> pass, Action<int[], ForwardContext, Func<Tensor, float[]>> use)
     {
         int done = 0;
         foreach (int[] pairs in _data.ByLength(_pairs, _perBatch))
         {
-            TokenBatch batch = _data.Batch(pairs);
+            SharedPrefixes texts = SharedPrefixes.Of(_data.Batch(pairs));
             using var tape = new Tape(_model.Device, record: false);
-            ForwardContext context = pass(tape, batch);
+            ForwardContext context = pass(tape, texts);
             _model.Forward(context);
-            int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
+            int[] last = texts.RowsFromEnd(1);
             use(pairs, context, x => tape.GatherRows(x, tape.New(last, last.Length)).ToArray());
             done += pairs.Length;
             _progress?.Invoke("loss subspace", done, _pairs);

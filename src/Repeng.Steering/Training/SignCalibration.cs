@@ -56,11 +56,12 @@ public static class SignCalibration
     private static double[][] LogProbabilities(DecoderModel model, TokenBatch batch, IAdapter? adapter, float c)
     {
         using var tape = new Tape(model.Device, record: false);
-        Tensor hidden = model.Forward(new ForwardContext(tape, batch)
+        SharedPrefixes texts = SharedPrefixes.Of(batch);
+        Tensor hidden = model.Forward(new ForwardContext(tape, texts)
         {
-            Adapter = adapter?.Pass(tape, [.. Enumerable.Repeat(c, batch.Batch)], batch.Length),
+            Adapter = adapter?.Pass(tape, [.. Enumerable.Repeat(c, texts.Tokens.Batch)], texts.Tokens.Length),
         });
-        int[] last = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - 1)];
+        int[] last = texts.RowsFromEnd(1);
         float[] logits = model.Logits(tape, tape.GatherRows(hidden, tape.New(last, last.Length))).ToArray();
         int width = model.Config.VocabSize;
         return [.. Enumerable.Range(0, batch.Batch).Select(b =>

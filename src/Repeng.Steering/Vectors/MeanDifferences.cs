@@ -20,9 +20,10 @@ public static class MeanDifferences
         foreach (TokenBatch batch in batches)
         {
             using var tape = new Tape(model.Device, record: false);
-            var context = new ForwardContext(tape, batch) { Capture = sums.ContainsKey, LastBlock = last };
+            SharedPrefixes texts = SharedPrefixes.Of(batch);
+            var context = new ForwardContext(tape, texts) { Capture = sums.ContainsKey, LastBlock = last };
             model.Forward(context);
-            int[] at = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - tokensFromEnd)];
+            int[] at = texts.RowsFromEnd(tokensFromEnd);
             foreach ((string module, double[] sum) in sums)
             {
                 float[] h = tape.GatherRows(context.Outputs[module], tape.New(at, at.Length)).ToArray();

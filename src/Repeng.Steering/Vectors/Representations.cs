@@ -30,6 +30,9 @@ public sealed record RepresentationSettings
     /// <summary>Rows that run together, two a pair.</summary>
     public int BatchRows { get; init; } = 16;
 
+    /// <summary>Compute the beginnings that texts of a batch share once (<see cref="SharedPrefixes"/>); without it each text by itself, for comparisons.</summary>
+    public bool SharePrefixes { get; init; } = true;
+
     /// <summary>The sampled loss.</summary>
     public string Loss { get; init; } = DefaultLoss;
 
@@ -92,6 +95,9 @@ public sealed class Representations : IDisposable
     /// <summary>The rows of each module.</summary>
     public IReadOnlyDictionary<string, LayerRows> Layers { get; private set; } = null!;
 
+    /// <summary>Tokens that were run through the model, those of a beginning that texts of a batch share once, and padding where none is shared.</summary>
+    public long TokensComputed { get; private set; }
+
     /// <summary>Losses of the batches where gradients were taken.</summary>
     public IReadOnlyList<SampledBatch> Batches => _batches;
 
@@ -141,37 +147,41 @@ public sealed class Representations : IDisposable
     {
         bool differentiate = _needs.HasFlag(VectorNeeds.Gradients), scores = Scores;
         string tap = _model.Blocks[_tapBlock].Path;
+        // A text's own gradient is read at the token, which no other text may then be a part of.
+        SharedPrefixes texts = _settings.SharePrefixes ? SharedPrefixes.Of(batch, apart: differentiate ? _token : 0) : SharedPrefixes.Plain(batch);
+        TokensComputed += texts.Computed;
         using var tape = new Tape(_model.Device, record: differentiate);
-        var context = new ForwardContext(tape, batch)
+        var context = new ForwardContext(tape, texts)
         {
             Capture = m => Array.IndexOf(_modules, m) >= 0 || differentiate && m == tap,
             DifferentiateCaptured = differentiate,
             LastBlock = scores ? null : LastBlock(),
         };
         Tensor final = _model.Forward(context);
-        int[] at = [.. Enumerable.Range(0, batch.Batch).Select(b => (b + 1) * batch.Length - _token)];
+        int[] at = texts.RowsFromEnd(_token);
         Tensor index = tape.New(at, at.Length);
         // The head is no part of the pass; with labels to score it is run by them.
         if (!scores && Array.IndexOf(_modules, _model.Config.HeadPath) >= 0)
             _model.Logits(context, final);
-        (Tensor LogProb, int[] RowOf, double[] Count)? labelled = scores ? Labels(context, final, batch) : null;
+        // Labels count whose context and self are real.
+        var labels = new LabelSet();
+        int[][] places = scores ? [.. Enumerable.Range(0, batch.Batch).Select(b => labels.Add(texts, b, batch.Starts[b] + 1, batch.Length - 1))] : [];
+        Tensor? logProb = scores ? labels.LogProb(_model, context, final) : null;
         foreach (string module in _modules)
-            Note(module, first, tape.GatherRows(PerToken(tape, context.Outputs[module], batch), index).ToArray());
-        if (labelled is not var (logProb, rowOf, count))
+            Note(module, first, tape.GatherRows(tape.Reshape(context.Outputs[module], texts.Computed, LayerSelection.Width(_model, module)), index).ToArray());
+        if (logProb is null)
             return;
 
-        float[] labels = logProb.ToArray();
-        double[] mean = new double[batch.Batch];
-        for (int i = 0; i < labels.Length; i++)
-            mean[rowOf[i]] += labels[i] / count[rowOf[i]];
+        float[] values = logProb.ToArray();
+        double[] mean = [.. places.Select(own => own.Sum(place => values[place] / (double)own.Length))];
         mean.CopyTo(_logProb, first);
         if (differentiate)
-            Differentiate(tape, batch, context, first, index, logProb, rowOf, count, mean, tap);
+            Differentiate(tape, batch, context, first, at, logProb, places, mean, tap);
     }
 
-    private void Differentiate(Tape tape, TokenBatch batch, ForwardContext context, int first, Tensor index, Tensor logProb, int[] rowOf, double[] count, double[] mean, string tap)
+    private void Differentiate(Tape tape, TokenBatch batch, ForwardContext context, int first, int[] at, Tensor logProb, int[][] places, double[] mean, string tap)
     {
-        Tensor tapRows = tape.GatherRows(context.Outputs[tap], index);
+        Tensor tapRows = tape.GatherRows(context.Outputs[tap], tape.New(at, at.Length));
         int d = tapRows.Cols;
         double[] hidden = Array.ConvertAll(tapRows.ToArray(), x => (double)x);
         // The model is its own reference: nothing of it has been trained when its gradients are taken.
@@ -186,37 +196,23 @@ public sealed class Representations : IDisposable
         }
         // The loss is computed in double on the host; its gradients enter the tape at the two things that it reads.
         Seed(tapRows, [.. loss.HiddenGradient.Select(g => (float)(g * scale))]);
-        Seed(logProb, [.. rowOf.Select(r => (float)(loss.LogpGradient[r] * scale / count[r]))]);
+        var labelGradient = new double[logProb.Length];
+        for (int b = 0; b < batch.Batch; b++)
+            foreach (int place in places[b])
+                labelGradient[place] += loss.LogpGradient[b] * scale / places[b].Length;
+        Seed(logProb, Array.ConvertAll(labelGradient, g => (float)g));
         tape.Backward(logProb.RequiresGrad ? [tapRows, logProb] : [tapRows]);
         foreach (string module in _modules)
         {
             Tensor y = context.Outputs[module];
             // What the loss does not depend on has no gradient: zero.
             float[] g = y.Grad.IsEmpty ? new float[y.Length] : y.GradToArray();
-            int width = (int)(y.Length / (batch.Batch * batch.Length));
+            int width = LayerSelection.Width(_model, module);
             var rows = new float[batch.Batch * width];
             for (int b = 0; b < batch.Batch; b++)
-                g.AsSpan(((b + 1) * batch.Length - _token) * width, width).CopyTo(rows.AsSpan(b * width));
+                g.AsSpan(at[b] * width, width).CopyTo(rows.AsSpan(b * width));
             _scratch!.Write(GradientKey + module, first, rows);
         }
-    }
-
-    // Log-probabilities of the labels whose context and self are real, the row of the batch that each belongs to, and their number a row.
-    private (Tensor LogProb, int[] RowOf, double[] Count) Labels(ForwardContext context, Tensor final, TokenBatch batch)
-    {
-        var from = new List<int>();
-        var labels = new List<int>();
-        var rowOf = new List<int>();
-        var count = new double[batch.Batch];
-        for (int b = 0; b < batch.Batch; b++)
-            for (int t = batch.Starts[b] + 1; t < batch.Length; t++)
-            {
-                from.Add(b * batch.Length + t - 1);
-                labels.Add(batch.Ids[b * batch.Length + t]);
-                rowOf.Add(b);
-                count[b]++;
-            }
-        return (_model.LabelLogProb(context, final, [.. from], [.. labels]), [.. rowOf], count);
     }
 
     private int? LastBlock()
@@ -224,13 +220,6 @@ public sealed class Representations : IDisposable
         // The final norm, and the embeddings, are of no block.
         int?[] blocks = [.. _modules.Select(m => LayerSelection.BlockOf(_model, m))];
         return blocks.Contains(null) ? null : blocks.Max();
-    }
-
-    // Norms of heads have a row for each head.
-    private static Tensor PerToken(Tape tape, Tensor y, TokenBatch batch)
-    {
-        int tokens = batch.Batch * batch.Length;
-        return tape.Reshape(y, tokens, (int)(y.Length / tokens));
     }
 
     private static void Seed(Tensor t, float[] gradient)

@@ -89,6 +89,9 @@ public sealed class FamilyReferenceTests
         Close.To(1e-5, actual.ToArray(), expected, name);
     }
 
+    /// <summary>The description by its name here.</summary>
+    internal static JsonObject ConfigOf(string name) => Config(s_configs[name]);
+
     private static JsonObject Config(string special)
     {
         JsonObject config = JsonNode.Parse("""{"hidden_size":16,"intermediate_size":22,"num_hidden_layers":3,"num_attention_heads":2,"vocab_size":31,"max_position_embeddings":64}""")!.AsObject();
