@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.IO.Compression;
+using System.IO.Hashing;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
@@ -22,49 +23,104 @@ internal static class ProgramParts
     private static readonly Lock s_lock = new();
     private static string? s_folder;
 
-    /// <summary>Lets the demo model and native libraries be found in the program itself, where they do not lie beside it.</summary>
+    /// <summary>
+    /// Lets the demo model and native libraries be found in the program itself, each where it does not lie beside it. Nothing is read
+    /// before one of them is asked for: who brings a model needs no program that can be read.
+    /// </summary>
     public static void Use(string program)
     {
-        if (Directory.Exists(ModelBundle.DemoFolder) || !Carries(program))
-            return;
-        ModelBundle.UseDemo(() => Path.Combine(Unpacked(program), "models", "demo"));
+        string beside = ModelBundle.DemoFolder;
+        if (!Directory.Exists(beside))
+            ModelBundle.UseDemo(() => Carries(program) ? Path.Combine(Unpacked(program), "models", "demo") : beside);
         foreach (Assembly assembly in new[] { typeof(SkiaSharp.SKColor).Assembly, typeof(HarfBuzzSharp.Blob).Assembly })
-            NativeLibrary.SetDllImportResolver(assembly, (name, _, _) => NativeLibrary.TryLoad(Path.Combine(Unpacked(program), $"{name}.so"), out nint handle) ? handle : 0);
+            NativeLibrary.SetDllImportResolver(assembly, (name, _, _) => Library(program, $"{name}.so"));
     }
 
     /// <summary>Whether a file ends in parts.</summary>
+    /// <exception cref="UserErrorException">It cannot be read.</exception>
     public static bool Carries(string program)
     {
-        using FileStream file = File.OpenRead(program);
+        using FileStream file = Open(program);
         return Tail(file) is not null;
     }
 
-    /// <summary>Folder of the parts of a program below a cache folder, which is made when it is missing.</summary>
-    /// <exception cref="UserErrorException">It cannot be written, or the parts are damaged.</exception>
+    /// <summary>Folder of the parts of a program below a cache folder, which is made when it is missing. Files there that are no longer
+    /// what the program carries (length, CRC-32) are unpacked again.</summary>
+    /// <exception cref="UserErrorException">The program cannot be read, its parts are damaged, or the cache cannot be written.</exception>
     public static string Unpack(string program, string cache)
     {
-        using FileStream file = File.OpenRead(program);
-        (long start, int length) = Tail(file) ?? throw FileErrors.Bad(program, "carries no parts behind its code");
-        var bytes = new byte[length];
-        file.Position = start;
-        file.ReadExactly(bytes);
+        byte[] bytes;
+        using (FileStream file = Open(program))
+        {
+            (long start, int length) = Tail(file) ?? throw FileErrors.Bad(program, "carries no parts behind its code");
+            bytes = new byte[length];
+            file.Position = start;
+            file.ReadExactly(bytes);
+        }
         string folder = Path.Combine(cache, Convert.ToHexStringLower(SHA256.HashData(bytes))[..16]);
-        if (Directory.Exists(folder))
-            return folder;
         try
         {
-            Directory.CreateDirectory(cache);
-            AtomicFile.WriteFolder(folder, to => ZipFile.ExtractToDirectory(new MemoryStream(bytes), to));
+            using var zip = new ZipArchive(new MemoryStream(bytes));
+            if (IsWhole(zip, folder))
+                return folder;
+            try
+            {
+                AtomicFile.WriteFolder(folder, to =>
+                {
+                    zip.ExtractToDirectory(to);
+                    if (!IsWhole(zip, to))
+                        throw new InvalidDataException("a file's length or CRC-32 is not the one that its entry names");
+                }, overwrite: true);
+            }
+            catch (UserErrorException e)
+            {
+                // Another start of the program may have been faster; what it made has the same hash.
+                if (!IsWhole(zip, folder))
+                    throw new UserErrorException($"the demo model and the plotting library of {program} cannot be unpacked into {cache} ({e.Message}); set XDG_CACHE_HOME to a folder that can be written", e);
+            }
         }
-        catch (UserErrorException) when (Directory.Exists(folder))
+        catch (InvalidDataException e)
         {
-            // Another start of the program was faster; what it made has the same hash.
-        }
-        catch (Exception e) when (e is InvalidDataException or IOException or UnauthorizedAccessException)
-        {
-            throw new UserErrorException($"{program}: the demo model and the plotting library cannot be unpacked into {cache} ({e.Message}); set XDG_CACHE_HOME to a folder that can be written", e);
+            throw new UserErrorException($"{program}: the demo model and the plotting library behind its code are damaged ({e.Message}); copy or build the program again", e);
         }
         return folder;
+    }
+
+    private static bool IsWhole(ZipArchive zip, string folder) => zip.Entries.All(e => e.Name.Length == 0 || IsWhole(e, Path.Combine(folder, e.FullName)));
+
+    private static bool IsWhole(ZipArchiveEntry entry, string path)
+    {
+        try
+        {
+            if (!File.Exists(path))
+                return false;
+            using FileStream file = File.OpenRead(path);
+            if (file.Length != entry.Length)
+                return false;
+            var crc = new Crc32();
+            crc.Append(file);
+            return crc.GetCurrentHashAsUInt32() == entry.Crc32;
+        }
+        catch (Exception e) when (FileErrors.IsFileTrouble(e))
+        {
+            // What cannot be read is of no use; unpacking anew says why, if that cannot be done either.
+            return false;
+        }
+    }
+
+    private static nint Library(string program, string name) =>
+        !File.Exists(Path.Combine(AppContext.BaseDirectory, name)) && Carries(program) && NativeLibrary.TryLoad(Path.Combine(Unpacked(program), name), out nint handle) ? handle : 0;
+
+    private static FileStream Open(string program)
+    {
+        try
+        {
+            return File.OpenRead(program);
+        }
+        catch (Exception e) when (FileErrors.IsFileTrouble(e))
+        {
+            throw new UserErrorException($"{program}: the demo model and the plotting library lie behind its code, and it cannot be read ({e.Message}); make it readable (chmod a+r)", e);
+        }
     }
 
     private static string Unpacked(string program)

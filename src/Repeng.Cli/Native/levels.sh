@@ -10,6 +10,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 sed -e "s#^-o:.*#-o:$out/avx512-managed.o#" -e 's/^--instruction-set:.*/--instruction-set:x86-64-v4/' \
     -e '/^--exportsfile:/d' "$response" > "$out/avx512.ilc.rsp"
 grep -q '^--instruction-set:x86-64-v4$' "$out/avx512.ilc.rsp" || { echo "levels.sh: $response names no instruction set" >&2; exit 1; }
+# avx512.o tells the build that all of this is done: it takes its name last.
+rm -f "$out/avx512.o"
+"${CC:-gcc}" -O2 -Wall -Werror -c "$here/levels.c" -o "$out/levels.o"
 "$ilc" "@$out/avx512.ilc.rsp"
 libraries=()
 for file in "$@"; do
@@ -23,6 +26,6 @@ for section in modules managedcode unbox; do
     rename+=(--redefine-sym "__${end}___$section=__${end}___${section}_avx512")
   done
 done
-objcopy --strip-debug "${rename[@]}" --redefine-sym main=main_avx512 --keep-global-symbol=main_avx512 "$out/avx512-whole.o" "$out/avx512.o"
+objcopy --strip-debug "${rename[@]}" --redefine-sym main=main_avx512 --keep-global-symbol=main_avx512 "$out/avx512-whole.o" "$out/avx512-local.o"
 rm "$out/avx512-whole.o" "$out/avx512-managed.o"
-"${CC:-gcc}" -O2 -Wall -Werror -c "$here/levels.c" -o "$out/levels.o"
+mv "$out/avx512-local.o" "$out/avx512.o"

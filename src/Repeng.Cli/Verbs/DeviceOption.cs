@@ -15,7 +15,7 @@ public static class DeviceOption
     public static Option<string?> Create() => new("--device") { Description = "where to compute: cpu, cuda (the GPU with the most memory), cuda:N, or auto, which takes the CPU and says so (default auto)" };
 
     /// <summary>--threads.</summary>
-    public static Option<int?> CreateThreads() => Opt.Int("--threads", "threads; 0 for every core (default 0); results do not depend on it");
+    public static Option<int?> CreateThreads() => Opt.Int("--threads", "threads of the CPU; with --device cuda of what is left to it, such as the SVD of a weight; 0 for every core (default 0); results do not depend on it");
 
     /// <summary>Opens the device; nothing is taken silently.</summary>
     public static Device Open(string? device, int? threads, Session session)
@@ -27,7 +27,7 @@ public static class DeviceOption
             CudaBackend backend = CudaBackend.Open(ordinal);
             (long free, long total) = backend.Context.Memory();
             session.Say($"device: {backend.Context.Device}, {free / 1073741824.0:F1} of {total / 1073741824.0:F1} GiB free");
-            return new Device(backend);
+            return new Device(backend, threads ?? 0);
         }
         Device opened = Runtime.Device.Cpu(threads ?? 0);
         session.Say($"device: cpu, {opened.HostWorkers.Count} threads, {Kernels.Cpu.CpuBackend.Simd}{(device is null or "auto" ? " (auto)" : "")}");

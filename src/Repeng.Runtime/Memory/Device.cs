@@ -6,11 +6,15 @@ namespace Repeng.Runtime;
 /// <summary>Where tensors live and ops run: a backend and the pool of its memory.</summary>
 public sealed class Device : IDisposable
 {
+    private readonly int _hostThreads;
     private CpuWorkers? _hostWorkers;
 
     /// <summary>Takes ownership of the backend.</summary>
-    public Device(IBackend backend)
+    /// <param name="backend">The ops.</param>
+    /// <param name="hostThreads">Threads of <see cref="HostWorkers"/> beside a backend that is not the CPU's, 0 for every core; the CPU's has its own.</param>
+    public Device(IBackend backend, int hostThreads = 0)
     {
+        _hostThreads = hostThreads;
         Backend = backend;
         Pool = new MemoryPool(backend);
     }
@@ -22,7 +26,7 @@ public sealed class Device : IDisposable
     public MemoryPool Pool { get; }
 
     /// <summary>Threads for host work, such as the SVD of a weight: the CPU backend's own, or a pool of its own.</summary>
-    public CpuWorkers HostWorkers => _hostWorkers ??= (Backend as CpuBackend)?.Workers ?? new CpuWorkers();
+    public CpuWorkers HostWorkers => _hostWorkers ??= (Backend as CpuBackend)?.Workers ?? new CpuWorkers(_hostThreads);
 
     /// <summary>Short name, such as <c>cpu</c>.</summary>
     public string Name => Backend.Name;
