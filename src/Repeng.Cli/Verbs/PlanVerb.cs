@@ -34,6 +34,8 @@ public sealed class PlanVerb
         RunSettings settings = _options.Settings(p, model, TrainVerb.ReadConfig(model));
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
         RunPlan plan = RunPlan.Predict(settings);
+        // What a run holds besides: runtime, compiled code, texts, tokenizer. They are here by now as they will be there.
+        long program = Environment.WorkingSet;
         DeviceRate rate = DeviceRate.Measure(device);
         double svd = plan.SvdSeconds(rate), training = plan.TrainingSeconds(rate);
         Table table = Format.Table("what", ">amount");
@@ -44,15 +46,16 @@ public sealed class PlanVerb
         table.Row("memory: weights", Format.Bytes(plan.WeightBytes));
         table.Row("memory: adapter and optimiser", Format.Bytes(plan.AdapterBytes));
         table.Row("memory: activations and gradients", Format.Bytes(plan.PeakBytes - plan.WeightBytes - plan.AdapterBytes));
-        table.Row("memory: peak", Format.Bytes(plan.PeakBytes));
+        table.Row("memory: the program", Format.Bytes(program));
+        table.Row("memory: peak", Format.Bytes(plan.PeakBytes + program));
         table.Row("work", $"{Format.Number(plan.Flops / 1e12, 3)} TFLOP of products, {Format.Bytes(plan.OtherBytes)} moved by the rest");
         table.Row("measured here", $"{Format.Number(rate.FlopsPerSecond / 1e9, 1)} GFLOP/s, {Format.Number(rate.BytesPerSecond / 1e9, 1)} GB/s");
         table.Row("time: singular vectors, about", Format.Duration(svd));
         table.Row("time: training, about", Format.Duration(training));
         _session.Print($"Plan for {model}, profile {settings.Train.Profile}, {settings.Train.Adapter.TargetModules}, {(settings.Train.Peft is { } peft ? peft.Kind : $"rank {settings.Train.Adapter.Rank}")}", table);
         long available = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
-        if (plan.PeakBytes > available)
-            _session.Say($"{Format.Bytes(plan.PeakBytes)} are more than the {Format.Bytes(available)} of this machine; take --checkpoint_activations, a smaller --batch_size or --max_tokens");
+        if (plan.PeakBytes + program > available)
+            _session.Say($"{Format.Bytes(plan.PeakBytes + program)} are more than the {Format.Bytes(available)} of this machine; take --checkpoint_activations, a smaller --batch_size or --max_tokens");
         return ExitCodes.Ok;
     }
 }
