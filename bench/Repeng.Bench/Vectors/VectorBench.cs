@@ -60,6 +60,10 @@ internal static class VectorBench
         using var peer = new TorchVectors(bundle.Model, lambda, centred);
         Console.WriteLine($"{Path.GetFileNameWithoutExtension(model)}, {method} on {modules.Length} blocks, {texts.Count} pairs ({texts.Sum(p => p.Positive.Length + p.Negative.Length)} tokens), {settings.BatchRows} rows a batch");
         Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
+        var data = new PairData(texts, bundle.PadId);
+        TokenBatch[] batches = [.. Enumerable.Range(0, texts.Count).Chunk(settings.BatchRows / 2).Select(b => data.Batch(b))];
+        int apart = method == "pca_diff" ? 0 : 2, computed = batches.Sum(b => SharedPrefixes.Of(b, apart).Computed), padded = batches.Sum(b => b.Ids.Length);
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"tokens that a pass computes: {computed} where texts share their beginnings, {padded} text by text with padding ({(double)padded / computed:F2} times)"));
         List<double>[] seconds = [[], []];
         for (int run = -1; run < runs; run++)
         {
@@ -67,8 +71,6 @@ internal static class VectorBench
             (ControlVector ours, double s) = Timed(() => ControlVectorTrainer.Train(bundle.Model, modules, texts, bundle.PadId, VectorMethod.Parse(method), settings));
             ProcessMemory.KeepFreedBlocks();
             Thread.Sleep(300);
-            var data = new PairData(texts, bundle.PadId);
-            IEnumerable<TokenBatch> batches = Enumerable.Range(0, texts.Count).Chunk(settings.BatchRows / 2).Select(b => data.Batch(b));
             (float[][] theirs, double t) = Timed(() => method == "pca_diff" ? peer.PcaDiff(batches) : peer.Fisher(batches));
             Thread.Sleep(300);
             // The first run of each warms up, and is compared.
