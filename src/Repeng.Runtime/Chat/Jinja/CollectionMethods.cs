@@ -45,6 +45,8 @@ internal static class CollectionMethods
         "start" when sequence is PyRange range => range.Start,
         "stop" when sequence is PyRange range => range.Stop,
         "step" when sequence is PyRange range => range.Step,
+        "grouper" when sequence is PyTuple { IsGroup: true } group => group.Items[0],
+        "list" when sequence is PyTuple { IsGroup: true } group => group.Items[1],
         "append" or "clear" or "pop" or "reverse" or "insert" or "sort" or "extend" or "remove" when sequence is PyList
             => Undefined.Unsafe(sequence, name),
         _ => Access.NotFound,

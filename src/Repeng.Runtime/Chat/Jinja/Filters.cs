@@ -20,6 +20,8 @@ internal static class Filters
         ["center"] = TextFilters.Center,
         ["truncate"] = TextFilters.Truncate,
         ["wordcount"] = TextFilters.WordCount,
+        ["wordwrap"] = WordWrap.Filter,
+        ["urlencode"] = UrlText.Filter,
         ["string"] = (r, v, a) => NoArguments(a, "string", v is Markup ? v : PyText.Str(r, v)),
         ["safe"] = (r, v, a) => NoArguments(a, "safe", v is Markup ? v : new Markup(PyText.Str(r, v))),
         ["escape"] = TextFilters.Escape,
@@ -48,6 +50,7 @@ internal static class Filters
         ["sort"] = SequenceFilters.Sort,
         ["dictsort"] = SequenceFilters.DictSort,
         ["unique"] = SequenceFilters.Unique,
+        ["groupby"] = SequenceFilters.GroupBy,
         ["items"] = SequenceFilters.Items,
         ["min"] = (r, v, a) => SequenceFilters.Extreme(r, v, a, "min", wantLarger: false),
         ["max"] = (r, v, a) => SequenceFilters.Extreme(r, v, a, "max", wantLarger: true),
@@ -56,10 +59,10 @@ internal static class Filters
         ["slice"] = SequenceFilters.Slice,
     }.ToFrozenDictionary();
 
-    // Filters of Jinja that no chat template needs.
+    // Filters of Jinja that no chat template needs: most make HTML, one draws lots, one prints for the eye.
     private static readonly FrozenSet<string> s_unsupported = new[]
     {
-        "filesizeformat", "groupby", "pprint", "random", "striptags", "urlencode", "urlize", "wordwrap", "xmlattr",
+        "filesizeformat", "pprint", "random", "striptags", "urlize", "xmlattr",
     }.ToFrozenSet();
 
     public static bool Exists(string name) => s_filters.ContainsKey(name);

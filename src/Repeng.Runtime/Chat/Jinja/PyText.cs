@@ -20,6 +20,11 @@ internal static class PyText
         _ => false,
     };
 
+    /// <summary>What <c>\w</c> of Python's patterns stands for: letters, digits and numbers of any script, and the underscore.</summary>
+    public static bool IsWord(int codePoint)
+        => codePoint == '_' || CharUnicodeInfo.GetUnicodeCategory(codePoint) is <= UnicodeCategory.OtherLetter
+            or UnicodeCategory.DecimalDigitNumber or UnicodeCategory.LetterNumber or UnicodeCategory.OtherNumber;
+
     public static bool IsBlank(ReadOnlySpan<char> text)
     {
         foreach (char c in text)

@@ -132,18 +132,25 @@ internal sealed class Renderer(ChatTemplateLimits limits, DateTime now)
 
     private void Unpack(Expression[] targets, object? value)
     {
+        List<object?> values = Unpacked(value, targets.Length);
+        for (int i = 0; i < targets.Length; i++)
+            Assign(targets[i], values[i]);
+    }
+
+    /// <summary>The elements of a value that must have exactly that many.</summary>
+    public List<object?> Unpacked(object? value, int count)
+    {
         if (!Iteration.IsIterable(value))
             throw Fault.Type($"cannot unpack non-iterable {TypeNames.Of(value)} object");
         var values = new List<object?>();
         IEnumerator<object?> items = Iteration.Start(this, value);
-        while (values.Count <= targets.Length && items.MoveNext())
+        while (values.Count <= count && items.MoveNext())
             values.Add(items.Current);
-        if (values.Count < targets.Length)
-            throw Fault.Type($"not enough values to unpack (expected {targets.Length}, got {values.Count})");
-        if (values.Count > targets.Length)
-            throw Fault.Type($"too many values to unpack (expected {targets.Length})");
-        for (int i = 0; i < targets.Length; i++)
-            Assign(targets[i], values[i]);
+        if (values.Count < count)
+            throw Fault.Type($"not enough values to unpack (expected {count}, got {values.Count})");
+        if (values.Count > count)
+            throw Fault.Type($"too many values to unpack (expected {count})");
+        return values;
     }
 
     /// <summary>One level deeper; also the backstop against a thread with a small stack.</summary>

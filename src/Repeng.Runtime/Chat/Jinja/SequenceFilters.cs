@@ -190,6 +190,37 @@ internal static class SequenceFilters
         }
     }
 
+    /// <summary>Pairs of a value and the elements that have it as their attribute, in the order of these values.</summary>
+    public static object? GroupBy(Renderer r, object? value, CallArguments a)
+    {
+        object?[] b = a.Bind("groupby", 1, "attribute", "default", "case_sensitive");
+        object?[] path = Access.ParsePath(b[0]);
+        object? fallback = CallArguments.Or(b[1], null);
+        bool caseSensitive = Operators.Truth(CallArguments.Or(b[2], false));
+        List<object?> items = Iteration.ToList(r, value);
+        r.ChargeElements(items.Count * 3L);
+        List<(object? Name, object? Key, object? Item)> named = Sorting.Sort(r, [.. items.Select(Named)], x => x.Key, reverse: false);
+        var groups = new List<object?>();
+        for (int i = 0; i < named.Count;)
+        {
+            var group = new List<object?>();
+            int first = i;
+            // A group keeps the case that its first element has.
+            for (; i == first || (i < named.Count && Operators.Equal(r, named[first].Key, named[i].Key)); i++)
+                group.Add(named[i].Item);
+            r.Step(group.Count);
+            r.ChargeElements(group.Count + 3L);
+            groups.Add(new PyTuple([named[first].Name, new PyList(group)], isGroup: true));
+        }
+        return new PyList(groups);
+
+        (object? Name, object? Key, object? Item) Named(object? item)
+        {
+            object? name = Access.ByPath(r, item, path, fallback);
+            return (name, FoldCase(r, name, caseSensitive), item);
+        }
+    }
+
     public static object? Extreme(Renderer r, object? value, CallArguments a, string name, bool wantLarger)
     {
         object?[] b = a.Bind(name, 0, "case_sensitive", "attribute");

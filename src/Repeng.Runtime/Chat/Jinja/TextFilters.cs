@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Text;
 
 namespace Repeng.Runtime.Chat.Jinja;
@@ -119,8 +118,7 @@ internal static class TextFilters
         bool inWord = false;
         foreach (Rune rune in text.EnumerateRunes())
         {
-            bool letter = rune.Value == '_' || Rune.IsLetterOrDigit(rune)
-                || Rune.GetUnicodeCategory(rune) is UnicodeCategory.LetterNumber or UnicodeCategory.OtherNumber;
+            bool letter = PyText.IsWord(rune.Value);
             if (letter && !inWord)
                 words++;
             inWord = letter;

@@ -58,9 +58,12 @@ internal sealed class PyList(List<object?> items) : PySequence
     public override object? this[int index] => Items[index];
 }
 
-internal sealed class PyTuple(object?[] items) : PySequence
+/// <summary>A tuple; one that <c>groupby</c> gives has the names <c>grouper</c> and <c>list</c> for its two elements.</summary>
+internal sealed class PyTuple(object?[] items, bool isGroup = false) : PySequence
 {
     public object?[] Items { get; } = items;
+
+    public bool IsGroup => isGroup;
 
     public override int Count => Items.Length;
 
@@ -183,7 +186,7 @@ internal static class TypeNames
         double => "float",
         string => "str",
         PyList => "list",
-        PyTuple => "tuple",
+        PyTuple tuple => tuple.IsGroup ? "_GroupTuple" : "tuple",
         PyDict => "dict",
         PyRange => "range",
         PyDictView view => "dict_" + view.Kind.ToString().ToLowerInvariant(),
