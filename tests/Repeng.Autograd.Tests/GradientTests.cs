@@ -153,7 +153,8 @@ public sealed class GradientTests
             {
                 Tensor a = t.Unary(x[0], UnaryOp.Silu), b = t.Unary(x[1], UnaryOp.Silu), sum = t.Add(a, b);
                 return t.Add(t.Multiply(t.Add(sum, a), b), sum);
-            }),
+            }
+            ),
             ["AddOuter"] = ([[4, 3], [3]], (t, x) => t.AddOuter(x[0], Fixed(t, 4, 1, 5), x[1])),
             ["Sum of all"] = ([[3, 4]], (t, x) => t.Sum(x[0])),
             ["Sum 0"] = ([[3, 4, 2]], (t, x) => t.Sum(x[0], 0)),

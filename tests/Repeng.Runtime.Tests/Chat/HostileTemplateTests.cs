@@ -101,6 +101,10 @@ public sealed class HostileTemplateTests
     [InlineData("{{ 'ab' * 300 }}", "a text of 600 characters is longer than MaxTextLength = 500")]
     [InlineData("{% for i in range(60) %}0123456789{% endfor %}", "characters is longer than MaxTextLength = 500")]
     [InlineData("{{ [1] * 4000 }}", "intermediate values take more than MaxAllocation = 20000 units")]
+    [InlineData("{{ ('é' * 200)|urlencode }}", "characters is longer than MaxTextLength = 500")]
+    [InlineData("{{ ('a ' * 100)|wordwrap(1, wrapstring='-' * 20) }}", "characters is longer than MaxTextLength = 500")]
+    [InlineData("{% set s = 'a' * 400 %}{% set l = [s|wordwrap, s|wordwrap, s|wordwrap] %}", "rendering takes more than MaxSteps = 1000 steps")]
+    [InlineData("{{ range(900)|groupby(none) }}", "intermediate values take more than MaxAllocation = 20000 units")]
     public void EveryBoundSaysItsNameAndWhatToDo(string template, string says)
     {
         var limits = new ChatTemplateLimits { MaxSteps = 1000, MaxDepth = 50, MaxTextLength = 500, MaxAllocation = 20000 };
