@@ -27,8 +27,8 @@ public sealed class PlainPrefix(DecoderModel model, int block)
             throw new ArgumentException($"steering begins at block {first}, and what is kept is what enters block {Block}");
         if (Block == 0)
             return null;
-        // Padding is told by the rows' beginnings.
-        int[] key = [.. texts.Texts.Ids, .. texts.Texts.Starts];
+        // Padding is told by the rows' beginnings; the same texts have other rows where their beginnings are shared.
+        int[] key = [texts.Computed, .. texts.Texts.Ids, .. texts.Texts.Starts];
         if (!_kept.TryGetValue(key, out float[]? hidden))
         {
             using var plain = new Tape(model.Device, record: false);

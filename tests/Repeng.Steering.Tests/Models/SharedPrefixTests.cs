@@ -2,6 +2,7 @@ using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
 using Repeng.Steering.Evaluation;
+using Repeng.Steering.Generation;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
 using Repeng.Steering.Vectors;
@@ -96,6 +97,20 @@ public sealed class SharedPrefixTests
         string error = Assert.Throws<UserErrorException>(() => texts.RowsFromEnd(4)).Message;
         Assert.Contains("token 4 from the end", error, StringComparison.Ordinal);
         Assert.Contains("has 3", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_is_kept_of_texts_that_share_is_not_given_for_the_same_texts_by_themselves()
+    {
+        using Device device = Device.Cpu(1);
+        using DecoderModel model = TinyDecoder.Load(device);
+        TokenBatch batch = TokenBatch.Pad(s_texts, 0);
+        var prefix = new PlainPrefix(model, 1);
+        foreach (SharedPrefixes texts in (SharedPrefixes[])[SharedPrefixes.Of(batch), SharedPrefixes.Plain(batch), SharedPrefixes.Of(batch)])
+        {
+            using var tape = new Tape(device, record: false);
+            Assert.Equal(texts.Computed, prefix.Enter(tape, texts, Steering.Generation.Steering.None)!.Rows);
+        }
     }
 
     [Fact]
