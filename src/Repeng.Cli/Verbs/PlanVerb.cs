@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Repeng.Cli.Reports;
+using Repeng.Kernels.Cpu;
 using Repeng.Runtime;
 using Repeng.Steering.Models;
 using Repeng.Steering.Training;
@@ -35,7 +36,8 @@ public sealed class PlanVerb
         using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
         RunPlan plan = RunPlan.Predict(settings);
         // What a run holds besides: runtime, compiled code, texts, tokenizer. They are here by now as they will be there.
-        long program = Environment.WorkingSet;
+        // A GPU's memory is apart from it.
+        long program = device.Backend is CpuBackend ? Environment.WorkingSet : 0;
         DeviceRate rate = DeviceRate.Measure(device);
         double svd = plan.SvdSeconds(rate), training = plan.TrainingSeconds(rate);
         Table table = Format.Table("what", ">amount");
@@ -46,7 +48,8 @@ public sealed class PlanVerb
         table.Row("memory: weights", Format.Bytes(plan.WeightBytes));
         table.Row("memory: adapter and optimiser", Format.Bytes(plan.AdapterBytes));
         table.Row("memory: activations and gradients", Format.Bytes(plan.PeakBytes - plan.WeightBytes - plan.AdapterBytes));
-        table.Row("memory: the program", Format.Bytes(program));
+        if (program > 0)
+            table.Row("memory: the program", Format.Bytes(program));
         table.Row("memory: peak", Format.Bytes(plan.PeakBytes + program));
         table.Row("work", $"{Format.Number(plan.Flops / 1e12, 3)} TFLOP of products, {Format.Bytes(plan.OtherBytes)} moved by the rest");
         table.Row("measured here", $"{Format.Number(rate.FlopsPerSecond / 1e9, 1)} GFLOP/s, {Format.Number(rate.BytesPerSecond / 1e9, 1)} GB/s");
