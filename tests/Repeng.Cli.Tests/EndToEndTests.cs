@@ -153,12 +153,8 @@ public sealed partial class EndToEndTests : IDisposable
     [Fact]
     public void Bytes_on_standard_input_that_are_no_text_are_refused()
     {
-        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), "generate", "--raw", "--max_new_tokens", "1"])
-        {
-            RedirectStandardInput = true,
-            RedirectStandardError = true,
-            RedirectStandardOutput = true,
-        };
+        ProcessStartInfo start = ProgramRun.Start("generate", "--raw", "--max_new_tokens", "1");
+        start.RedirectStandardInput = true;
         using Process process = Process.Start(start)!;
         process.StandardInput.BaseStream.Write([.. "the ball "u8, 0xff, 0xfe]);
         process.StandardInput.Close();
@@ -178,8 +174,7 @@ public sealed partial class EndToEndTests : IDisposable
         string model = _shop.Model();
         string[] more = ["--n_epochs", "40", "--patience", "0", "--checkpoint_every", "1"];
         Assert.Equal(ExitCodes.Ok, CliRun.Run(_shop.Train(model, "whole", more)).Code);
-        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), .. _shop.Train(model, "cut", more)]) { RedirectStandardError = true, RedirectStandardOutput = true };
-        using Process process = Process.Start(start)!;
+        using Process process = Process.Start(ProgramRun.Start(_shop.Train(model, "cut", more)))!;
         string? line;
         // Two batches: by then the first checkpoint is on the disk.
         do

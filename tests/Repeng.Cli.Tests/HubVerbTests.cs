@@ -127,7 +127,7 @@ public sealed partial class HubVerbTests : IDisposable
 
     private Process Start(params string[] args)
     {
-        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), .. args]) { RedirectStandardError = true, RedirectStandardOutput = true };
+        ProcessStartInfo start = ProgramRun.Start(args);
         start.Environment["HF_ENDPOINT"] = _server.Endpoint;
         start.Environment["HF_HOME"] = _shop.At("hf");
         foreach (string name in new[] { "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY" })

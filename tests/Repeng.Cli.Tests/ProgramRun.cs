@@ -13,10 +13,14 @@ internal static class ProgramRun
             Assert.Skip("peak memory is read from /proc, which is absent here");
     }
 
+    /// <summary>How it is started; what it writes comes here.</summary>
+    public static ProcessStartInfo Start(params string[] args) =>
+        new("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), .. args]) { RedirectStandardError = true, RedirectStandardOutput = true };
+
     /// <summary>Runs it to a good end; its output and its peak resident memory in MiB.</summary>
     public static (string Output, double Peak) Measured(string[] args, params (string Name, string Value)[] environment)
     {
-        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "repeng-native.dll"), .. args]) { RedirectStandardError = true, RedirectStandardOutput = true };
+        ProcessStartInfo start = Start(args);
         foreach ((string name, string value) in environment)
             start.Environment[name] = value;
         using Process process = Process.Start(start)!;
