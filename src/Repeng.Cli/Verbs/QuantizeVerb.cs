@@ -50,6 +50,8 @@ public sealed class QuantizeVerb
             _session.Say($"{done} of {all} weights");
         });
         _session.Print($"{output}: {model} with {sizes.Weights} linear weights in {sizes.Form}, {Format.Number(sizes.BitsPerWeight, 3)} bits a weight; {Format.Bytes(sizes.BytesBefore)} of weights are {Format.Bytes(sizes.BytesAfter)} now ({Format.Duration(watch.Elapsed.TotalSeconds)})");
+        if (sizes.Stacks > 0)
+            _session.Print($"{sizes.Stacks} tensors that hold all experts of a block ({Format.Bytes(sizes.StackBytes)}) are as they were: transformers with bitsandbytes quantises linear layers, and reads no other form of these. --quantization_type quantises them when the model is loaded here");
         return ExitCodes.Ok;
     }
 }

@@ -28,12 +28,16 @@ public sealed unsafe class MergedWeights : ITensorSource
             if (l.Bias is not null)
                 Add(_biases, l.BiasPart ?? ($"{l.Path}.bias", 0), l);
         }
-        foreach ((string name, Tensor t) in model.Parameters)
+        // Experts that were quantised out of one tensor go back into it.
+        Dictionary<string, string> stacks = model.Linears.Values.Where(l => l.WeightPart is { } part && !model.Parameters.ContainsKey(part.Name)).ToDictionary(l => l.Weight.Name!, l => l.WeightPart!.Value.Name);
+        foreach (string name in model.Parameters.Keys.Select(n => stacks.GetValueOrDefault(n, n)).Distinct())
         {
+            long[] shape = model.FileShape(name);
+            long length = shape.Aggregate(1L, (a, b) => a * b);
             // Here and not in the middle of a file.
-            WeightReader.RequireArray(name, t.Length);
+            WeightReader.RequireArray(name, length);
             _names.Add(name);
-            _infos[name] = new TensorInfo(name, model.FileShape(name), "F32", t.Length, t.Length * sizeof(float));
+            _infos[name] = new TensorInfo(name, shape, "F32", length, length * sizeof(float));
         }
 
         static void Add(Dictionary<string, List<(LinearModule, long)>> of, (string Name, long Start) part, LinearModule module)
@@ -100,9 +104,10 @@ public sealed unsafe class MergedWeights : ITensorSource
 
     private float[] Values(string name)
     {
-        float[] values = WeightReader.ToHost(_model.Parameters[name]);
+        bool whole = _model.Parameters.TryGetValue(name, out Tensor? parameter);
+        float[] values = whole ? WeightReader.ToHost(parameter!) : new float[_infos[name].Elements];
         foreach ((LinearModule module, long start) in _weights.GetValueOrDefault(name) ?? [])
-            Merged(module)?.Weight.CopyTo(values.AsSpan(checked((int)start)));
+            (Merged(module)?.Weight ?? (whole ? null : WeightReader.ToHost(module.Weight)))?.CopyTo(values.AsSpan(checked((int)start)));
         foreach ((LinearModule module, long start) in _biases.GetValueOrDefault(name) ?? [])
             Merged(module)?.Bias?.CopyTo(values.AsSpan(checked((int)start)));
         return _model.FileLayouts.TryGetValue(name, out FileLayout? layout) ? layout.ToFile<float>(values) : values;

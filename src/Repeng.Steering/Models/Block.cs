@@ -13,7 +13,7 @@ public sealed record LinearModule(string Path, Tensor Weight, Tensor? Bias)
     /// <summary>Width of the output.</summary>
     public int Outputs => Weight.Rows;
 
-    /// <summary>The parameter that the weight is a part of (<see cref="Tensor.Part"/>), or null where it is one itself.</summary>
+    /// <summary>The tensor of the model's files that the weight is a part of, and where it begins there in memory's order; null where it is one by itself. The part of a parameter (<see cref="Tensor.Part"/>), unless it was quantised at load.</summary>
     public (string Name, long Start)? WeightPart { get; init; }
 
     /// <summary>The same of the bias.</summary>

@@ -41,11 +41,11 @@ public sealed class DecoderModel : IDisposable
     /// <summary>Weights by their Hugging Face names (linear weights are [out, in] whatever the file's layout).</summary>
     public IReadOnlyDictionary<string, Tensor> Parameters => _parameters;
 
-    /// <summary>Layout in the model's files of the parameters that lie there otherwise than in memory.</summary>
+    /// <summary>Layout in the model's files of what lies there otherwise than in memory: parameters, and the stacks of experts whose matrices were quantised at load and are parameters of their own.</summary>
     public IReadOnlyDictionary<string, FileLayout> FileLayouts { get; }
 
-    /// <summary>Shape of a parameter in the model's files.</summary>
-    public long[] FileShape(string name) => FileLayouts.TryGetValue(name, out FileLayout? layout) && layout.Columns > 1 ? layout.Shape : [.. _parameters[name].Shape.Select(s => (long)s)];
+    /// <summary>Shape of a parameter, or of a stack that is none, in the model's files.</summary>
+    public long[] FileShape(string name) => FileLayouts.TryGetValue(name, out FileLayout? layout) && (layout.Columns > 1 || !_parameters.ContainsKey(name)) ? layout.Shape : [.. _parameters[name].Shape.Select(s => (long)s)];
 
     /// <summary>Linear layers of the blocks by dotted path, in the order of the forward pass.</summary>
     public IReadOnlyDictionary<string, LinearModule> Linears => _linears;

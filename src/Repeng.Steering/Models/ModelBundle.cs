@@ -186,9 +186,6 @@ public sealed class ModelBundle : IDisposable
             ChatTemplateSet templates = ChatTemplateSet.Load(folder);
             return new Texts(tokenizer, templates.Templates.Count > 0 ? templates.Select() : null, templates.SpecialTokens, CheckVocabulary(config, tokenizer, folder));
         });
-        Tensor[] stacks = weights?.Quantise is null ? [] : [.. model.Parameters.Values.Where(p => p.Shape.Length == 3 && p.Type != DType.Packed)];
-        if (stacks.Length > 0)
-            remark?.Invoke($"{folder}: {stacks.Length} tensors that hold all experts of a block ({stacks.Sum(p => p.Data.Bytes) >> 20} MiB) stay as they are stored: --quantization_type is for linear layers, here as in transformers");
         return Whole(model, texts, name, remark);
     }
 

@@ -47,26 +47,102 @@ public static unsafe partial class ModelLoader
         private Expert[] Stacked(ExpertConfig x, string list, bool packed)
         {
             int d = config.HiddenSize, m = x.IntermediateSize, n = x.Count;
-            Tensor gateUp = Stack($"{list}.gate_up_proj", x, 2 * m, d, packed), down = Stack($"{list}.down_proj", x, d, m, packed);
-            Tensor? gateUpBias = x.Bias ? StackedBias($"{list}.gate_up_proj_bias", x, 2 * m) : null, downBias = x.Bias ? StackedBias($"{list}.down_proj_bias", x, d) : null;
+            string gateUp = $"{list}.gate_up_proj", down = $"{list}.down_proj";
+            Tensor[] first = Matrices(gateUp, x, packed, m, d, x.Gate, x.Up), second = Matrices(down, x, packed, d, m, x.Down);
+            Tensor? firstBias = x.Bias ? StackedBias($"{gateUp}_bias", x, 2 * m) : null, secondBias = x.Bias ? StackedBias($"{down}_bias", x, d) : null;
             return [.. Enumerable.Range(0, n).Select(e => new Expert(
-                Part(e, x.Gate, gateUp, gateUpBias, 2L * m * e, m, d), Part(e, x.Up, gateUp, gateUpBias, 2L * m * e + m, m, d), Part(e, x.Down, down, downBias, (long)d * e, d, m)))];
+                Part(e, x.Gate, gateUp, first[2 * e], firstBias, 2L * m * e), Part(e, x.Up, gateUp, first[2 * e + 1], firstBias, 2L * m * e + m), Part(e, x.Down, down, second[e], secondBias, (long)d * e)))];
 
-            LinearModule Part(int expert, string name, Tensor weight, Tensor? bias, long row, int outputs, int inputs)
+            LinearModule Part(int expert, string name, string stack, Tensor weight, Tensor? bias, long row)
             {
-                Tensor w = weight.Part(row * inputs, outputs, inputs);
-                Tensor? b = bias?.Part(row, outputs);
-                parts.AddRange(b is null ? [w] : [w, b]);
-                return new LinearModule($"{list}.{expert}.{name}", w, b) { WeightPart = (weight.Name!, row * inputs), BiasPart = b is null ? null : (bias!.Name!, row) };
+                Tensor? b = bias?.Part(row, weight.Rows);
+                if (b is not null)
+                    parts.Add(b);
+                return new LinearModule($"{list}.{expert}.{name}", weight, b) { WeightPart = (stack, row * weight.Cols), BiasPart = b is null ? null : (bias!.Name!, row) };
             }
         }
 
-        // Memory is [experts, out, in] with the rows of gate above those of up, whatever the file has. Quantisation at load leaves stacks
-        // as they are: transformers quantises linear layers, and these are none.
+        // The matrices of a stack [rows, inputs], expert by expert: parts of one parameter, or where they are quantised at load parameters of their own.
+        private Tensor[] Matrices(string name, ExpertConfig x, bool packed, int rows, int inputs, params string[] projections)
+        {
+            if (weights.Quantise is { } quantise && !packed)
+                return QuantisedStack(quantise, name, x, rows, inputs, projections);
+            Tensor stack = Stack(name, x, projections.Length * rows, inputs, packed);
+            Tensor[] made = [.. Enumerable.Range(0, x.Count * projections.Length).Select(i => stack.Part((long)i * rows * inputs, rows, inputs))];
+            parts.AddRange(made);
+            return made;
+        }
+
+        // Each matrix has scales of its own, as if the experts were stored one by one. One expert's slice of the stack exists in fp32 at a time.
+        private Tensor[] QuantisedStack(Quantisation quantise, string name, ExpertConfig x, int rows, int inputs, string[] projections)
+        {
+            int outputs = projections.Length * rows;
+            FileLayout each = SliceLayout(name, x, outputs, inputs);
+            _layouts[name] = each with { Count = x.Count };
+            Shaped(name, [x.Count, .. each.Shape]);
+            long size = (long)outputs * inputs, total = size * x.Count;
+            var samples = new Dictionary<long, float>();
+            var made = new List<Tensor>();
+            for (int e = 0; e < x.Count; e++)
+            {
+                using HostMatrix? slice = device.Backend.IsDry ? null : ReadSlice(name, e, each);
+                for (int k = 0; slice is not null && k < SampleValues; k++)
+                    if (total * k / SampleValues is var at && at / size == e)
+                        samples[at] = slice.At[at % size];
+                for (int p = 0; p < projections.Length; p++)
+                {
+                    string weight = $"{name[..name.LastIndexOf('.')]}.{e}.{projections[p]}.weight";
+                    long first = (long)p * rows * inputs;
+                    made.Add(Add(PackedStorage.Load(device, quantise.Packed(rows, inputs, () => Quantised(quantise, weight, slice!.At + first, rows, inputs)), null, rows, inputs), weight));
+                }
+            }
+            // As the stack where it is not quantised.
+            Sample(name, [x.Count, outputs, inputs], device.Backend.IsDry ? null : i => samples[i]);
+            return [.. made];
+        }
+
+        private static FileLayout SliceLayout(string name, ExpertConfig x, int outputs, int inputs) => new(0, outputs, inputs,
+            Transposed: x.Stack == StackLayout.InOutInterleaved, Interleaved: x.Stack == StackLayout.InOutInterleaved && name.EndsWith(".gate_up_proj", StringComparison.Ordinal));
+
+        // One expert's slice of a stack in fp32, as memory has it.
+        private HostMatrix ReadSlice(string name, int expert, FileLayout each)
+        {
+            const int Together = 1 << 18;
+            var slice = new HostMatrix(each.Rows, each.Columns);
+            try
+            {
+                if (!each.Transposed)
+                {
+                    source.ReadF32(name, (long)expert * each.Rows, each.Rows, slice.At);
+                    return slice;
+                }
+                int outputs = each.Rows, inputs = each.Columns, step = Math.Max(1, Together / outputs);
+                using var stored = new HostMatrix(Math.Min(step, inputs), outputs);
+                float* from = stored.At, to = slice.At;
+                for (int start = 0; start < inputs; start += step)
+                {
+                    int first = start, count = Math.Min(step, inputs - first);
+                    source.ReadF32(name, (long)expert * inputs + first, count, from);
+                    Parallel.For(0, outputs, row =>
+                    {
+                        long column = each.FileRow(row);
+                        for (int i = 0; i < count; i++)
+                            to[(long)row * inputs + first + i] = from[(long)i * outputs + column];
+                    });
+                }
+                return slice;
+            }
+            catch
+            {
+                slice.Dispose();
+                throw;
+            }
+        }
+
+        // Memory is [experts, out, in] with the rows of gate above those of up, whatever the file has.
         private Tensor Stack(string name, ExpertConfig x, int outputs, int inputs, bool packed)
         {
-            bool interleaved = x.Stack == StackLayout.InOutInterleaved && name.EndsWith(".gate_up_proj", StringComparison.Ordinal);
-            var each = new FileLayout(0, outputs, inputs, Transposed: x.Stack == StackLayout.InOutInterleaved, interleaved);
+            FileLayout each = SliceLayout(name, x, outputs, inputs);
             if (each.Transposed)
                 _layouts[name] = each with { Count = x.Count };
             if (packed)
@@ -80,11 +156,8 @@ public static unsafe partial class ModelLoader
                 View to = t.Data.Slice(e * size, size);
                 if (memory == DType.F32)
                 {
-                    var stored = new float[size];
-                    long rows = size / each.Shape[^1];
-                    fixed (float* p = stored)
-                        source.ReadF32(name, e * rows, rows, p);
-                    device.Backend.Upload(to, MemoryMarshal.AsBytes(each.FromFile<float>(stored).AsSpan()));
+                    using HostMatrix slice = ReadSlice(name, e, each);
+                    device.Backend.Upload(to, new ReadOnlySpan<byte>(slice.At, checked((int)(size * sizeof(float)))));
                 }
                 else
                 {

@@ -204,12 +204,12 @@ public static unsafe partial class ModelLoader
             if (source.Packed(name) is { } packed)
                 throw new UserErrorException($"{source.Description}: weight {name} is stored as {packed.Form} already; leave --quantization_type out, which is for plain weights");
             Shaped(name, config.LinearStoredTransposed ? [inputs, outputs] : [outputs, inputs]);
-            Tensor t = Add(PackedStorage.Load(device, quantise.Packed(outputs, inputs, Quantised), null, outputs, inputs), name);
+            Tensor t = Add(PackedStorage.Load(device, quantise.Packed(outputs, inputs, Read), null, outputs, inputs), name);
             if (device.Backend.IsDry)
                 Sample(name, t.Shape, null);
             return t;
 
-            QuantisedMatrix Quantised()
+            QuantisedMatrix Read()
             {
                 using var values = new HostMatrix(outputs, inputs);
                 source.ReadF32(name, 0, config.LinearStoredTransposed ? inputs : outputs, values.At);
@@ -217,14 +217,19 @@ public static unsafe partial class ModelLoader
                     values.Transpose();
                 // The weight as it was tells base models apart: an adapter belongs to the plain and to the quantised one.
                 Sample(name, [outputs, inputs], i => values.At[i]);
-                try
-                {
-                    return quantise.Quantise(values.At, outputs, inputs);
-                }
-                catch (UserErrorException e)
-                {
-                    throw new UserErrorException($"{source.Description}: weight {name}: {e.Message}", e);
-                }
+                return Quantised(quantise, name, values.At, outputs, inputs);
+            }
+        }
+
+        private QuantisedMatrix Quantised(Quantisation quantise, string name, float* values, int outputs, int inputs)
+        {
+            try
+            {
+                return quantise.Quantise(values, outputs, inputs);
+            }
+            catch (UserErrorException e)
+            {
+                throw new UserErrorException($"{source.Description}: weight {name}: {e.Message}", e);
             }
         }
 

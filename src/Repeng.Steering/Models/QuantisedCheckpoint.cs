@@ -15,11 +15,13 @@ namespace Repeng.Steering.Models;
 /// <param name="BitsPerWeight">Bits that a value of theirs takes, scales included.</param>
 /// <param name="BytesBefore">All tensors before.</param>
 /// <param name="BytesAfter">All tensors after.</param>
-public sealed record QuantisedSizes(string Form, int Weights, double BitsPerWeight, long BytesBefore, long BytesAfter);
+/// <param name="Stacks">Tensors that hold all experts of a block, which were copied as they are.</param>
+/// <param name="StackBytes">Bytes of these.</param>
+public sealed record QuantisedSizes(string Form, int Weights, double BitsPerWeight, long BytesBefore, long BytesAfter, int Stacks, long StackBytes);
 
 /// <summary>
 /// Writes a model folder as transformers with bitsandbytes saves it: keys, types and bytes. Linear weights of the blocks are
-/// quantised from their stored values; everything else is copied as it is stored.
+/// quantised from their stored values; everything else is copied as it is stored: bitsandbytes' keys have no form for a tensor that holds all experts of a block.
 /// </summary>
 public static unsafe class QuantisedCheckpoint
 {
@@ -72,14 +74,14 @@ public static unsafe class QuantisedCheckpoint
     {
         private readonly SafetensorsWriter _writer = new SafetensorsWriter().SetMetadata("format", "pt");
         private readonly string _type = settings.Form.ToString().ToLowerInvariant();
-        private long _before, _after, _quantisedBytes, _quantisedElements;
-        private int _weights, _done, _all;
+        private long _before, _after, _quantisedBytes, _quantisedElements, _stackBytes;
+        private int _weights, _done, _all, _stacks;
 
-        public QuantisedSizes Sizes => new(settings.Code is { } code ? code.Name + (settings.DoubleQuant ? "+DQ" : "") : "INT8", _weights, _quantisedElements == 0 ? 0 : 8.0 * _quantisedBytes / _quantisedElements, _before, _after);
+        public QuantisedSizes Sizes => new(settings.Code is { } code ? code.Name + (settings.DoubleQuant ? "+DQ" : "") : "INT8", _weights, _quantisedElements == 0 ? 0 : 8.0 * _quantisedBytes / _quantisedElements, _before, _after, _stacks, _stackBytes);
 
         public void Write(string path)
         {
-            string[] linears = Linears();
+            string[] linears = Linears(out HashSet<string> stacks);
             // Once for the scales, once for the codes.
             _all = 2 * linears.Length;
             foreach (string name in source.Names)
@@ -88,6 +90,11 @@ public static unsafe class QuantisedCheckpoint
                 _before += info.Bytes;
                 if (!linears.Contains(name))
                 {
+                    if (stacks.Contains(name))
+                    {
+                        _stacks++;
+                        _stackBytes += info.Bytes;
+                    }
                     _after += info.Bytes;
                     _writer.AddStreamed(name, info.Type, info.Shape, stream => CopyRows(info, stream));
                     continue;
@@ -107,10 +114,11 @@ public static unsafe class QuantisedCheckpoint
         }
 
         // Layers as the model is built, without a byte of its weights.
-        private string[] Linears()
+        private string[] Linears(out HashSet<string> stacks)
         {
             using var device = new Device(new DryBackend());
             using DecoderModel model = ModelLoader.Load(device, config, source);
+            stacks = [.. model.Linears.Values.Where(l => l.WeightPart is not null).Select(l => l.WeightPart!.Value.Name)];
             string? router = config.Experts is { RouterIsLinear: false } x ? $".{x.Router}" : null;
             return [.. model.Linears.Keys.Where(path => router is null || !path.EndsWith(router, StringComparison.Ordinal)).Select(path => $"{path}.weight").Where(n => source.TryGetInfo(n, out TensorInfo info) && info.Shape.Length == 2)];
         }

@@ -41,15 +41,22 @@ public sealed class QuantisedExpertGoldenTests
         using ITensorSource expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors")), source = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors"));
         TokenBatch tokens = GoldenFiles.Batch(expected);
         using Device device = Device.Cpu(2);
-        using DecoderModel packed = ModelLoader.Load(device, config, source, new WeightStorage(Quantise: s_forms.Single(f => f.Name == form).How)), plain = ModelLoader.Load(device, config, source);
-        Dictionary<string, float[]> decoded = packed.Parameters.Where(p => p.Value.Type == DType.Packed).ToDictionary(p => p.Key, p => WeightReader.ToHost(p.Value));
+        using DecoderModel packed = ModelLoader.Load(device, config, source, new WeightStorage(Quantise: Form(form))), plain = ModelLoader.Load(device, config, source);
+        Dictionary<string, float[]> decoded = packed.Parameters.Where(p => p.Value.Type == DType.Packed && source.Contains(p.Key)).ToDictionary(p => p.Key, p => WeightReader.ToHost(p.Value));
+        foreach (IGrouping<string, LinearModule> stack in packed.Linears.Values.Where(l => l.Weight.Type == DType.Packed && l.WeightPart is not null).GroupBy(l => l.WeightPart!.Value.Name))
+        {
+            // Together they are the stack, in the layout of the file.
+            var values = new float[source.Info(stack.Key).Elements];
+            foreach (LinearModule l in stack)
+                WeightReader.ToHost(l.Weight).CopyTo(values, l.WeightPart!.Value.Start);
+            decoded[stack.Key] = packed.FileLayouts[stack.Key].ToFile<float>(values);
+        }
         using DecoderModel reference = ModelLoader.Load(device, config, new Replaced(source, decoded));
 
-        // Every linear layer of the blocks is packed, single experts and (where the original has one as a linear layer) routers too; stacks are not.
-        bool stacked = packed.Parameters.Values.Any(p => p.Shape.Length == 3);
+        // Every linear layer of the blocks is packed, experts of a stack too, and routers where the original has a linear layer.
         foreach (LinearModule l in packed.Blocks.SelectMany(b => b.Linears))
         {
-            bool bare = stacked && l.Path.Contains($".{config.Experts!.List}.", StringComparison.Ordinal) || !config.Experts!.RouterIsLinear && l.Path.EndsWith($".{config.Experts.Router}", StringComparison.Ordinal);
+            bool bare = !config.Experts!.RouterIsLinear && l.Path.EndsWith($".{config.Experts.Router}", StringComparison.Ordinal);
             Assert.True(l.Weight.Type == DType.Packed != bare, $"{name} {form}: {l.Path} is {l.Weight.TypeName}");
         }
         Assert.Equal(plain.Fingerprint, packed.Fingerprint);
@@ -71,6 +78,8 @@ public sealed class QuantisedExpertGoldenTests
             p.Upload([.. p.ToArray().Zip(g, (v, d) => v - 0.01f * d / largest)]);
         Assert.True(Loss(packed, over, tokens, out _) < first, $"{name} {form}: a step does not lower the loss");
     }
+
+    internal static Quantisation Form(string name) => s_forms.Single(f => f.Name == name).How;
 
     private static bool HasExperts(string folder) => File.Exists(Path.Combine(folder, "config.json"))
         && GoldenFiles.Json(Path.Combine(folder, "config.json")) is { } json && (json.ContainsKey("num_local_experts") || json.ContainsKey("num_experts"));
