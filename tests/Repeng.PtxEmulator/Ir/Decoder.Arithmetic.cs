@@ -120,7 +120,13 @@ internal sealed partial class Decoder
                 Only(permuted, PtxType.B32);
                 _i.Mode = _m.Any("f4e", "b4e", "rc8", "ecl", "ecr", "rc16") switch
                 {
-                    "f4e" => Mode.F4e, "b4e" => Mode.B4e, "rc8" => Mode.Rc8, "ecl" => Mode.Ecl, "ecr" => Mode.Ecr, "rc16" => Mode.Rc16, _ => Mode.None,
+                    "f4e" => Mode.F4e,
+                    "b4e" => Mode.B4e,
+                    "rc8" => Mode.Rc8,
+                    "ecl" => Mode.Ecl,
+                    "ecr" => Mode.Ecr,
+                    "rc16" => Mode.Rc16,
+                    _ => Mode.None,
                 };
                 return Plain(Op.Prmt, permuted, 3);
             case "lop3":
@@ -145,7 +151,12 @@ internal sealed partial class Decoder
             case "testp":
                 _i.Mode = _m.Need("finite", "infinite", "number", "notanumber", "normal", "subnormal") switch
                 {
-                    "finite" => Mode.Finite, "infinite" => Mode.Infinite, "number" => Mode.Number, "notanumber" => Mode.NotANumber, "normal" => Mode.Normal, _ => Mode.Subnormal,
+                    "finite" => Mode.Finite,
+                    "infinite" => Mode.Infinite,
+                    "number" => Mode.Number,
+                    "notanumber" => Mode.NotANumber,
+                    "normal" => Mode.Normal,
+                    _ => Mode.Subnormal,
                 };
                 PtxType tested = _m.Type();
                 Only(tested, PtxType.F32, PtxType.F64);
