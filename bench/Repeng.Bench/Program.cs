@@ -3,6 +3,7 @@ using Repeng.Bench.Boards;
 using Repeng.Bench.Decoding;
 using Repeng.Bench.Experts;
 using Repeng.Bench.Hub;
+using Repeng.Bench.Kernels;
 using Repeng.Bench.Llama;
 using Repeng.Bench.Packed;
 using Repeng.Bench.Startup;
@@ -17,6 +18,7 @@ try
     return args switch
     {
         ["matmul", .. var rest] => MatMulBench.Run(rest),
+        ["kernels", .. var rest] => KernelBench.Run(rest),
         ["packed", .. var rest] => PackedBench.Run(rest),
         ["decode", .. var rest] => DecodeBench.Run(rest),
         ["board", .. var rest] => Board.Run(rest),
@@ -49,7 +51,7 @@ static int Usage()
     Console.Error.WriteLine("""
         usage: dotnet run -c Release --project bench/Repeng.Bench -- BENCH [options]
           board    every benchmark below with its peers; writes bench/boards/cpu-MACHINE.md
-                   --only JOB     one of them (repeatable); the others' rows are kept
+                   --only JOB     one of them (repeatable); the others' rows are kept; JOB:TEXT passes --only TEXT on to it
                    --machine NAME in the place of processor, cores and instruction set
           svd      leading singular triplets beside MathNet
                    --rows N --cols N --rank N --runs N --part N
@@ -85,6 +87,12 @@ static int Usage()
                    --width N --pairs N --threads N
                                   9728, 1145, every core
                    --no-peer      ours alone
+          kernels  single ops by BenchmarkDotNet beside TorchSharp where it has the same: products, attention, norms, log-softmax, Cayley, AdamW, packed products, SVD
+                   --only TEXT    rows whose name contains TEXT (repeatable: any of them); --list names all
+                   --quick        one short turn in the place of three
+                   --threads N    threads of both (default: every core)
+                   --no-peer      ours alone
+                   --log          BenchmarkDotNet's own output too
           packed   quantised weights beside bf16 ones: products (--forms A,B --threads N --seconds S), train (--form NF4
                    and the options of train), first-token (--model M --tokens N --expanded: load to first token, resident memory)
           train    a training step of an SVD adapter beside the same mathematics in TorchSharp

@@ -12,7 +12,11 @@ namespace Repeng.Bench.Boards;
 /// </summary>
 internal static class Board
 {
-    private const string Header = "| job | ours | floor | of the floor | peer | ratio (smallest … largest) | target | commit |\n|---|---|---|---|---|---|---|---|";
+    /// <summary>Head of the table.</summary>
+    public const string Header = "| job | ours | floor | of the floor | peer | ratio (smallest … largest) | target | commit | garbage a call |\n|---|---|---|---|---|---|---|---|---|";
+
+    // The last column came later than the others, so rows of older boards lack it.
+    private const int Columns = 9;
 
     private static readonly (string Name, string[] Arguments)[] s_jobs =
     [
@@ -25,6 +29,7 @@ internal static class Board
         ("svd", ["svd"]),
         ("tokenizer", ["tokenizer", "--runs", "3", "--only", "smollm2"]),
         ("first-step", ["first-step"]),
+        ("kernels", ["kernels"]),
     ];
 
     public static int Run(string[] args)
@@ -36,9 +41,9 @@ internal static class Board
             {
                 case "--machine" when i + 1 < args.Length: name = args[++i]; break;
                 case "--only" when i + 1 < args.Length: only.Add(args[++i]); break;
-                default: throw new UserErrorException($"board knows --machine NAME and --only JOB ({string.Join(", ", s_jobs.Select(j => j.Name))}), not {args[i]}");
+                default: throw new UserErrorException($"board knows --machine NAME and --only JOB[:TEXT] ({string.Join(", ", s_jobs.Select(j => j.Name))}), not {args[i]}");
             }
-        if (only.Find(o => !s_jobs.Any(j => j.Name == o)) is { } unknown)
+        if (only.Find(o => !s_jobs.Any(j => j.Name == JobOf(o))) is { } unknown)
             throw new UserErrorException($"--only {unknown}: the jobs are {string.Join(", ", s_jobs.Select(j => j.Name))}");
         string file = Path.Combine(Machine.Repository(), "bench", "boards", $"cpu-{Slug(name)}.md");
         (double bandwidth, double flops) = MachinePeaks.Measure(Environment.ProcessorCount);
@@ -47,8 +52,9 @@ internal static class Board
         Dictionary<string, string> lines = File.Exists(file) ? Rows(File.ReadAllLines(file)) : [];
         var failed = new List<string>();
         string commit = Machine.Commit();
-        foreach ((string job, string[] arguments) in s_jobs.Where(j => only.Count == 0 || only.Contains(j.Name)))
+        foreach ((string job, string[] preset) in s_jobs.Where(j => only.Count == 0 || only.Exists(o => JobOf(o) == j.Name)))
         {
+            string[] arguments = [.. preset, .. only.Where(o => JobOf(o) == job && o.Length > job.Length).SelectMany(o => new[] { "--only", o[(job.Length + 1)..] })];
             Console.WriteLine($"\n{job}: {string.Join(' ', arguments)}");
             List<BoardRow> rows = Child(arguments, out int code);
             if (code != 0 || rows.Count == 0)
@@ -64,7 +70,8 @@ internal static class Board
 
             Medians of alternating runs in one process (llama.cpp: in turns with a process of its own). The floor is what the machine needs for the bytes that must be read or
             the fp32 operations that must be done, whichever takes longer; *ratio* is the peer's time (or memory) over ours, where there is no peer the value stands under *ours*.
-            Products are the best run of each side: libtorch's threads spin on for a while after its own, at ours' expense.
+            Rows that begin with *product* are the best run of each side: libtorch's threads spin on for a while after its own, at ours' expense. Rows that begin with *kernel* are BenchmarkDotNet's, in turns of some 0.1 s:
+            of the floor above 100 % where operands lie in caches; *garbage* is what the runtime allocates in a call of ours.
 
             {Header}
             {string.Join('\n', lines.OrderBy(l => l.Key, StringComparer.Ordinal).Select(l => l.Value))}
@@ -102,7 +109,11 @@ internal static class Board
         return rows;
     }
 
-    private static string Line(BoardRow row, double bandwidth, double flops, string commit)
+    // JOB, or JOB:TEXT for those of its rows whose name contains TEXT.
+    private static string JobOf(string only) => only.Split(':', 2)[0];
+
+    /// <summary>A row of the table.</summary>
+    public static string Line(BoardRow row, double bandwidth, double flops, string commit)
     {
         bool seconds = row.Unit == "s", rate = row.Unit.EndsWith("/s", StringComparison.Ordinal);
         double[] ours = [.. row.Ours.Select(Value).Order()], peer = [.. row.Peer.Select(Value).Order()];
@@ -112,7 +123,7 @@ internal static class Board
         string target = row.Target is not { } t ? "" : ratios.Length > 0 ? $"≥ {Number(t)}×: {Verdict(ratios[ratios.Length / 2] >= t)}"
             : row.Unit is "×" ? $"≥ {Number(t)}: {Verdict(ours[ours.Length / 2] >= t)}" : $"≤ {Number(t)} {row.Unit}: {Verdict(ours[ours.Length / 2] <= t)}";
         return $"| {row.Job} | {Number(ours[ours.Length / 2])} {row.Unit}{Range(ours)} | {(hasFloor ? $"{Number(Value(floor))} {row.Unit}" : "")} | {(hasFloor ? (floor / row.Ours.Order().ElementAt(row.Ours.Length / 2)).ToString("p0", CultureInfo.InvariantCulture) : "")} "
-            + $"| {(peer.Length > 0 ? $"{Number(peer[peer.Length / 2])} {row.Unit}, {row.PeerName}" : "")} | {(ratios.Length > 0 ? $"**{Number(ratios[ratios.Length / 2])}**{Range(ratios)}" : "")} | {target} | {commit} |";
+            + $"| {(peer.Length > 0 ? $"{Number(peer[peer.Length / 2])} {row.Unit}, {row.PeerName}" : "")} | {(ratios.Length > 0 ? $"**{Number(ratios[ratios.Length / 2])}**{Range(ratios)}" : "")} | {target} | {commit} | {(row.Allocated is { } a ? $"{Number(a)} B" : "")} |";
 
         double Value(double v) => rate ? row.Work / v : v;
         static string Verdict(bool met) => met ? "met" : "missed";
@@ -125,7 +136,10 @@ internal static class Board
     {
         var rows = new Dictionary<string, string>();
         foreach (string line in lines.Where(l => l.StartsWith("| ", StringComparison.Ordinal) && !l.StartsWith("| job ", StringComparison.Ordinal)))
-            rows[line.Split('|')[1].Trim()] = line;
+        {
+            string[] cells = line.Split('|');
+            rows[cells[1].Trim()] = line + string.Concat(Enumerable.Repeat("  |", Columns - (cells.Length - 2)));
+        }
         return rows;
     }
 

@@ -39,11 +39,16 @@ internal sealed record BoardRow
     /// <summary>What the job is to reach: a ratio to the peer where there is one, else a value.</summary>
     public double? Target { get; init; }
 
-    /// <summary>Prints the row where the board asked for it.</summary>
-    public void Report()
+    /// <summary>Bytes that a call of ours leaves to the garbage collector; null where that was not measured.</summary>
+    public double? Allocated { get; init; }
+
+    /// <summary>Prints the row where the board asked for it; whether it did.</summary>
+    public bool Report()
     {
-        if (Environment.GetEnvironmentVariable(Switch) is { Length: > 0 })
-            Console.WriteLine(Mark + JsonSerializer.Serialize(this));
+        if (Environment.GetEnvironmentVariable(Switch) is not { Length: > 0 })
+            return false;
+        Console.WriteLine(Mark + JsonSerializer.Serialize(this));
+        return true;
     }
 
     /// <summary>The row in a line of a benchmark's output, or null.</summary>

@@ -1,10 +1,10 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Repeng.Bench.Kernels;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
-using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Models;
@@ -51,29 +51,31 @@ internal static unsafe class PackedBench
                 MatMulArgs product = forward ? new(rows, outputs, inputs, TransB: true) : new(rows, inputs, outputs);
                 var ratios = new List<string>();
                 double plain = double.PositiveInfinity;
+                using var operands = new Operands(ops, peer: false);
+                View bf16 = operands.Normal((long)outputs * inputs, 1, DType.BF16);
                 foreach (string form in forms)
                 {
-                    using var weight = new Weight(form, outputs, inputs);
-                    ratios.Add(Ratio(ops, product, weight, seconds, ref plain).ToString("f2", CultureInfo.InvariantCulture));
+                    using var weight = new PackedWeight(form, outputs, inputs);
+                    ratios.Add(Ratio(ops, product, bf16, weight.View, seconds, ref plain).ToString("f2", CultureInfo.InvariantCulture));
                 }
                 Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {rows} rows, {outputs}×{inputs}, {(forward ? "x·Wᵀ" : "dy·W")} | {plain * 1e3:f3} | {string.Join(" | ", ratios)} |"));
             }
         return 0;
     }
 
-    private static double Ratio(CpuBackend ops, MatMulArgs product, Weight weight, double seconds, ref double plain)
+    private static double Ratio(CpuBackend ops, MatMulArgs product, View bf16, View packed, double seconds, ref double plain)
     {
         var a = (float*)NativeMemory.AllocZeroed((nuint)((long)product.M * product.K * sizeof(float)));
         var c = (float*)NativeMemory.AllocZeroed((nuint)((long)product.M * product.N * sizeof(float)));
         View x = new((nint)a, (long)product.M * product.K, DType.F32), y = new((nint)c, (long)product.M * product.N, DType.F32);
         var pairs = new List<double>();
-        Time(weight.Bf16);
-        Time(weight.Packed);
+        Time(bf16);
+        Time(packed);
         var clock = Stopwatch.StartNew();
         double best = double.PositiveInfinity;
         while (pairs.Count < 5 || clock.Elapsed.TotalSeconds < seconds)
         {
-            double one = Time(weight.Bf16), other = Time(weight.Packed);
+            double one = Time(bf16), other = Time(packed);
             best = Math.Min(best, one);
             pairs.Add(other / one);
         }
@@ -97,14 +99,7 @@ internal static unsafe class PackedBench
     {
         int skip = Array.IndexOf(args, "--form");
         string form = skip >= 0 ? args[skip + 1] : "NF4";
-        Quantisation quantise = form switch
-        {
-            "NF4" => new(QuantisedForm.Nf4),
-            "NF4+DQ" => new(QuantisedForm.Nf4, DoubleQuant: true),
-            "FP4" => new(QuantisedForm.Fp4),
-            "INT8" => new(QuantisedForm.Int8),
-            _ => throw new UserErrorException($"--form {form}: NF4, NF4+DQ, FP4 or INT8"),
-        };
+        Quantisation quantise = PackedWeight.Settings(form);
         TrainBenchOptions options = TrainBenchOptions.Parse([.. skip >= 0 ? args.Where((_, i) => i != skip && i != skip + 1) : args, "--model", TrainCase.Shape, "--no-memory"]);
         using Device device = Device.Cpu(options.Threads);
         using TrainCase plain = TrainCase.Create(device, options, new BFloat16Weights()), packed = TrainCase.Create(device, options, new BFloat16Weights(), new WeightStorage(Quantise: quantise));
@@ -139,60 +134,5 @@ internal static unsafe class PackedBench
     {
         double[] sorted = [.. values.Order()];
         return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
-    }
-
-    /// <summary>A random weight in one of the forms and in bf16.</summary>
-    private sealed class Weight : IDisposable
-    {
-        private readonly List<nint> _owned = [];
-
-        public Weight(string form, int rows, int columns)
-        {
-            long count = (long)rows * columns;
-            var values = new float[count];
-            Philox.FillNormal(values, 1, 1);
-            nint bf16 = New(count * 2);
-            for (long i = 0; i < count; i++)
-                ((ushort*)bf16)[i] = (ushort)(BitConverter.SingleToUInt32Bits(values[i]) >> 16);
-            Bf16 = new View(bf16, count, DType.BF16);
-            if (BlockType.Find(form) is { } type)
-            {
-                nint data = New(type.SizeOf(count));
-                // Any bits are codes; small scales keep them finite. What they are changes no time.
-                new Random(2).NextBytes(new Span<byte>((void*)data, checked((int)type.SizeOf(count))));
-                for (long i = 0; i < type.SizeOf(count); i++)
-                    ((byte*)data)[i] &= 0x3F;
-                Packed = Packing.OfBlocks(type, data, count).View;
-                return;
-            }
-            Quantisation settings = form switch
-            {
-                "NF4" => new(QuantisedForm.Nf4),
-                "NF4+DQ" => new(QuantisedForm.Nf4, DoubleQuant: true),
-                "FP4" => new(QuantisedForm.Fp4),
-                "INT8" => new(QuantisedForm.Int8),
-                _ => throw new UserErrorException($"form {form} is unknown"),
-            };
-            fixed (float* v = values)
-            {
-                QuantisedMatrix made = settings.Quantise(v, rows, columns);
-                PackedTensor tensor = settings.Packed(rows, columns, () => made);
-                nint block = New(tensor.Bytes);
-                tensor.Fill((byte*)block);
-                Packed = tensor.At(block).View;
-            }
-        }
-
-        public View Bf16 { get; }
-
-        public View Packed { get; }
-
-        public void Dispose() => _owned.ForEach(p => NativeMemory.AlignedFree((void*)p));
-
-        private nint New(long bytes)
-        {
-            _owned.Add((nint)NativeMemory.AlignedAlloc((nuint)bytes, 64));
-            return _owned[^1];
-        }
     }
 }
