@@ -6,6 +6,7 @@ using Repeng.Bench.Hub;
 using Repeng.Bench.Kernels;
 using Repeng.Bench.Llama;
 using Repeng.Bench.Packed;
+using Repeng.Bench.Scaling;
 using Repeng.Bench.Startup;
 using Repeng.Bench.Svd;
 using Repeng.Bench.Tokens;
@@ -29,6 +30,7 @@ try
         ["train", .. var rest] => TrainBench.Run(rest),
         ["vectors", .. var rest] => VectorBench.Run(rest),
         ["fisher", .. var rest] => FisherBench.Run(rest),
+        ["scaling", .. var rest] => ScalingBench.Run(rest),
         ["hub", .. var rest] => HubBench.Run(rest),
         ["tokenizer", .. var rest] => TokenizerBench.Run(rest),
         _ => Usage(),
@@ -108,6 +110,12 @@ static int Usage()
                    --no-memory    leave out the two processes that measure peak memory
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1
                    --profile      time of each kind of op in our step, instead
+          scaling  a training step and a token of models of real shapes (random weights) beside the formula of plan; writes bench/boards/scaling-MACHINE.md
+                   --model NAME   one shape, its rows alone (default: each in a process of its own)
+                   --storage S    bf16 (default) or nf4 (linear weights of the blocks)
+                   --runs N --threads N --machine NAME
+                                  3, every core, as board
+                   --no-training, --no-decoding   leave those rows as they are
           tokenizer  encoding and decoding of this repository's files beside Microsoft.ML.Tokenizers, by the tokenizers in ../shared
                    --only TEXT --runs N      those whose path contains TEXT, runs in turns (7)
                    --no-peer      ours alone

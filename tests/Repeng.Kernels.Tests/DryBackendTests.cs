@@ -34,6 +34,40 @@ public sealed class DryBackendTests
         Assert.Equal(4 * (90 + 20 + 72), dry[OpFamily.MatMul].Bytes);
     }
 
+    [Fact]
+    public void TheTallyTakesTheLongerOfOperationsAndBytesOfEachOp()
+    {
+        using DryBackend dry = new();
+        using TestMemory memory = new(dry);
+        View a = memory.Zeros(600), c = memory.Zeros(40000);
+        dry.Reset();
+        for (int i = 0; i < 3; i++)
+            dry.MatMul(c, a, a, new MatMulArgs(200, 200, 3));
+        dry.Unary(c, c, 40000, UnaryOp.Exp);
+        dry.CayleyForward(a, a, 10, 2);
+        double flops = dry.Flops, bytes = dry.Bytes;
+        OpTally before = dry.TakeTally();
+        dry.Fill(c, 0);
+        OpCost product = new(OpFamily.MatMul, 2 * 200 * 200 * 3, 4 * (600 + 600 + 40000), 200, 200, 3);
+        Assert.Equal(3, before.Ops[product]);
+        Assert.Equal(5, before.Count);
+        Assert.Equal(flops, before.Flops, 1e-9);
+        Assert.Equal(8.0 * 40000, before.OtherBytes);
+        // At 1 FLOP/s the operations decide, the rotation's twice; at 1 byte/s the bytes.
+        Assert.Equal((3 * product.Flops) + (2 * 8.0 / 3 * 2000), before.Seconds(1, 1e30), 1e-6);
+        Assert.Equal(bytes, before.Seconds(1e30, 1), 1e-6);
+        // The three products are bound by their operations, the others by bytes.
+        Assert.Equal((3 * product.Flops) + (8.0 * 40000 * 0.1) + (2 * 8.0 / 3 * 2000) + (5 * 7), before.Seconds(1, 10, 7), 1e-6);
+        var both = new OpTally();
+        both.Add(before, 2);
+        both.Add(dry.TakeTally());
+        Assert.Equal(6, both.Ops[product]);
+        Assert.Equal(11, both.Count);
+        dry.Fill(c, 0);
+        dry.Reset();
+        Assert.Equal(0, dry.TakeTally().Count);
+    }
+
     [Theory]
     [MemberData(nameof(AttentionCases))]
     public void AttentionCountsTheVisiblePairs(int batch, int queries, int keys, int window, int heads, int kvHeads)

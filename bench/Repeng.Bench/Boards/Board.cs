@@ -130,7 +130,7 @@ internal static class Board
         static string Range(double[] sorted) => sorted.Length > 1 ? $" ({Number(sorted[0])} … {Number(sorted[^1])})" : "";
     }
 
-    private static string Number(double v) => v.ToString(Math.Abs(v) >= 100 ? "f0" : Math.Abs(v) >= 10 ? "f1" : Math.Abs(v) >= 0.1 ? "f2" : "g3", CultureInfo.InvariantCulture);
+    internal static string Number(double v) => v.ToString(Math.Abs(v) >= 100 ? "f0" : Math.Abs(v) >= 10 ? "f1" : Math.Abs(v) >= 0.1 ? "f2" : "g3", CultureInfo.InvariantCulture);
 
     private static Dictionary<string, string> Rows(string[] lines)
     {
@@ -143,5 +143,5 @@ internal static class Board
         return rows;
     }
 
-    private static string Slug(string name) => string.Join('-', new string([.. name.ToLowerInvariant().Select(c => char.IsAsciiLetterOrDigit(c) ? c : ' ')]).Split(' ', StringSplitOptions.RemoveEmptyEntries));
+    internal static string Slug(string name) => string.Join('-', new string([.. name.ToLowerInvariant().Select(c => char.IsAsciiLetterOrDigit(c) ? c : ' ')]).Split(' ', StringSplitOptions.RemoveEmptyEntries));
 }

@@ -9,11 +9,16 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
 
     public string Name => backend.Name;
 
+    public bool IsDry => backend.IsDry;
+
     public bool ReadsHostMemory => backend.ReadsHostMemory;
 
     /// <summary>Calls, seconds and floating-point operations (products only) of each kind.</summary>
     public IEnumerable<(string Kind, long Calls, double Seconds, double Flops)> Totals =>
         _totals.Select(t => (t.Key, t.Value.Calls, t.Value.Seconds, t.Value.Flops));
+
+    /// <summary>Count nothing for now.</summary>
+    public bool Paused { get; set; }
 
     public void Clear() => _totals.Clear();
 
@@ -378,6 +383,8 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
 
     private void Add(string kind, double start, double flops = 0)
     {
+        if (Paused)
+            return;
         (long calls, double seconds, double sum) = _totals.GetValueOrDefault(kind);
         _totals[kind] = (calls + 1, seconds + clock() - start, sum + flops);
     }

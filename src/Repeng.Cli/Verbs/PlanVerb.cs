@@ -51,7 +51,7 @@ public sealed class PlanVerb
         if (program > 0)
             table.Row("memory: the program", Format.Bytes(program));
         table.Row("memory: peak", Format.Bytes(plan.PeakBytes + program));
-        table.Row("work", $"{Format.Number(plan.Flops / 1e12, 3)} TFLOP of products, {Format.Bytes(plan.OtherBytes)} moved by the rest");
+        table.Row("work", $"{Format.Number(plan.Work.Flops / 1e12, 3)} TFLOP of products, {Format.Bytes(plan.Work.OtherBytes)} moved by the rest");
         table.Row("measured here", $"{Format.Number(rate.FlopsPerSecond / 1e9, 1)} GFLOP/s, {Format.Number(rate.BytesPerSecond / 1e9, 1)} GB/s");
         table.Row("time: singular vectors, about", Format.Duration(svd));
         table.Row("time: training, about", Format.Duration(training));

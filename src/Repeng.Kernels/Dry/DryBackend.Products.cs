@@ -9,7 +9,7 @@ public sealed unsafe partial class DryBackend
         double right = (double)args.K * args.N * (args.StrideB == 0 ? 1 : args.Batch);
         double product = (double)args.M * args.N * args.Batch;
         double bytes = (left * sizeof(float)) + (right * b.ElementBytes) + (product * sizeof(float) * (args.Accumulate ? 2 : 1));
-        Count(OpFamily.MatMul, args.Flops, product, (long)bytes);
+        Count(new OpCost(OpFamily.MatMul, args.Flops, (long)bytes, args.M, args.N, args.K), product);
     }
 
     /// <inheritdoc/>

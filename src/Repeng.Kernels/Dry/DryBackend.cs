@@ -14,6 +14,7 @@ namespace Repeng.Kernels.Dry;
 public sealed unsafe partial class DryBackend : IBackend
 {
     private readonly OpTotals[] _totals = new OpTotals[Enum.GetValues<OpFamily>().Length];
+    private OpTally _tally = new();
 
     /// <summary>Uploads of at most this many bytes are copied.</summary>
     public const long CopiedUploadBytes = 1 << 20;
@@ -52,7 +53,16 @@ public sealed unsafe partial class DryBackend : IBackend
     public void Reset()
     {
         Array.Clear(_totals);
+        _tally = new OpTally();
         PeakAllocatedBytes = AllocatedBytes;
+    }
+
+    /// <summary>The ops since the start, the last <see cref="Reset"/> or the last call; what follows goes into another tally.</summary>
+    public OpTally TakeTally()
+    {
+        OpTally taken = _tally;
+        _tally = new OpTally();
+        return taken;
     }
 
     /// <inheritdoc/>
@@ -117,10 +127,13 @@ public sealed unsafe partial class DryBackend : IBackend
     {
     }
 
-    private void Count(OpFamily family, double flops, double elements, long bytes)
+    private void Count(OpFamily family, double flops, double elements, long bytes) => Count(new OpCost(family, flops, bytes), elements);
+
+    private void Count(in OpCost op, double elements)
     {
-        ref OpTotals totals = ref _totals[(int)family];
-        totals = new OpTotals(totals.Calls + 1, totals.Flops + flops, totals.Elements + elements, totals.Bytes + bytes);
+        ref OpTotals totals = ref _totals[(int)op.Family];
+        totals = new OpTotals(totals.Calls + 1, totals.Flops + op.Flops, totals.Elements + elements, totals.Bytes + op.Bytes);
+        _tally.Add(op);
     }
 
     /// <summary>Counts an op on so many elements that touches so many fp32 values.</summary>

@@ -44,11 +44,8 @@ public sealed record RunPlan
     /// <summary>Trained values.</summary>
     public required long Parameters { get; init; }
 
-    /// <summary>Floating-point operations of all products of the training.</summary>
-    public required double Flops { get; init; }
-
-    /// <summary>Bytes that all other ops of the training read and write.</summary>
-    public required double OtherBytes { get; init; }
+    /// <summary>The ops of the training.</summary>
+    public required OpTally Work { get; init; }
 
     /// <summary>Floating-point operations, in double, of the singular vectors; an estimate.</summary>
     public required double SvdFlops { get; init; }
@@ -73,12 +70,12 @@ public sealed record RunPlan
         int[][] epoch = [.. train.Order(0, config.Shuffle, config.Seed).Chunk(perBatch)];
         int[][] held = validation is null ? [] : [.. Enumerable.Range(0, validation.Pairs.Count).Chunk(perBatch)];
         int batches = checked(epoch.Length * config.Epochs);
-        (double flops, double bytes) = (0, 0);
+        var work = new OpTally();
         foreach (IGrouping<(int, int), int[]> shape in epoch.GroupBy(p => Shape(train, p)).OrderByDescending(g => g.Key.Item2).ThenByDescending(g => g.Key.Item1))
             Add(Cost(train, shape.First(), backward: true), Cost(train, shape.First(), backward: false), shape.Count());
         foreach (IGrouping<(int, int), int[]> shape in held.GroupBy(p => Shape(validation!, p)))
         {
-            (double, double) forward = Cost(validation!, shape.First(), backward: false);
+            OpTally forward = Cost(validation!, shape.First(), backward: false);
             Add(forward, forward, shape.Count());
         }
         return new RunPlan
@@ -92,28 +89,25 @@ public sealed record RunPlan
             Batches = batches,
             Layers = adapter.Modules.Count,
             Parameters = adapter.ParameterCount,
-            Flops = flops,
-            OtherBytes = bytes,
+            Work = work,
             SvdFlops = adapter is SvdAdapter svd ? svd.Layers.Values.Sum(l => SvdFlopsPerElement * l.U.Rows * l.V.Rows * config.Adapter.Rank) : 0,
         };
 
         // The base model's values are computed once per batch: a pass with one copy of each row where a step has two.
         // AntiPaSTO's step computes them each time, which its cost includes.
-        void Add((double Flops, double Bytes) step, (double Flops, double Bytes) forward, int count)
+        void Add(OpTally step, OpTally forward, int count)
         {
-            double once = config.AntiPasto is null ? 0.5 : 0;
-            flops += count * (config.Epochs * step.Flops + once * forward.Flops);
-            bytes += count * (config.Epochs * step.Bytes + once * forward.Bytes);
+            work.Add(step, (double)count * config.Epochs);
+            work.Add(forward, config.AntiPasto is null ? 0.5 * count : 0);
         }
 
         // The first run fills the cache of base values, the second is what an epoch costs.
-        (double Flops, double Bytes) Cost(PairData data, int[] pairs, bool backward)
+        OpTally Cost(PairData data, int[] pairs, bool backward)
         {
             Step(data, pairs, backward);
-            OpTotals all = dry.Total(), products = Products(dry);
+            dry.TakeTally();
             Step(data, pairs, backward);
-            OpTotals done = dry.Total() - all, multiplied = Products(dry) - products;
-            return (done.Flops, done.Bytes - multiplied.Bytes);
+            return dry.TakeTally();
         }
 
         void Step(PairData data, int[] pairs, bool backward)
@@ -129,12 +123,10 @@ public sealed record RunPlan
     }
 
     /// <summary>Seconds of the training at these rates.</summary>
-    public double TrainingSeconds(DeviceRate rate) => Flops / rate.FlopsPerSecond + OtherBytes / rate.BytesPerSecond;
+    public double TrainingSeconds(DeviceRate rate) => Work.Seconds(rate.FlopsPerSecond, rate.BytesPerSecond);
 
     /// <summary>Seconds of the singular vectors; double arithmetic runs at half the rate.</summary>
     public double SvdSeconds(DeviceRate rate) => SvdFlops / (rate.FlopsPerSecond / 2);
-
-    private static OpTotals Products(DryBackend dry) => dry[OpFamily.MatMul] + dry[OpFamily.Attention] + dry[OpFamily.Rotation];
 
     private static (int Length, int Rows) Shape(PairData data, int[] pairs) =>
         (pairs.Max(i => Math.Max(data.Pairs[i].Positive.Length, data.Pairs[i].Negative.Length)), pairs.Length);
