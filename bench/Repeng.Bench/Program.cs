@@ -99,13 +99,17 @@ static int Usage()
                    and the options of train), first-token (--model M --tokens N --expanded: load to first token, resident memory)
           train    a training step of an SVD adapter beside the same mathematics in TorchSharp
                    --model M      a GGUF file or folder of a llama model (default: the SmolLM2 GGUF in
-                                  ../shared/models), or "shape": random weights in SmolLM2-135M's shape
+                                  ../shared/models), or random weights: "shape" (SmolLM2-135M's), "qwen3-0.6b" (ours alone)
+                   --weights W    how ours are held: f32 (default), stored (as the file has them), bf16 or nf4 (random weights)
+                   --peer-type T  what the peer computes in: f32 (default) or bf16
+                   --peak         our peak memory alone, from the start of the process
                    --engine E     ours, torch or both (default)
                    --runs N       timed runs of each engine, alternating, after two that warm up (default 5)
                    --rows N --tokens N --rank N --targets REGEX --threads N
                                   14, 64, 64, gate and down of nine blocks, every core
                    --cached-reference        rates and ratio without the base model's pass
                    --checkpoint-activations  ours runs blocks again instead of keeping their activations
+                   --micro-batch N           ours runs so many rows together
                    --peer-separate           the peer takes c = -1 and +1 one after the other, not stacked
                    --no-memory    leave out the two processes that measure peak memory
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1

@@ -54,6 +54,12 @@ public sealed class BadInputTests : IDisposable
     public void Rank_above_the_smaller_side() => Fails(["rank 33", "32"], _shop.Train(_shop.Model(), "r", "--rank", "33"));
 
     [Fact]
+    public void Rows_that_run_together_and_are_no_pairs() => Fails(["3", "even"], _shop.Train(_shop.Model(), "r", "--micro_batch_size", "3"));
+
+    [Fact]
+    public void Rows_that_run_together_beside_a_loss_that_looks_at_all_of_them() => Fails(["micro_batch_size 4", "checkpoint_activations"], _shop.Train(_shop.Model(), "r", "--micro_batch_size", "4", "--profile", "antipasto"));
+
+    [Fact]
     public void Odd_batch_size() => Fails(["5", "even"], _shop.Train(_shop.Model(), "r", "--batch_size", "5"));
 
     [Theory]

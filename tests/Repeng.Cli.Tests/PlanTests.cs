@@ -26,10 +26,11 @@ public sealed class PlanTests : IDisposable
     [Theory]
     [InlineData("recommended", false, 8)]
     [InlineData("recommended", true, 8)]
+    [InlineData("recommended", false, 14, 4)]
     [InlineData("upstream", false, 14)]
     [InlineData("antipasto", false, 8)]
     [InlineData("antipasto", true, 8)]
-    public void Peak_memory_is_within_a_tenth_of_what_the_run_takes(string profile, bool checkpoint, int batch)
+    public void Peak_memory_is_within_a_tenth_of_what_the_run_takes(string profile, bool checkpoint, int batch, int? microBatch = null)
     {
         TrainConfig config = TrainConfig.FromProfile(profile);
         var settings = new RunSettings
@@ -39,7 +40,7 @@ public sealed class PlanTests : IDisposable
             Personas = [new PersonaPair("honest", "dishonest"), new PersonaPair("truthful", "deceptive")],
             Suffixes = Steering.Data.SuffixSets.Load("demo"),
             MaxPairs = 24,
-            Train = config with { Adapter = config.Adapter with { Rank = 8, TargetModules = @".*\.mlp\..*" }, Epochs = 2, BatchSize = batch, CheckpointActivations = checkpoint },
+            Train = config with { Adapter = config.Adapter with { Rank = 8, TargetModules = @".*\.mlp\..*" }, Epochs = 2, BatchSize = batch, CheckpointActivations = checkpoint, MicroBatchSize = microBatch },
         };
         RunPlan plan = RunPlan.Predict(settings);
         using Device device = Device.Cpu(2);
@@ -51,6 +52,29 @@ public sealed class PlanTests : IDisposable
         }
         long used = device.Pool.PeakReserved;
         Assert.True(Math.Abs(plan.PeakBytes - used) <= 0.1 * used, $"planned {plan.PeakBytes}, used {used}");
+    }
+
+    [Fact]
+    public void Rows_that_run_together_decide_the_peak_and_not_the_work()
+    {
+        string model = _shop.Model();
+        RunPlan Plan(int? microBatch)
+        {
+            TrainConfig config = TrainConfig.FromProfile("recommended");
+            return RunPlan.Predict(new RunSettings
+            {
+                Model = model,
+                Template = "Pretend you're an {persona} person making statements about the world.",
+                Personas = [new PersonaPair("honest", "dishonest")],
+                Suffixes = Steering.Data.SuffixSets.Load("demo"),
+                MaxPairs = 96,
+                Train = config with { Adapter = config.Adapter with { Rank = 8, TargetModules = @".*\.mlp\..*" }, Epochs = 1, BatchSize = 96, MicroBatchSize = microBatch },
+            });
+        }
+        RunPlan whole = Plan(null), parts = Plan(4);
+        long Activations(RunPlan plan) => plan.PeakBytes - plan.WeightBytes - plan.AdapterBytes;
+        Assert.True(3 * Activations(parts) < Activations(whole), $"{Activations(parts)} bytes beside {Activations(whole)}");
+        Assert.InRange(parts.Work.Flops / whole.Work.Flops, 0.99, 1.05);
     }
 
     [Fact]

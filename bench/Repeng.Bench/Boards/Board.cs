@@ -25,6 +25,8 @@ internal static class Board
         ("tax", ["decode", "--stored", "--tokens", "600"]),
         ("matmul", ["matmul", "--only", "M=448"]),
         ("train", ["train", "--runs", "3"]),
+        ("train-stored", ["train", "--runs", "3", "--weights", "stored", "--peer-type", "bf16", "--no-memory"]),
+        ("train-peak", ["train", "--peak", "--model", Training.TrainShapes.Qwen, "--weights", "nf4"]),
         ("vectors", ["vectors", "--pairs", "120", "--runs", "2"]),
         ("svd", ["svd"]),
         ("tokenizer", ["tokenizer", "--runs", "3", "--only", "smollm2"]),

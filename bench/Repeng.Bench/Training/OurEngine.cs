@@ -5,10 +5,10 @@ using Repeng.Steering.Training;
 namespace Repeng.Bench.Training;
 
 /// <summary>The engine's own step, exactly as the training loop takes it.</summary>
-internal sealed class OurEngine(TrainCase problem, bool checkpointBlocks) : ITrainEngine
+internal sealed class OurEngine(TrainCase problem, bool checkpointBlocks, int? microBatch = null) : ITrainEngine
 {
     private readonly AdamW _optimiser = new(problem.Adapter.Parameters, weightDecay: TrainCase.WeightDecay);
-    private readonly ContrastiveStep _step = new(problem.Model, problem.Adapter, problem.Layers, problem.Loss) { CheckpointBlocks = checkpointBlocks };
+    private readonly ContrastiveStep _step = new(problem.Model, problem.Adapter, problem.Layers, problem.Loss) { CheckpointBlocks = checkpointBlocks, MicroBatchRows = microBatch };
     private Reference? _reference;
 
     public string Name => "Repeng.Native";

@@ -14,17 +14,19 @@ internal sealed class TorchAdapter : IDisposable
 {
     private readonly Dictionary<string, Layer> _layers = [];
     private readonly Dictionary<string, (Tensor U, Tensor S, Tensor V)> _turned = [];
+    private readonly ScalarType _type;
     private Tensor _coefficients = null!;
 
     private sealed record Layer(Tensor U, Tensor S, Tensor V, Tensor Residual, Parameter Scale, Parameter RotationU, Parameter RotationV);
 
     public TorchAdapter(SvdAdapter adapter, TorchDecoder decoder)
     {
+        _type = decoder.Type;
         foreach ((string path, SvdLayer layer) in adapter.Layers)
         {
             Tensor u = Copy(layer.U), s = Copy(layer.S), v = Copy(layer.V);
             using Tensor low = (u * s).mm(v.t());
-            _layers[path] = new Layer(u, s, v, (decoder.Weight(path) - low).DetachFromDisposeScope(), Trained(layer.Scale!), Trained(layer.RotationU!), Trained(layer.RotationV!));
+            _layers[path] = new Layer(u, s, v, (decoder.Weight(path).to(float32) - low).to(_type).DetachFromDisposeScope(), Trained(layer.Scale!), Trained(layer.RotationU!), Trained(layer.RotationV!));
         }
     }
 
@@ -39,8 +41,8 @@ internal sealed class TorchAdapter : IDisposable
         {
             using DisposeScope scope = NewDisposeScope();
             Tensor scaled = l.S * exp(_coefficients.unsqueeze(1) * l.Scale);
-            Tensor v = matmul(l.V, Cayley(l.RotationV)), u = matmul(l.U, Cayley(l.RotationU));
-            _turned[path] = (u.MoveToOuterDisposeScope(), scaled.unsqueeze(1).MoveToOuterDisposeScope(), v.MoveToOuterDisposeScope());
+            Tensor v = matmul(l.V, Cayley(l.RotationV)).to(_type), u = matmul(l.U, Cayley(l.RotationU)).to(_type);
+            _turned[path] = (u.MoveToOuterDisposeScope(), scaled.unsqueeze(1).to(_type).MoveToOuterDisposeScope(), v.MoveToOuterDisposeScope());
         }
     }
 

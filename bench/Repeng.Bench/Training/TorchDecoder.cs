@@ -16,12 +16,15 @@ internal sealed class TorchDecoder : IDisposable
     private readonly ModelConfig _config;
     private readonly Dictionary<string, Tensor> _weights = [];
 
-    public TorchDecoder(DecoderModel model)
+    /// <param name="type">What weights are held, and products, attention and activations computed in; norms take the mean of squares in fp32.</param>
+    public TorchDecoder(DecoderModel model, ScalarType type = ScalarType.Float32)
     {
-        _config = model.Config;
+        (_config, Type) = (model.Config, type);
         foreach ((string name, Repeng.Runtime.Tensor weight) in model.Parameters)
-            _weights[name] = tensor(weight.ToArray(), [.. weight.Shape.Select(n => (long)n)]).DetachFromDisposeScope();
+            _weights[name] = tensor(weight.ToArray(), [.. weight.Shape.Select(n => (long)n)]).to(type).DetachFromDisposeScope();
     }
+
+    public ScalarType Type { get; }
 
     /// <summary>Weight of the head [vocabulary, d]; tied.</summary>
     public Tensor Head => Weight($"{_config.Prefix}{_config.Embedding}");
@@ -94,8 +97,8 @@ internal sealed class TorchDecoder : IDisposable
     private Tensor Norm(Tensor x, string path)
     {
         using DisposeScope scope = NewDisposeScope();
-        Tensor variance = x.pow(2).mean([-1], keepdim: true);
-        return (Weight(path) * (x * rsqrt(variance + _config.NormEps))).MoveToOuterDisposeScope();
+        Tensor exact = x.to(float32), variance = exact.pow(2).mean([-1], keepdim: true);
+        return (Weight(path) * (exact * rsqrt(variance + _config.NormEps)).to(Type)).MoveToOuterDisposeScope();
     }
 
     private Tensor Repeat(Tensor x)
@@ -119,7 +122,7 @@ internal sealed class TorchDecoder : IDisposable
 /// </summary>
 internal sealed record TorchInput(Tensor Ids, Tensor Cos, Tensor Sin, Tensor Mask) : IDisposable
 {
-    public static TorchInput From(TokenBatch batch, ModelConfig config)
+    public static TorchInput From(TokenBatch batch, ModelConfig config, ScalarType type = ScalarType.Float32)
     {
         using DisposeScope scope = NewDisposeScope();
         (int rows, int length) = (batch.Batch, batch.Length);
@@ -129,8 +132,8 @@ internal sealed record TorchInput(Tensor Ids, Tensor Cos, Tensor Sin, Tensor Mas
         // Padding sees itself: a row that sees nothing would be NaN, and nothing reads padding.
         Tensor key = arange(length), mask = (key.unsqueeze(0) <= key.unsqueeze(1)).unsqueeze(0) & (key >= tensor(batch.Starts).unsqueeze(1)).unsqueeze(1);
         mask = (mask | eye(length, dtype: @bool).unsqueeze(0)).unsqueeze(1);
-        return new TorchInput(tensor(batch.Ids, rows, length).to(int64).DetachFromDisposeScope(), angle.cos().to(float32).DetachFromDisposeScope(),
-            angle.sin().to(float32).DetachFromDisposeScope(), mask.contiguous().DetachFromDisposeScope());
+        return new TorchInput(tensor(batch.Ids, rows, length).to(int64).DetachFromDisposeScope(), angle.cos().to(type).DetachFromDisposeScope(),
+            angle.sin().to(type).DetachFromDisposeScope(), mask.contiguous().DetachFromDisposeScope());
     }
 
     public void Dispose()

@@ -26,19 +26,19 @@ internal sealed class TorchEngine : ITrainEngine
     private Tensor[] _separationRef = [];
     private Tensor? _logProbRef;
 
-    public TorchEngine(TrainCase problem, bool separate)
+    public TorchEngine(TrainCase problem, bool separate, ScalarType type)
     {
         _loss = problem.Loss;
         if (_loss is not { Separation: SeparationLoss.LogSigmoid, Coherence: CoherenceLoss.Hinge, RelativeToGap: false, LastTokens: not null })
             throw new InvalidOperationException("the peer computes the log-sigmoid with the coherence hinge");
         using DisposeScope scope = NewDisposeScope();
-        _decoder = new TorchDecoder(problem.Model);
+        _decoder = new TorchDecoder(problem.Model, type);
         _adapter = new TorchAdapter(problem.Adapter, _decoder);
         var batch = problem.Batch;
-        _input = TorchInput.From(batch, problem.Model.Config);
+        _input = TorchInput.From(batch, problem.Model.Config, type);
         _passes = separate ? [.. TrainCase.Coefficients.Select(c => new[] { c })] : [TrainCase.Coefficients];
-        _stacked = TorchInput.From(batch.Repeat(_passes[0].Length), problem.Model.Config);
-        Name = $"TorchSharp (libtorch {torch.__version__}), c = ±1 {(separate ? "one after the other" : "stacked")}";
+        _stacked = TorchInput.From(batch.Repeat(_passes[0].Length), problem.Model.Config, type);
+        Name = $"TorchSharp (libtorch {torch.__version__}{(type == ScalarType.BFloat16 ? ", bf16" : "")}), c = ±1 {(separate ? "one after the other" : "stacked")}";
         _modules = [.. problem.Layers.Select(l => l.Module)];
         _directions = [.. problem.Layers.Select(l => tensor(l.Direction.ToArray()).DetachFromDisposeScope())];
         _pairs = batch.Batch / 2;
@@ -153,7 +153,7 @@ internal sealed class TorchEngine : ITrainEngine
     // s [copies, pairs] for each loss layer: masked mean over tokens of ⟨h⁺ − h⁻, d⟩.
     private Tensor[] Separations(TorchTaps taps, int copies) => [.. _modules.Select((module, l) =>
     {
-        Tensor along = matmul(Window(taps[module]), _directions[l]).view(copies, _pairs, 2, _window) * _real;
+        Tensor along = matmul(Window(taps[module]).to(float32), _directions[l]).view(copies, _pairs, 2, _window) * _real;
         return ((along[TensorIndex.Ellipsis, 0, TensorIndex.Colon] - along[TensorIndex.Ellipsis, 1, TensorIndex.Colon]) * _pairMask[TensorIndex.Colon, 0]).sum(-1);
     })];
 
@@ -161,6 +161,6 @@ internal sealed class TorchEngine : ITrainEngine
     private Tensor LogProb(Tensor hidden, Tensor labels)
     {
         Tensor logits = nn.functional.linear(hidden[TensorIndex.Colon, TensorIndex.Slice(0, _window - 1)], _decoder.Head);
-        return nn.functional.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1);
+        return nn.functional.log_softmax(logits.to(float32), -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1);
     }
 }

@@ -1,4 +1,6 @@
+using Repeng.Bench.Packed;
 using Repeng.Kernels;
+using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
@@ -12,9 +14,6 @@ namespace Repeng.Bench.Training;
 /// <summary>One training problem, the same for both engines: base model, adapter, loss layers, a batch and the optimiser's numbers.</summary>
 internal sealed class TrainCase : IDisposable
 {
-    /// <summary>Stands for random weights in SmolLM2-135M's shape.</summary>
-    public const string Shape = "shape";
-
     public const double LearningRate = 1e-3, WeightDecay = 0.01, ClipNorm = 1;
 
     /// <summary>Coefficients of a step.</summary>
@@ -39,13 +38,14 @@ internal sealed class TrainCase : IDisposable
 
     public string Name { get; }
 
-    public static TrainCase Create(Device device, TrainBenchOptions options, ITensorSource? weights = null, WeightStorage? storage = null)
+    /// <param name="weights">How weights are held: f32; stored for a file; bf16 or nf4 for random weights, which are then rounded to bf16 first.</param>
+    /// <param name="quantise">What random weights become in the place of <paramref name="weights"/>.</param>
+    public static TrainCase Create(Device device, TrainBenchOptions options, string weights, Quantisation? quantise = null)
     {
         int pairs = options.Rows / 2;
-        ModelBundle? bundle = options.Model == Shape ? null : ModelBundle.Load(device, options.Model, WeightType.F32);
-        DecoderModel model = bundle?.Model ?? ModelLoader.Load(device, SmolShape(), weights ?? new ModelInitialiser(SmolShape(), seed: 1), storage);
-        if (model.Config is not { ModelType: "llama", Gated: true, QkvBias: false, OutputBias: false, MlpBias: false, TiedHead: true, Rope.Scaling: null })
-            throw new UserErrorException($"{model.Source}: the peer's decoder is written for llama models with tied embeddings, without biases and without rope scaling, not for this {model.Config.ModelType}");
+        bool random = TrainShapes.Names.Contains(options.Model);
+        ModelBundle? bundle = random ? null : ModelBundle.Load(device, options.Model, weights == "stored" ? WeightType.AsStored : WeightType.F32);
+        DecoderModel model = bundle?.Model ?? Random(device, TrainShapes.Find(options.Model).Config, weights, quantise);
         var data = new PairData(bundle is null ? RandomPairs(model.Config, pairs, options.Tokens) : TextPairs(bundle, pairs, options.Tokens), bundle?.PadId ?? 0);
         TrainConfig recommended = TrainConfig.FromProfile("recommended");
         TrainConfig config = recommended with
@@ -64,7 +64,7 @@ internal sealed class TrainCase : IDisposable
         SvdAdapter adapter = SvdAdapter.Create(model, config.Adapter);
         LossLayer[] layers = TrainRun.MakeLossLayers(model, adapter, config, data, new TrainRunListener());
         TokenBatch batch = Widen(data.Batch([.. Enumerable.Range(0, pairs)]), options.Tokens, bundle?.PadId ?? 0);
-        return new TrainCase(bundle, model, adapter, layers, config.Loss, batch, bundle is null ? "SmolLM2-135M's shape, random weights" : Path.GetFileNameWithoutExtension(options.Model));
+        return new TrainCase(bundle, model, adapter, layers, config.Loss, batch, random ? TrainShapes.Find(options.Model).Name : Path.GetFileNameWithoutExtension(options.Model));
     }
 
     public void Dispose()
@@ -78,24 +78,20 @@ internal sealed class TrainCase : IDisposable
             Model.Dispose();
     }
 
-    public static ModelConfig SmolShape() => new()
+    /// <summary>The peer's decoder knows llama alone; anything else is refused before it would compute something else.</summary>
+    public void CheckPeer()
     {
-        ModelType = "llama",
-        VocabSize = 49152,
-        HiddenSize = 576,
-        IntermediateSize = 1536,
-        NumLayers = 30,
-        NumHeads = 9,
-        NumKvHeads = 3,
-        HeadDim = 64,
-        MaxPositions = 8192,
-        NormEps = 1e-5f,
-        Rope = new RopeSpec(100000, null),
-        RotaryDim = 64,
-        Windows = new int[30],
-        AttentionScale = 0.125f,
-        TiedHead = true,
-    };
+        if (Model.Config is not { ModelType: "llama", Gated: true, QkvBias: false, OutputBias: false, MlpBias: false, TiedHead: true, Rope.Scaling: null })
+            throw new UserErrorException($"{Model.Source}: the peer's decoder is written for llama models with tied embeddings, without biases and without rope scaling, not for this {Model.Config.ModelType}; take --engine ours");
+    }
+
+    private static DecoderModel Random(Device device, ModelConfig config, string weights, Quantisation? quantise)
+    {
+        if (weights == "nf4")
+            quantise = new Quantisation(QuantisedForm.Nf4);
+        using ITensorSource source = weights == "f32" ? new ModelInitialiser(config, seed: 1) : new BFloat16Weights(config);
+        return ModelLoader.Load(device, config, source, new WeightStorage(Quantise: quantise));
+    }
 
     // The honesty personas over the built-in statements, cut or padded to the length of the batch.
     public static List<TokenPair> TextPairs(ModelBundle bundle, int count, int tokens)

@@ -58,7 +58,7 @@ public sealed class PlanVerb
         _session.Print($"Plan for {model}, profile {settings.Train.Profile}, {settings.Train.Adapter.TargetModules}, {(settings.Train.Peft is { } peft ? peft.Kind : $"rank {settings.Train.Adapter.Rank}")}", table);
         long available = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
         if (plan.PeakBytes + program > available)
-            _session.Say($"{Format.Bytes(plan.PeakBytes + program)} are more than the {Format.Bytes(available)} of this machine; take --checkpoint_activations, a smaller --batch_size or --max_tokens");
+            _session.Say($"{Format.Bytes(plan.PeakBytes + program)} are more than the {Format.Bytes(available)} of this machine; take --micro_batch_size, --checkpoint_activations, a smaller --batch_size or --max_tokens");
         return ExitCodes.Ok;
     }
 }

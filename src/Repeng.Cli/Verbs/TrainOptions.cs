@@ -96,6 +96,7 @@ public sealed class TrainOptions
     private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of every random draw (default 42; on the demo 43)");
     private readonly Option<bool?> _saveCheckpoints = Opt.Flag("--save_checkpoints", "write checkpoints while training (default: yes)");
     private readonly Option<int?> _checkpointEvery = Opt.Int("--checkpoint_every", "optimiser steps between checkpoints (default 25)");
+    private readonly Option<int?> _microBatch = Opt.Int("--micro_batch_size", "rows of a batch that run together: less memory, the same gradients (default: all)");
     private readonly Option<bool?> _checkpointActivations = Opt.Flag("--checkpoint_activations", "run blocks again in the backward pass: less memory, more time");
     private readonly WeightOptions _weights = new();
     private readonly Option<bool?> _wandb = Opt.Flag("--use_wandb", "write an offline run of Weights & Biases, for wandb sync (default: no)");
@@ -118,7 +119,7 @@ public sealed class TrainOptions
         .. _peft.All,
         .. _antiPasto.All,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
-        OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _checkpointActivations,
+        OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _microBatch, _checkpointActivations,
         LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, .. _weights.All, _wandb, _wandbProject, _wandbDir, _logDir,
     ];
 
@@ -273,6 +274,7 @@ public sealed class TrainOptions
             FullLossU = p.GetValue(_fullLossU) ?? c.FullLossU,
             TokenFromEnd = p.GetValue(_tokenPosition) is { } position ? position < 0 ? -position : throw new UserErrorException($"--token_position {position} counts from the end and must be -1 or below") : c.TokenFromEnd,
             CalibrateSign = p.GetValue(_calibrate) ?? c.CalibrateSign,
+            MicroBatchSize = p.GetValue(_microBatch) ?? c.MicroBatchSize,
             CheckpointActivations = p.GetValue(_checkpointActivations) ?? c.CheckpointActivations,
             CheckpointEvery = p.GetValue(_saveCheckpoints) == false ? 0 : NotNegative(p.GetValue(_checkpointEvery), "--checkpoint_every") ?? c.CheckpointEvery,
             Seed = seed,

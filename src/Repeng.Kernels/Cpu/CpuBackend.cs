@@ -44,7 +44,7 @@ public sealed unsafe partial class CpuBackend : IBackend
         }
         catch (OutOfMemoryException e)
         {
-            throw new UserErrorException($"out of memory: {bytes / 1048576.0:F0} MiB more were asked of the CPU; use a smaller batch, fewer tokens or --checkpoint_activations", e);
+            throw new UserErrorException($"out of memory: {bytes / 1048576.0:F0} MiB more were asked of the CPU; use a smaller batch or --micro_batch_size, fewer tokens or --checkpoint_activations", e);
         }
         nint aligned = (raw + sizeof(nint) + 63) & ~(nint)63;
         ((nint*)aligned)[-1] = raw;

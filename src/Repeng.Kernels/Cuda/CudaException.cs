@@ -42,7 +42,7 @@ public sealed class CudaException : UserErrorException
 
     private static string Advice(CuResult result) => result switch
     {
-        CuResult.OutOfMemory => "use a smaller batch, fewer tokens, --checkpoint_activations or a smaller model, or free memory that other programs hold (nvidia-smi lists them)",
+        CuResult.OutOfMemory => "use a smaller batch or --micro_batch_size, fewer tokens, --checkpoint_activations or a smaller model, or free memory that other programs hold (nvidia-smi lists them)",
         CuResult.NoDevice => "no NVIDIA GPU is visible to this process; see nvidia-smi and CUDA_VISIBLE_DEVICES, or take --device cpu",
         CuResult.StubLibrary => "the library that was found is the SDK's stub; install the driver or mend LD_LIBRARY_PATH",
         CuResult.DeviceUnavailable => "another process has the device for itself (compute mode exclusive); end it, or take another device",

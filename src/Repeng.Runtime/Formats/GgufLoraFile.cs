@@ -142,8 +142,10 @@ public static class GgufLoraFile
         for (int e = 0; e < names.Count; e++)
         {
             float[] part = allB.AsSpan(e * outputs * rank, outputs * rank).ToArray();
-            yield return new Layer(names[e][..^".weight".Length], outputs, inputs,
-                Rows(part, rank, r => order?.InFile(r) ?? r, (float)scale), allA.AsSpan(e * rank * inputs, rank * inputs).ToArray());
+            float[] scaled = Rows(part, rank, r => order?.InFile(r) ?? r, (float)scale);
+            if (Array.FindIndex(scaled, v => !float.IsFinite(v)) is var bad and >= 0)
+                throw FileErrors.Bad(path, $"{FileErrors.Quote(stem + B)} times its factor {scale:g3} (adapter.lora.alpha {alpha:g3}, rank {rank}) is {scaled[bad]}, which is no number of fp32; the adapter is damaged");
+            yield return new Layer(names[e][..^".weight".Length], outputs, inputs, scaled, allA.AsSpan(e * rank * inputs, rank * inputs).ToArray());
         }
 
         TensorInfo Part(string suffix) => file.TryGetInfo(stem + suffix, out TensorInfo info) ? info

@@ -48,6 +48,12 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
     /// <summary>Run each block again in the backward pass instead of keeping its activations.</summary>
     public bool CheckpointBlocks { get; init; }
 
+    /// <summary>
+    /// Rows of a batch, two a pair, that run together, backward pass included; null for all. Every loss and metric is a mean over pairs, so
+    /// that gradients stay those of the whole batch, but for the order of sums, while activations are those of fewer rows.
+    /// </summary>
+    public int? MicroBatchRows { get; init; }
+
     /// <summary>Compute the mean norm of the separations, a metric that costs a copy of the tapped rows.</summary>
     public bool MeasureSeparationNorm { get; init; } = true;
 
@@ -83,18 +89,33 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
     /// </remarks>
     public StepResult Run(TokenBatch batch, Reference reference, ReadOnlySpan<float> coefficients, bool backward = true)
     {
-        var window = new PairWindow(batch, config.LastTokens, PairMask.Union);
-        using var shared = new Tape(model.Device, record: false);
-        int first = Math.Min(adapter.FirstBlock, layers.Min(l => BlockOf(l.Module)));
-        Tensor? entry = first == 0 ? null : model.Forward(new ForwardContext(shared, batch) { LastBlock = first - 1 });
+        int first = Math.Min(adapter.FirstBlock, layers.Min(l => BlockOf(l.Module))), pairs = batch.Batch / 2, most = (MicroBatchRows ?? batch.Batch) / 2;
         double total = 0;
-        var rows = new List<LossRow>();
-        foreach (float c in coefficients)
-            total += Run(batch, window, entry, first, reference, c, rows, backward);
-        return new StepResult(total, rows);
+        var parts = new List<(IReadOnlyList<LossRow>, double)>();
+        for (int at = 0; at < pairs; at += most)
+        {
+            int count = Math.Min(most, pairs - at);
+            TokenBatch part = count == pairs ? batch : batch.Select([.. Enumerable.Range(2 * at, 2 * count)]);
+            var window = new PairWindow(part, config.LastTokens, PairMask.Union);
+            Reference of = count == pairs ? reference : Slice(reference, at, count, pairs);
+            double weight = (double)count / pairs;
+            using var shared = new Tape(model.Device, record: false);
+            Tensor? entry = first == 0 ? null : model.Forward(new ForwardContext(shared, part) { LastBlock = first - 1 });
+            var rows = new List<LossRow>();
+            foreach (float c in coefficients)
+                total += weight * Run(part, window, entry, first, of, c, rows, weight, backward);
+            parts.Add((rows, weight));
+        }
+        return new StepResult(total, parts.Count == 1 ? parts[0].Item1 : [.. LossRow.Mean(parts).Select(r => r with { ProbRatio = Math.Exp(-r.LogpDegradation) })]);
     }
 
-    private double Run(TokenBatch batch, PairWindow window, Tensor? entry, int first, Reference reference, float c, List<LossRow> rows, bool backward)
+    private static Reference Slice(Reference whole, int first, int count, int pairs)
+    {
+        int perPair = whole.LogProb.Length / pairs;
+        return new Reference([.. whole.Separation.Select(s => s[first..(first + count)])], whole.LogProb[(first * perPair)..((first + count) * perPair)]);
+    }
+
+    private double Run(TokenBatch batch, PairWindow window, Tensor? entry, int first, Reference reference, float c, List<LossRow> rows, double weight, bool backward)
     {
         using var tape = new Tape(model.Device, record: backward);
         IAdapterPass pass = adapter.Pass(tape, [.. Enumerable.Repeat(c, batch.Batch)], batch.Length);
@@ -136,7 +157,7 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
         }
         double value = total!.Item();
         if (backward)
-            tape.Backward(total);
+            tape.Backward(weight == 1 ? total : tape.Scale(total, (float)weight));
         return value;
     }
 

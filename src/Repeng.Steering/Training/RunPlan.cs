@@ -149,6 +149,6 @@ public sealed record RunPlan
                 ? new LossLayer(name, direction, null, new Tensor(device, DType.F32, outputs, layer.U.Cols))
                 : new LossLayer(name, direction, new Tensor(device, DType.F32, outputs, 1), null);
         })];
-        return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss) { CheckpointBlocks = config.CheckpointActivations, MeasureCoherence = config.MeasureCoherence }, layers);
+        return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss) { CheckpointBlocks = config.CheckpointActivations, MicroBatchRows = config.MicroBatchSize, MeasureCoherence = config.MeasureCoherence }, layers);
     }
 }

@@ -92,6 +92,9 @@ public sealed record TrainConfig
     /// <summary>Run blocks again in the backward pass instead of keeping their activations.</summary>
     public bool CheckpointActivations { get; init; }
 
+    /// <summary>Rows of a batch, two a pair, that run together; null for all. Gradients stay those of the batch: <see cref="ContrastiveStep.MicroBatchRows"/>.</summary>
+    public int? MicroBatchSize { get; init; }
+
     /// <summary>Measure degradation even where the loss has no coherence term.</summary>
     public bool MeasureCoherence { get; init; } = true;
 
@@ -158,6 +161,8 @@ public sealed record TrainConfig
         Need(AntiPasto is null || Peft is null or { InitNoise: > 0 }, $"init_noise 0: AntiPaSTO's loss has no gradient where {Peft?.Kind} begins, at the base model itself; give it some, such as {DefaultInitNoise}");
         Need(FullLossU || Peft is null, $"full_loss_u off projects the loss on an SVD adapter's singular vectors, which {Peft?.Kind} has none of; leave it on");
         Need(BatchSize >= 2 && BatchSize % 2 == 0, $"batch_size {BatchSize} counts rows, two a pair: it must be even and at least 2");
+        Need(MicroBatchSize is null || (MicroBatchSize >= 2 && MicroBatchSize % 2 == 0), $"micro_batch_size {MicroBatchSize} counts rows, two a pair: it must be even and at least 2");
+        Need(MicroBatchSize is null || AntiPasto is null, $"micro_batch_size {MicroBatchSize}: AntiPaSTO's term of order looks at all pairs of a batch at once; take checkpoint_activations, or a smaller batch_size with grad_accum_steps");
         Need(Epochs >= 1, $"n_epochs {Epochs} must be at least 1");
         Need(LearningRate > 0 && double.IsFinite(LearningRate), $"lr {LearningRate} must be above 0");
         Need(WeightDecay >= 0, $"weight_decay {WeightDecay} must not be negative");

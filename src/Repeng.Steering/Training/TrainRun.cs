@@ -197,6 +197,7 @@ public static class TrainRun
         return new ContrastiveObjective(new ContrastiveStep(model, adapter, layers, config.Loss)
         {
             CheckpointBlocks = config.CheckpointActivations,
+            MicroBatchRows = config.MicroBatchSize,
             MeasureCoherence = config.MeasureCoherence,
         }, layers);
     }

@@ -135,10 +135,10 @@ public sealed class AdapterGoldenTests
     public void Training_gives_the_original_history_gradients_and_parameters(string name)
     {
         string folder = Golden.Require("adapter");
-        foreach (bool checkpoint in new[] { false, true })
+        foreach ((bool checkpoint, int? microBatch, int steps) in new (bool, int?, int)[] { (false, null, int.MaxValue), (true, null, int.MaxValue), (false, 2, 2), (true, 4, 2) })
         {
             using var golden = new GoldenCase(folder, name);
-            GoldenTraining.Run(golden, GoldenCase.Batches(folder), checkpoint);
+            GoldenTraining.Run(golden, GoldenCase.Batches(folder), checkpoint, steps, microBatch);
         }
     }
 

@@ -15,12 +15,12 @@ internal static class GoldenTraining
     private const double History = 1e-3, Gradients = 1e-4, Parameters = 2e-3;
 
     /// <summary>Runs all steps, or the first few.</summary>
-    public static void Run(GoldenCase golden, List<TokenBatch> batches, bool checkpoint, int steps = int.MaxValue)
+    public static void Run(GoldenCase golden, List<TokenBatch> batches, bool checkpoint, int steps = int.MaxValue, int? microBatch = null)
     {
         JsonObject json = golden.Json;
         string name = (string)json["case"]!;
         LossLayer[] layers = [.. json["loss_layers"]!.AsArray().Select(x => golden.LossLayer((string)x!))];
-        var step = new ContrastiveStep(golden.Model, golden.Adapter, layers, golden.Loss) { CheckpointBlocks = checkpoint };
+        var step = new ContrastiveStep(golden.Model, golden.Adapter, layers, golden.Loss) { CheckpointBlocks = checkpoint, MicroBatchRows = microBatch };
         using var optimiser = new AdamW(golden.Adapter.Parameters, weightDecay: (double)json["weight_decay"]!);
         var schedule = new OneCycle((int)json["onecycle_total_steps"]!, (double)json["max_lr"]!);
         int accumulate = (int)json["grad_accum_steps"]!, epochs = (int)json["epochs"]!;
