@@ -26,7 +26,7 @@ internal static class Board
         ("matmul", ["matmul", "--only", "M=448"]),
         ("train", ["train", "--runs", "3"]),
         ("train-stored", ["train", "--runs", "3", "--weights", "stored", "--peer-type", "bf16", "--no-memory"]),
-        ("train-peak", ["train", "--peak", "--model", Training.TrainShapes.Qwen, "--weights", "nf4"]),
+        ("train-peak", ["train", "--peak", "--model", Training.TrainShapes.Qwen, "--weights", "nf4", "--micro-batch", "4"]),
         ("vectors", ["vectors", "--pairs", "120", "--runs", "2"]),
         ("svd", ["svd"]),
         ("tokenizer", ["tokenizer", "--runs", "3", "--only", "smollm2"]),
