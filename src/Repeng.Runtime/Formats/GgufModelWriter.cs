@@ -66,7 +66,7 @@ public sealed unsafe class GgufModelWriter
     /// <exception cref="UserErrorException">The family is unknown to GGUF or its settings cannot be said there, a tensor is missing or too many, a value fits no block.</exception>
     public static void Write(string path, JsonObject config, string configSource, ITensorSource source, Options options)
     {
-        var fields = new JsonFields(config, configSource);
+        var fields = new JsonFields(ConfigDefaults.Fill(config), configSource);
         GgufFamily family = FamilyOf(fields);
         BlockType type = BlockType.Find(options.Type) is { CanEncode: true } known ? known
             : throw new UserErrorException($"type {options.Type} cannot be written; types that can: {string.Join(", ", Types)}");

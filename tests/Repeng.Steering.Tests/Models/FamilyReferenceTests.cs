@@ -16,12 +16,21 @@ public sealed class FamilyReferenceTests
     {
         ["smollm3"] = """{"model_type":"smollm3","num_key_value_heads":1,"num_hidden_layers":4,"rope_theta":500,"rms_norm_eps":1e-6,"no_rope_layer_interval":2}""",
         ["smollm3 listed, windowed, untied"] = """{"model_type":"smollm3","num_key_value_heads":2,"no_rope_layers":[1,0,0],"use_sliding_window":true,"sliding_window":4,"tie_word_embeddings":false,"attention_bias":true,"mlp_bias":true}""",
+        ["smollm3 by layer types, own head size, base by default"] = """{"model_type":"smollm3","num_key_value_heads":2,"no_rope_layer_interval":3,"head_dim":6,"use_sliding_window":false,"sliding_window":3,"layer_types":["sliding_attention","full_attention","sliding_attention"]}""",
+        ["smollm3 stretched as Llama 3.1"] = """{"model_type":"smollm3","num_key_value_heads":1,"rope_theta":100,"rope_scaling":{"rope_type":"llama3","factor":4,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":32}}""",
         ["granite"] = """{"model_type":"granite","num_key_value_heads":1,"embedding_multiplier":6.5,"attention_multiplier":0.21,"residual_multiplier":0.37,"logits_scaling":3.5,"tie_word_embeddings":true}""",
         ["granite untied"] = """{"model_type":"granite","num_key_value_heads":2,"embedding_multiplier":12,"attention_multiplier":0.05,"residual_multiplier":0.22,"logits_scaling":8,"rope_theta":300}""",
+        ["granite with biases and no factors, of transformers 5"] = """{"model_type":"granite","num_key_value_heads":1,"attention_bias":true,"mlp_bias":true,"rope_parameters":{"rope_type":"linear","factor":2.5,"rope_theta":200}}""",
         ["gpt-neox"] = """{"model_type":"gpt_neox","rotary_pct":0.5,"rotary_emb_base":700,"layer_norm_eps":1e-5}""",
         ["gpt-neox sequential"] = """{"model_type":"gpt_neox","rotary_pct":1.0,"use_parallel_residual":false,"layer_norm_eps":1e-4}""",
+        ["gpt-neox by default, tanh, no biases"] = """{"model_type":"gpt_neox","attention_bias":false,"hidden_act":"gelu_new"}""",
+        ["gpt-neox of transformers 5"] = """{"model_type":"gpt_neox","hidden_act":"relu","rope_parameters":{"rope_type":"default","rope_theta":50,"partial_rotary_factor":0.75}}""",
         ["qwen2-moe"] = """{"model_type":"qwen2_moe","num_key_value_heads":1,"num_experts":6,"num_experts_per_tok":3,"moe_intermediate_size":10,"shared_expert_intermediate_size":14,"norm_topk_prob":false,"decoder_sparse_step":2}""",
-        ["qwen2-moe normalised"] = """{"model_type":"qwen2_moe","num_experts":5,"num_experts_per_tok":2,"moe_intermediate_size":8,"shared_expert_intermediate_size":6,"norm_topk_prob":true,"mlp_only_layers":[0]}""",
+        ["qwen2-moe normalised"] = """{"model_type":"qwen2_moe","num_key_value_heads":2,"num_experts":5,"num_experts_per_tok":2,"moe_intermediate_size":8,"shared_expert_intermediate_size":6,"norm_topk_prob":true,"mlp_only_layers":[0]}""",
+        ["qwen2-moe windowed"] = """{"model_type":"qwen2_moe","num_key_value_heads":1,"num_hidden_layers":4,"num_experts":4,"num_experts_per_tok":2,"moe_intermediate_size":6,"shared_expert_intermediate_size":6,"use_sliding_window":true,"sliding_window":3,"max_window_layers":2,"qkv_bias":false}""",
+        ["qwen2-moe windowed by layer types"] = """{"model_type":"qwen2_moe","num_key_value_heads":2,"num_experts":4,"num_experts_per_tok":1,"moe_intermediate_size":6,"shared_expert_intermediate_size":6,"use_sliding_window":true,"sliding_window":4,"layer_types":["full_attention","sliding_attention","sliding_attention"]}""",
+        ["qwen2-moe without experts"] = """{"model_type":"qwen2_moe","num_key_value_heads":1,"num_experts":0}""",
+        ["olmoe normalised, with biases, not cut"] = """{"model_type":"olmoe","num_key_value_heads":1,"num_experts":5,"num_experts_per_tok":3,"norm_topk_prob":true,"attention_bias":true}""",
         ["olmoe"] = """{"model_type":"olmoe","num_experts":7,"num_experts_per_tok":2,"norm_topk_prob":false,"clip_qkv":1.1,"rms_norm_eps":1e-5}""",
     };
 

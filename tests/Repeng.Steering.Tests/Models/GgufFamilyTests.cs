@@ -19,6 +19,7 @@ public sealed class GgufFamilyTests : IDisposable
     internal static readonly Dictionary<string, string> Configs = new()
     {
         ["smollm3"] = """{"model_type":"smollm3","num_key_value_heads":1,"num_hidden_layers":4,"rope_theta":500,"rms_norm_eps":1e-6,"no_rope_layers":[1,1,1,0],"no_rope_layer_interval":4}""",
+        ["smollm3, base by default"] = """{"model_type":"smollm3","num_key_value_heads":1,"num_hidden_layers":4,"rms_norm_eps":1e-6}""",
         ["granite"] = """{"model_type":"granite","num_key_value_heads":1,"rms_norm_eps":1e-6,"embedding_multiplier":6.5,"attention_multiplier":0.21,"residual_multiplier":0.37,"logits_scaling":3.5,"tie_word_embeddings":true}""",
         ["granite, untied, with biases"] = """{"model_type":"granite","num_key_value_heads":2,"rms_norm_eps":1e-6,"embedding_multiplier":12,"attention_multiplier":0.05,"residual_multiplier":0.22,"logits_scaling":8,"rope_theta":300,"attention_bias":true,"mlp_bias":true}""",
         ["gpt_neox"] = """{"model_type":"gpt_neox","rotary_pct":0.5,"rotary_emb_base":700,"layer_norm_eps":1e-5}""",

@@ -13,7 +13,7 @@ internal sealed class ReferenceDecoder(JsonObject config, IReadOnlyDictionary<st
 
     private int KvHeads => (int?)config["num_key_value_heads"] ?? _heads;
 
-    private int HeadDim => _d / _heads;
+    private int HeadDim => (int?)config["head_dim"] ?? _d / _heads;
 
     private bool IsNeox => _type == "gpt_neox";
 
@@ -82,16 +82,12 @@ internal sealed class ReferenceDecoder(JsonObject config, IReadOnlyDictionary<st
             double[][] Cut(double[][] m) => [.. m.Select(r => r.Select(v => Math.Clamp(v, -clip, clip)).ToArray())];
             (queries, keys, values) = (Cut(queries), Cut(keys), Cut(values));
         }
-        int interval = (int)Number("no_rope_layer_interval", 4), window = 0;
-        bool rotary = _type != "smollm3" || (config["no_rope_layers"] is JsonArray list ? (int)list[layer]! != 0 : (layer + 1) % interval != 0);
-        if (_type == "smollm3" && (bool?)config["use_sliding_window"] == true && !rotary)
-            window = (int)config["sliding_window"]!;
+        bool rotary = _type != "smollm3" || (config["no_rope_layers"] is JsonArray list ? (int)list[layer]! != 0 : (layer + 1) % (int)Number("no_rope_layer_interval", 4) != 0);
+        int window = Window(layer, rotary);
         if (rotary)
         {
-            int turned = IsNeox ? (int)(hd * Number("rotary_pct", 0.25)) : hd;
-            double theta = Number(IsNeox ? "rotary_emb_base" : "rope_theta", 10000);
-            Rotate(queries, _heads, turned, theta);
-            Rotate(keys, KvHeads, turned, theta);
+            Rotate(queries, _heads);
+            Rotate(keys, KvHeads);
         }
         double scale = _type == "granite" ? Number("attention_multiplier", 1) : 1 / Math.Sqrt(hd);
         double[][] o = [.. Enumerable.Range(0, length).Select(_ => new double[q])];
@@ -108,11 +104,21 @@ internal sealed class ReferenceDecoder(JsonObject config, IReadOnlyDictionary<st
         return Linear(o, module + (IsNeox ? "dense" : "o_proj"), _d);
     }
 
+    // Tokens that a layer sees, 0 for all: the mask of transformers, by the layer's type where the file lists types.
+    private int Window(int layer, bool rotary)
+    {
+        bool on = (bool?)config["use_sliding_window"] == true;
+        if (config["layer_types"] is JsonArray types && (_type == "smollm3" || on))
+            return (string)types[layer]! == "sliding_attention" ? (int)Number("sliding_window", 4096) : 0;
+        bool local = _type == "smollm3" ? !rotary : _type == "qwen2_moe" && layer % 2 == 0 && layer < Number("max_window_layers", 28);
+        return on && local ? (int)Number("sliding_window", 4096) : 0;
+    }
+
     private double[][] Mlp(string p, int layer, double[][] h)
     {
         if (IsNeox)
-            return Linear([.. Linear(h, p + "dense_h_to_4h", (int)config["intermediate_size"]!).Select(r => r.Select(v => v * NormalCdf(v)).ToArray())], p + "dense_4h_to_h", _d);
-        bool sparse = config["num_experts"] is not null && !((config["mlp_only_layers"] as JsonArray)?.Any(l => (int)l! == layer) ?? false) && (layer + 1) % (int)Number("decoder_sparse_step", 1) == 0;
+            return Linear([.. Linear(h, p + "dense_h_to_4h", (int)config["intermediate_size"]!).Select(r => r.Select(Unit).ToArray())], p + "dense_4h_to_h", _d);
+        bool sparse = Number("num_experts", 0) > 0 && !((config["mlp_only_layers"] as JsonArray)?.Any(l => (int)l! == layer) ?? false) && (layer + 1) % (int)Number("decoder_sparse_step", 1) == 0;
         if (!sparse)
             return SwiGlu(h, p, (int)config["intermediate_size"]!);
         int experts = (int)config["num_experts"]!, k = (int)config["num_experts_per_tok"]!;
@@ -154,20 +160,50 @@ internal sealed class ReferenceDecoder(JsonObject config, IReadOnlyDictionary<st
     private double[][] Norm(string name, double[][] x) => [.. x.Select(r =>
     {
         double[] w = weights[name + ".weight"];
-        double mean = IsNeox ? r.Average() : 0, eps = Number(IsNeox ? "layer_norm_eps" : "rms_norm_eps", 1e-6), scale = 1 / Math.Sqrt(r.Average(v => (v - mean) * (v - mean)) + eps);
+        double mean = IsNeox ? r.Average() : 0, eps = Number(IsNeox ? "layer_norm_eps" : "rms_norm_eps", IsNeox || _type == "olmoe" ? 1e-5 : 1e-6), scale = 1 / Math.Sqrt(r.Average(v => (v - mean) * (v - mean)) + eps);
         return r.Select((v, j) => (v - mean) * scale * w[j] + (IsNeox ? weights[name + ".bias"][j] : 0)).ToArray();
     })];
 
-    private void Rotate(double[][] x, int heads, int turned, double theta)
+    // GPT-NeoX's unit without a gate.
+    private double Unit(double v) => (string?)config["hidden_act"] switch
     {
+        "relu" => Math.Max(0, v),
+        "gelu_new" => 0.5 * v * (1 + Math.Tanh(Math.Sqrt(2 / Math.PI) * (v + 0.044715 * v * v * v))),
+        _ => v * NormalCdf(v),
+    };
+
+    private void Rotate(double[][] x, int heads)
+    {
+        // transformers 5 has one object where 4 has keys.
+        var parameters = config["rope_parameters"] as JsonObject;
+        JsonObject? scaling = parameters ?? config["rope_scaling"] as JsonObject;
+        double theta = (double?)parameters?["rope_theta"] ?? Number(IsNeox ? "rotary_emb_base" : "rope_theta", _type == "smollm3" ? 2e6 : 1e4);
+        int turned = IsNeox ? (int)(HeadDim * ((double?)parameters?["partial_rotary_factor"] ?? Number("rotary_pct", 0.25))) : HeadDim;
         for (int t = 0; t < x.Length; t++)
             for (int n = 0; n < heads; n++)
                 for (int j = 0; j < turned / 2; j++)
                 {
-                    double angle = t * Math.Pow(theta, -2.0 * j / turned), cos = Math.Cos(angle), sin = Math.Sin(angle);
+                    double angle = t * Stretched(Math.Pow(theta, -2.0 * j / turned), scaling), cos = Math.Cos(angle), sin = Math.Sin(angle);
                     int a = n * HeadDim + j, b = a + turned / 2;
                     (x[t][a], x[t][b]) = (x[t][a] * cos - x[t][b] * sin, x[t][b] * cos + x[t][a] * sin);
                 }
+    }
+
+    // A frequency under rope scaling: linear (Chen et al. 2023), or Llama 3.1's, which leaves short waves and ramps between.
+    private static double Stretched(double frequency, JsonObject? scaling)
+    {
+        double Of(string key) => (double)scaling![key]!;
+        switch ((string?)scaling?["rope_type"])
+        {
+            case "linear":
+                return frequency / Of("factor");
+            case "llama3":
+                double waves = Of("original_max_position_embeddings") * frequency / (2 * Math.PI);
+                double share = Math.Clamp((waves - Of("low_freq_factor")) / (Of("high_freq_factor") - Of("low_freq_factor")), 0, 1);
+                return share * frequency + (1 - share) * frequency / Of("factor");
+            default:
+                return frequency;
+        }
     }
 
     private static double[] Softmax(double[] x)

@@ -15,7 +15,7 @@ internal sealed class TinyCheckpoint : IDisposable
     {
         _config = config;
         var random = new Random(seed);
-        int d = Int("hidden_size"), heads = Int("num_attention_heads"), vocabulary = Int("vocab_size"), hd = d / heads;
+        int d = Int("hidden_size"), heads = Int("num_attention_heads"), vocabulary = Int("vocab_size"), hd = (int?)config["head_dim"] ?? d / heads;
         int kv = (config["num_key_value_heads"] is { } n ? (int)n : heads) * hd;
         string type = (string)config["model_type"]!, prefix = type == "gpt_neox" ? "gpt_neox." : "model.";
         if (type == "gpt_neox")
@@ -38,8 +38,8 @@ internal sealed class TinyCheckpoint : IDisposable
             {
                 LayerNorm(p + "input_layernorm");
                 LayerNorm(p + "post_attention_layernorm");
-                Linear(p + "attention.query_key_value", 3 * d, d, true);
-                Linear(p + "attention.dense", d, d, true);
+                Linear(p + "attention.query_key_value", 3 * d, d, (bool?)config["attention_bias"] ?? true);
+                Linear(p + "attention.dense", d, d, (bool?)config["attention_bias"] ?? true);
                 Linear(p + "mlp.dense_h_to_4h", Int("intermediate_size"), d, true);
                 Linear(p + "mlp.dense_4h_to_h", d, Int("intermediate_size"), true);
                 continue;
@@ -47,16 +47,17 @@ internal sealed class TinyCheckpoint : IDisposable
             bool bias = (bool?)config["attention_bias"] ?? false;
             Add(p + "input_layernorm.weight", 1, d);
             Add(p + "post_attention_layernorm.weight", 1, d);
-            Linear(p + "self_attn.q_proj", d, d, bias || type == "qwen2_moe");
-            Linear(p + "self_attn.k_proj", kv, d, bias || type == "qwen2_moe");
-            Linear(p + "self_attn.v_proj", kv, d, bias || type == "qwen2_moe");
-            Linear(p + "self_attn.o_proj", d, d, bias);
+            bool inner = type == "qwen2_moe" ? (bool?)config["qkv_bias"] ?? true : bias;
+            Linear(p + "self_attn.q_proj", heads * hd, d, inner);
+            Linear(p + "self_attn.k_proj", kv, d, inner);
+            Linear(p + "self_attn.v_proj", kv, d, inner);
+            Linear(p + "self_attn.o_proj", d, heads * hd, bias);
             if (type is "olmoe" or "qwen3_moe")
             {
                 Add(p + "self_attn.q_norm.weight", 1, type == "olmoe" ? d : hd);
                 Add(p + "self_attn.k_norm.weight", 1, type == "olmoe" ? kv : hd);
             }
-            bool plain = config["num_experts"] is null || (config["mlp_only_layers"] as JsonArray)?.Any(l => (int)l! == i) == true || (i + 1) % ((int?)config["decoder_sparse_step"] ?? 1) != 0;
+            bool plain = ((int?)config["num_experts"] ?? 0) == 0 || (config["mlp_only_layers"] as JsonArray)?.Any(l => (int)l! == i) == true || (i + 1) % ((int?)config["decoder_sparse_step"] ?? 1) != 0;
             if (plain)
             {
                 Gated(p + "mlp.", Int("intermediate_size"));

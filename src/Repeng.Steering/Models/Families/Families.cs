@@ -52,7 +52,7 @@ public static class Families
             throw new UserErrorException($"{config.Source}: family {type} ({why}) is not supported yet; supported: {string.Join(", ", s_families.Keys)}");
         if (!s_families.TryGetValue(type, out Func<ConfigReader, ModelConfig>? describe))
             throw new UserErrorException($"{config.Source}: family {type} is not known; supported: {string.Join(", ", s_families.Keys)}");
-        ModelConfig model = Describe(describe, config);
+        ModelConfig model = Describe(describe, config.WithDefaultsOf(type));
         if (model.NumHeads % model.NumKvHeads != 0)
             throw new UserErrorException($"{config.Source}: {model.NumHeads} attention heads are no multiple of {model.NumKvHeads} key/value heads");
         if (model.RotaryDim % 2 != 0 || model.RotaryDim > model.HeadDim)

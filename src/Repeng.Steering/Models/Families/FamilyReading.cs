@@ -47,17 +47,20 @@ internal static class FamilyReading
     }
 
     /// <summary>Rotary embedding of layers that see everything and, where it differs, of those with a window: transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters (for Gemma 3 one a layer type).</summary>
-    public static (RopeSpec Global, RopeSpec? Local) Ropes(this ConfigReader c, string thetaKey = "rope_theta")
+    public static (RopeSpec Global, RopeSpec? Local) Ropes(this ConfigReader c, params string[] thetaKeys)
     {
+        string[] keys = thetaKeys is [] ? ["rope_theta"] : thetaKeys;
         ConfigReader? parameters = c.Object("rope_parameters");
         if (parameters?.Object("full_attention") is { } full)
             return (Spec(full), parameters.Object("sliding_attention") is { } local ? Spec(local) : null);
         if (parameters is not null)
             return (Spec(parameters), null);
-        double theta = c.Double(thetaKey, 10000);
+        double theta = Theta();
         return (new RopeSpec(theta, c.Object("rope_scaling") is { } s ? Scaling(c, s) : null), null);
 
-        RopeSpec Spec(ConfigReader p) => new(p.Double("rope_theta", c.OptionalDouble(thetaKey) ?? 10000), Scaling(c, p));
+        RopeSpec Spec(ConfigReader p) => new(p.Double("rope_theta", Theta()), Scaling(c, p));
+
+        double Theta() => keys.Select(c.OptionalDouble).FirstOrDefault(t => t is not null) ?? 10000;
     }
 
     /// <summary>True for every layer.</summary>

@@ -21,7 +21,6 @@ internal static class GemmaFamily
             NormOffset = 1,
             Activation = c.Activation(activation == "gelu" ? "gelu_pytorch_tanh" : activation),
             EmbeddingScale = (float)Math.Sqrt(c.Size("hidden_size")),
-            TiedHead = c.Bool("tie_word_embeddings", true),
         };
     }
 
@@ -41,13 +40,13 @@ internal static class GemmaFamily
     public static ModelConfig Gemma3Multimodal(ConfigReader c)
     {
         ConfigReader text = c.Object("text_config") ?? throw new UserErrorException($"{c.Source}: gemma3 without text_config");
-        return Gemma3(text) with { Prefix = "language_model.model." };
+        return Gemma3(text.WithDefaultsOf("gemma3_text")) with { Prefix = "language_model.model." };
     }
 
     private static ModelConfig Sandwich(ConfigReader c) => Gemma(c) with
     {
         Names = SandwichNames,
-        AttentionScale = (float)(1 / Math.Sqrt(c.Double("query_pre_attn_scalar", c.HeadDim()))),
+        AttentionScale = (float)(1 / Math.Sqrt(c.Double("query_pre_attn_scalar"))),
         AttentionSoftCap = (float)(c.OptionalDouble("attn_logit_softcapping") ?? 0),
         LogitSoftCap = (float)(c.OptionalDouble("final_logit_softcapping") ?? 0),
     };

@@ -11,7 +11,6 @@ internal static class Glm4Family
             PostMlpNorm = "post_mlp_layernorm",
             FusedGateUp = "gate_up_proj",
         },
-        QkvBias = c.Bool("attention_bias", true),
         OutputBias = false,
         RopeInterleaved = true,
         RotaryDim = c.RotaryDim(0.5),

@@ -9,7 +9,7 @@ internal static class GptNeoxFamily
     public static ModelConfig Describe(ConfigReader c)
     {
         int hidden = c.Size("hidden_size"), heads = c.Size("num_attention_heads"), layers = c.Size("num_hidden_layers", limit: 4096), headDim = hidden / heads;
-        (RopeSpec rope, _) = c.Ropes("rotary_emb_base");
+        (RopeSpec rope, _) = c.Ropes("rotary_emb_base", "rope_theta");
         bool bias = c.Bool("attention_bias", true);
         return new ModelConfig
         {

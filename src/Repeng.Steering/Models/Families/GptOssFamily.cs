@@ -11,9 +11,6 @@ internal static class GptOssFamily
         ModelConfig llama = LlamaFamily.Describe(c);
         return llama with
         {
-            QkvBias = c.Bool("attention_bias", true),
-            OutputBias = c.Bool("attention_bias", true),
-            NormEps = (float)c.Double("rms_norm_eps", 1e-5),
             Windows = c.Windows(c.OptionalInt("sliding_window") ?? 0, i => i % 2 == 0),
             AttentionSinks = true,
             Experts = new ExpertConfig

@@ -5,12 +5,12 @@ internal static class OlmoeFamily
 {
     public static ModelConfig Describe(ConfigReader c) => LlamaFamily.Describe(c) with
     {
-        NormEps = (float)c.Double("rms_norm_eps", 1e-5),
         QkNorm = QkNormKind.FullWidth,
-        QkvClip = (float)(c.OptionalDouble("clip_qkv") ?? 0),
+        QkvClip = c.OptionalDouble("clip_qkv") is null ? 0 : (float)c.Positive("clip_qkv", 0),
+        MlpBias = false,
         Experts = new ExpertConfig
         {
-            Count = c.Size("num_experts"),
+            Count = c.Size("num_experts", c.OptionalInt("num_local_experts")),
             PerToken = c.Size("num_experts_per_tok"),
             IntermediateSize = c.Size("intermediate_size"),
             Layers = c.EveryLayer(),

@@ -10,7 +10,7 @@ internal static class QwenFamily
     private static int[] Windows(ConfigReader c)
     {
         int window = c.Bool("use_sliding_window", false) ? c.OptionalInt("sliding_window") ?? 0 : 0;
-        int full = c.OptionalInt("max_window_layers") ?? 0;
+        int full = c.Int("max_window_layers");
         return c.Windows(window, i => i >= full);
     }
 }

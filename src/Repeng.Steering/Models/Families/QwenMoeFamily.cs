@@ -8,13 +8,14 @@ internal static class QwenMoeFamily
     public static ModelConfig Qwen2(ConfigReader c)
     {
         bool windowed = c.Bool("use_sliding_window", false);
-        int below = c.OptionalInt("max_window_layers") ?? 28;
+        int below = c.Int("max_window_layers");
         return LlamaFamily.Describe(c) with
         {
             QkvBias = c.Bool("qkv_bias", true),
             OutputBias = false,
+            MlpBias = false,
             Windows = c.Windows(windowed ? c.OptionalInt("sliding_window") ?? 0 : 0, i => i % 2 == 0 && i < below),
-            Experts = Experts(c) with { SharedIntermediateSize = c.Size("shared_expert_intermediate_size") },
+            Experts = Experts(c) is { } experts ? experts with { SharedIntermediateSize = c.Size("shared_expert_intermediate_size") } : null,
         };
     }
 
@@ -25,15 +26,18 @@ internal static class QwenMoeFamily
         Experts = Experts(c),
     };
 
-    private static ExpertConfig Experts(ConfigReader c)
+    // Null where there are none: every layer has a plain MLP.
+    private static ExpertConfig? Experts(ConfigReader c)
     {
+        if (c.OptionalInt("num_experts") == 0)
+            return null;
         int layers = c.Size("num_hidden_layers", limit: 4096), step = c.Size("decoder_sparse_step", 1);
         int[] plain = c.Ints("mlp_only_layers");
         if (plain.Length > 0 && (plain.Min() < 0 || plain.Max() >= layers))
             throw new UserErrorException($"{c.Source}: mlp_only_layers names layer {(plain.Min() < 0 ? plain.Min() : plain.Max())}, there are layers 0 … {layers - 1}");
         return new ExpertConfig
         {
-            Count = c.Size("num_experts"),
+            Count = c.Size("num_experts", c.OptionalInt("num_local_experts")),
             PerToken = c.Size("num_experts_per_tok"),
             IntermediateSize = c.Size("moe_intermediate_size"),
             NormaliseWeights = c.Bool("norm_topk_prob", false),

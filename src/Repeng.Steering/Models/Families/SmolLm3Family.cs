@@ -13,11 +13,12 @@ internal static class SmolLm3Family
         if (given.Length > 0 && given.Length < layers)
             throw new UserErrorException($"{c.Source}: no_rope_layers has {given.Length} entries for {layers} layers");
         bool[] rotary = [.. Enumerable.Range(0, layers).Select(i => given.Length > 0 ? given[i] != 0 : (i + 1) % interval != 0)];
+        bool windowed = c.Bool("use_sliding_window", false);
         return LlamaFamily.Describe(c) with
         {
             RotaryLayers = rotary,
-            Windows = c.Windows(c.Bool("use_sliding_window", false) ? c.OptionalInt("sliding_window") ?? 0 : 0, i => !rotary[i]),
-            TiedHead = c.Bool("tie_word_embeddings", true),
+            // use_sliding_window decides on the layers, where layer_types does not; masks ask layer_types alone.
+            Windows = c.Windows(c.OptionalInt("sliding_window") ?? 0, i => windowed && !rotary[i]),
         };
     }
 }
