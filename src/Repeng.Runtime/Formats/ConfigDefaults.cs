@@ -5,7 +5,7 @@ namespace Repeng.Runtime.Formats;
 /// <summary>
 /// What transformers' configuration classes take for a key that config.json leaves out, by model_type, where it is not what the readers here take of every
 /// family (as many key and value heads as heads, a head size of width / heads, a context of 2048, an epsilon of 1e-6, a base of 10000, no window, an untied
-/// head). null in the file is a value, not a gap. Sizes that the weights show have no default, as a file without them is hardly a model's; the published
+/// head). null in the file is a value, not a gap. Sizes that the weights show have no default, as a file without them is hardly a model's; nested
 /// Gemma 3 files do leave them out.
 /// </summary>
 public static class ConfigDefaults

@@ -62,7 +62,7 @@ public sealed class ConfigDefaultsTests
     [Fact]
     public void A_multimodal_Gemma_3_says_little_of_its_text_model()
     {
-        // The keys of google/gemma-3-4b-it.
+        // Such files may name the sizes of the text model that are not the defaults, and no other.
         JsonObject json = JsonNode.Parse("""{"model_type":"gemma3","text_config":{"hidden_size":2560,"intermediate_size":10240,"model_type":"gemma3_text","num_hidden_layers":34,"rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":1024},"vision_config":{}}""")!.AsObject();
         ModelConfig c = Families.Read(new ConfigReader(json, "config.json"));
         Assert.Equal((262208, 8, 4, 256, 131072), (c.VocabSize, c.NumHeads, c.NumKvHeads, c.HeadDim, c.MaxPositions));
