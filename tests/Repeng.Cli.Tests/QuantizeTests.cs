@@ -9,9 +9,7 @@ public sealed class QuantizeTests : IDisposable
 {
     private readonly Workshop _shop = new();
 
-    public static IEnumerable<TheoryDataRow<string>> Checkpoints => Directory.Exists(Golden.Path("nf4"))
-        ? Directory.EnumerateDirectories(Golden.Path("nf4")).Select(f => Path.GetFileName(f)!).Order(StringComparer.Ordinal).Select(n => new TheoryDataRow<string>(n))
-        : [new TheoryDataRow<string>("(absent)")];
+    public static IEnumerable<TheoryDataRow<string>> Checkpoints => Golden.Folders("nf4", "config.json").Select(n => new TheoryDataRow<string>(n));
 
     public void Dispose() => _shop.Dispose();
 
@@ -181,7 +179,7 @@ public sealed class QuantizeTests : IDisposable
     /// <summary>The same model without double quantisation, whose scales are the exact ones.</summary>
     private static string Sibling(string golden, JsonObject config)
     {
-        foreach (string folder in Directory.EnumerateDirectories(Path.GetDirectoryName(golden)!).Order(StringComparer.Ordinal))
+        foreach (string folder in Golden.Folders("nf4", "config.json").Select(n => Golden.Path("nf4", n)))
         {
             JsonObject other = JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!.AsObject();
             JsonObject a = config["quantization_config"]!.AsObject(), b = other["quantization_config"]!.AsObject();

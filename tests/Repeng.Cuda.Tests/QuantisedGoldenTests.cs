@@ -16,8 +16,7 @@ public sealed class QuantisedGoldenTests
 
     public static IEnumerable<TheoryDataRow<string, string>> Models()
     {
-        string gguf = Golden.Path("gguf");
-        IEnumerable<string> files = Directory.Exists(gguf) ? Directory.EnumerateFiles(gguf, "*.gguf").Select(f => Path.Combine("gguf", Path.GetFileName(f))).Order(StringComparer.Ordinal) : ["(absent)"];
+        IEnumerable<string> files = Golden.Files("gguf", "*.gguf").Select(f => Path.Combine("gguf", f));
         foreach (string backend in Backends.Names.Where(n => n != "cpu"))
             foreach (string model in GoldenFiles.Folders("nf4", "config.json").Select(r => Path.Combine("nf4", r.Data)).Concat(files))
                 yield return new(model, backend);

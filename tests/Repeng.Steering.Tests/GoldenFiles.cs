@@ -10,13 +10,7 @@ namespace Repeng.Steering.Tests;
 internal static class GoldenFiles
 {
     /// <summary>Subfolders of a golden folder, or one row that makes the test skip visibly.</summary>
-    public static IEnumerable<TheoryDataRow<string>> Folders(string folder, string file)
-    {
-        string root = Golden.Path(folder);
-        if (!Directory.Exists(root))
-            return [new TheoryDataRow<string>("(absent)")];
-        return Directory.GetDirectories(root).Where(d => File.Exists(Path.Combine(d, file))).Select(d => Path.GetFileName(d)!).Order(StringComparer.Ordinal).Select(n => new TheoryDataRow<string>(n));
-    }
+    public static IEnumerable<TheoryDataRow<string>> Folders(string folder, string file) => Golden.Folders(folder, file).Select(n => new TheoryDataRow<string>(n));
 
     public static JsonObject Json(string path) => JsonNode.Parse(File.ReadAllText(path))!.AsObject();
 
@@ -33,6 +27,24 @@ internal static class GoldenFiles
     {
         long[] shape = source.Info(ids).Shape;
         return TokenBatch.FromMask(Ints(source, ids), Ints(source, mask), (int)shape[0], (int)shape[1]);
+    }
+
+    /// <summary>A gradient that is smaller than this in all its elements may be rounding: one of keys' biases without rotary embedding is 0 by the mathematics.</summary>
+    public static double GradientFloor(ITensorSource gradients) => 1e-3 * gradients.Names.Max(n => gradients.ReadF32(n).Max(v => (double)Math.Abs(v)));
+
+    /// <summary>max |a − b| over max |b|, or over the floor where that is larger.</summary>
+    public static double GradientError(float[] actual, float[] expected, double floor)
+    {
+        Assert.Equal(expected.Length, actual.Length);
+        double worst = 0, scale = floor;
+        for (int i = 0; i < expected.Length; i++)
+        {
+            double difference = Math.Abs((double)actual[i] - expected[i]);
+            if (double.IsNaN(difference))
+                return double.NaN;
+            (worst, scale) = (Math.Max(worst, difference), Math.Max(scale, Math.Abs(expected[i])));
+        }
+        return worst / scale;
     }
 
     /// <summary>max |a − b| / max |b| over real positions; the leading dimensions of both are [batch, length].</summary>

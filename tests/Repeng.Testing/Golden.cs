@@ -22,6 +22,24 @@ public static class Golden
     /// <summary>Path beside the golden root, such as <c>tokenizers</c> or <c>models</c>.</summary>
     public static string Beside(params string[] parts) => System.IO.Path.GetFullPath(System.IO.Path.Combine([Root, "..", .. parts]));
 
+    /// <summary>The row of a theory that has nothing to run over.</summary>
+    public const string Absent = "(absent)";
+
+    /// <summary>Names in their order, or where there are none <see cref="Absent"/>, which <see cref="Require"/> skips: a theory without rows would be an error.</summary>
+    public static string[] OrAbsent(IEnumerable<string> names)
+    {
+        string[] sorted = [.. names.Order(StringComparer.Ordinal)];
+        return sorted.Length > 0 ? sorted : [Absent];
+    }
+
+    /// <summary>Names of the files below a golden folder that a pattern fits, or <see cref="Absent"/>.</summary>
+    public static string[] Files(string folder, string pattern) =>
+        OrAbsent(Directory.Exists(Path(folder)) ? Directory.EnumerateFiles(Path(folder), pattern).Select(f => System.IO.Path.GetFileName(f)) : []);
+
+    /// <summary>Names of the folders below a golden folder that hold a file, or <see cref="Absent"/>.</summary>
+    public static string[] Folders(string folder, string file) =>
+        OrAbsent(Directory.Exists(Path(folder)) ? Directory.EnumerateDirectories(Path(folder)).Where(d => File.Exists(System.IO.Path.Combine(d, file))).Select(d => System.IO.Path.GetFileName(d)) : []);
+
     /// <summary>Skips the running test, visibly, when a golden folder or file is absent; returns its path otherwise.</summary>
     public static string Require(params string[] parts)
     {

@@ -33,7 +33,7 @@ public sealed class AdapterGoldenTests
             Close.To(2e-5, r.ToArray(), golden.Tensors.ReadF32(tensor), $"{name} {tensor}");
             checkedCount++;
         }
-        Assert.True(checkedCount > 0);
+        Assert.Equal(golden.Adapter.Config is { RotateU: false, RotateV: false }, checkedCount == 0);
     }
 
     [Theory]
@@ -65,7 +65,7 @@ public sealed class AdapterGoldenTests
         {
             float[] alone = Run(b % 3 - 1f, out _);
             int row = mixed.Length / tokens.Batch;
-            Close.To(2e-6, mixed.AsSpan(b * row, row), alone.AsSpan(b * row, row), $"{name} row {b} of a mixed batch");
+            Close.To(1e-5, mixed.AsSpan(b * row, row), alone.AsSpan(b * row, row), $"{name} row {b} of a mixed batch");
         }
 
         float[] Run(float? c, out Dictionary<string, float[]> taps)

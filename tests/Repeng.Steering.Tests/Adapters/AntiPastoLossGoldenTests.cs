@@ -109,7 +109,7 @@ public sealed class AntiPastoLossGoldenTests
     {
         public File()
         {
-            string folder = Golden.Require("adapter");
+            string folder = Path.GetDirectoryName(Golden.Require("adapter", "antipasto-loss.json"))!;
             Json = GoldenFiles.Json(Path.Combine(folder, "antipasto-loss.json"));
             Tensors = SafetensorsFile.Open(Path.Combine(folder, "antipasto-loss.safetensors"));
         }

@@ -19,7 +19,7 @@ public sealed class AntiPastoTrainingGoldenTests
     [Fact]
     public void Forward_and_gradients_of_the_later_version_are_those_of_the_original()
     {
-        string folder = Golden.Require("adapter");
+        string folder = Path.GetDirectoryName(Golden.Require("adapter", "antipasto-train.json"))!;
         using ITensorSource tensors = SafetensorsFile.Open(Path.Combine(folder, "antipasto-forward.safetensors"));
         using Device device = Device.Cpu();
         using DecoderModel model = GoldenFiles.Load(device, Path.Combine(folder, "model"));
@@ -85,7 +85,7 @@ public sealed class AntiPastoTrainingGoldenTests
     [InlineData(true)]
     public void Training_steps_are_those_of_the_original(bool checkpoint)
     {
-        string folder = Golden.Require("adapter");
+        string folder = Path.GetDirectoryName(Golden.Require("adapter", "antipasto-train.json"))!;
         JsonObject json = GoldenFiles.Json(Path.Combine(folder, "antipasto-train.json"));
         using ITensorSource tensors = SafetensorsFile.Open(Path.Combine(folder, "antipasto-train.safetensors"));
         using Device device = Device.Cpu();

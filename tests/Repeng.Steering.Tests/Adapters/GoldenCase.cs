@@ -14,7 +14,7 @@ internal sealed class GoldenCase : IDisposable
 {
     public GoldenCase(string folder, string name, string backend = "cpu")
     {
-        Json = GoldenFiles.Json(Path.Combine(folder, name + ".json"));
+        Json = GoldenFiles.Json(Golden.Require("adapter", name + ".json"));
         Tensors = SafetensorsFile.Open(Path.Combine(folder, name + ".safetensors"));
         Device = new Device(Backends.Create(backend));
         Model = GoldenFiles.Load(Device, Path.Combine(folder, "model"));
@@ -22,16 +22,10 @@ internal sealed class GoldenCase : IDisposable
     }
 
     /// <summary>Cases with a training history, or one row that makes the test skip visibly.</summary>
-    public static IEnumerable<TheoryDataRow<string>> Names
-    {
-        get
-        {
-            string root = Golden.Path("adapter");
-            return Directory.Exists(root)
-                ? Directory.GetFiles(root, "*.json").Where(f => File.ReadAllText(f).Contains("\"loss_layers\"", StringComparison.Ordinal)).Order(StringComparer.Ordinal).Select(f => new TheoryDataRow<string>(Path.GetFileNameWithoutExtension(f)))
-                : [new TheoryDataRow<string>("(absent)")];
-        }
-    }
+    public static IEnumerable<TheoryDataRow<string>> Names =>
+        Golden.OrAbsent(Directory.Exists(Golden.Path("adapter"))
+            ? Directory.GetFiles(Golden.Path("adapter"), "*.json").Where(f => File.ReadAllText(f).Contains("\"loss_layers\"", StringComparison.Ordinal)).Select(f => Path.GetFileNameWithoutExtension(f))
+            : []).Select(n => new TheoryDataRow<string>(n));
 
     public JsonObject Json { get; }
 

@@ -69,13 +69,14 @@ public sealed class FamilyGoldenTests
                 tape.Backward(tape.Scale(tape.Mean(logProb), -1));
             }
             Assert.Equal(gradients.Names.Order(StringComparer.Ordinal), model.Parameters.Keys.Order(StringComparer.Ordinal));
+            double floor = GoldenFiles.GradientFloor(gradients);
             foreach (string parameter in gradients.Names)
             {
                 Tensor p = model.Parameters[parameter];
                 float[] actual = p.GradToArray(), wanted = gradients.ReadF32(parameter);
                 if (model.FileLayouts.TryGetValue(parameter, out FileLayout? layout))
                     actual = layout.ToFile<float>(actual);
-                double error = Close.Error(actual, wanted);
+                double error = GoldenFiles.GradientError(actual, wanted, floor);
                 Assert.True(error <= 2e-4, $"{name} grad.{parameter} (checkpointing {checkpoint}): error {error:g4}, allowed 2e-4");
             }
         }

@@ -32,8 +32,8 @@ public sealed class LlamaCppPeerTests : IDisposable
         .Concat(GgufFamilyTests.Configs.Keys).Select(n => new TheoryDataRow<string>(n));
 
     /// <summary>Golden models with experts in one tensor.</summary>
-    public static IEnumerable<TheoryDataRow<string>> Mixtures => GoldenFiles.Folders("models", "config.json")
-        .Where(r => (string)r.Data is "(absent)" || (string?)GoldenFiles.Json(Golden.Path("models", (string)r.Data, "config.json"))["model_type"] == "gpt_oss");
+    public static IEnumerable<TheoryDataRow<string>> Mixtures => Golden.OrAbsent(Golden.Folders("models", "config.json")
+        .Where(n => n != Golden.Absent && (string?)GoldenFiles.Json(Golden.Path("models", n, "config.json"))["model_type"] == "gpt_oss")).Select(n => new TheoryDataRow<string>(n));
 
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
