@@ -40,7 +40,7 @@ public static unsafe partial class ModelLoader
         var parts = new List<Tensor>();
         try
         {
-            return new Builder(device, config, source, weights ?? new WeightStorage(), parameters, parts, progress).Build();
+            return new Builder(device, AsNamed(config, source), source, weights ?? new WeightStorage(), parameters, parts, progress).Build();
         }
         catch
         {
@@ -48,6 +48,16 @@ public static unsafe partial class ModelLoader
                 t.Dispose();
             throw;
         }
+    }
+
+    // transformers 5 calls the module of the experts mlp in every family; what it saves in its own layout has these names.
+    private static ModelConfig AsNamed(ModelConfig config, ITensorSource source)
+    {
+        const string Now = "mlp";
+        if (config.Experts is not { } x || config.Names.Mlp == Now || Array.IndexOf(x.Layers, true) is not (>= 0 and var layer))
+            return config;
+        string Router(string mlp) => $"{config.BlockPath(layer)}.{mlp}.{x.Router}.weight";
+        return !source.Contains(Router(config.Names.Mlp)) && source.Contains(Router(Now)) ? config with { Names = config.Names with { Mlp = Now } } : config;
     }
 
     private sealed partial class Builder(Device device, ModelConfig config, ITensorSource source, WeightStorage weights, Dictionary<string, Tensor> parameters, List<Tensor> parts, Action<int, int>? progress)

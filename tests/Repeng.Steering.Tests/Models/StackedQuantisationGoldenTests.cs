@@ -67,6 +67,29 @@ public sealed class StackedQuantisationGoldenTests : IDisposable
         Same(one, third, $"{name} {form} in GGUF");
     }
 
+    /// <summary>Models whose module of experts transformers 5 has renamed.</summary>
+    public static IEnumerable<TheoryDataRow<string>> Renamed => Golden.OrAbsent(Models.Select(m => m.Data).Where(n => n != Golden.Absent && Open(n, out _, out _).Names.Mlp != "mlp")).Select(n => new TheoryDataRow<string>(n));
+
+    [Theory]
+    [MemberData(nameof(Renamed))]
+    public void The_names_of_transformers_5_are_read(string name)
+    {
+        ModelConfig config = Open(name, out _, out string folder);
+        using SafetensorsFile given = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")), relaid = Relaid(given, config.Experts!), expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        string path = Path.Combine(_folder, "renamed.safetensors");
+        var writer = new SafetensorsWriter();
+        foreach (string n in relaid.Names)
+            writer.Add(n.Replace($".{config.Names.Mlp}.", ".mlp.", StringComparison.Ordinal), relaid.Info(n).Shape, relaid.ReadF32(n));
+        writer.Write(path);
+        using SafetensorsFile renamed = SafetensorsFile.Open(path);
+        using Device device = Device.Cpu(2);
+        using DecoderModel model = ModelLoader.Load(device, config, renamed);
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        double error = GoldenFiles.ErrorOverReal(tokens, Logits(model, tokens), expected.ReadF32("logits"));
+        Assert.True(error <= Tolerance, $"{name}: error {error:g4}, allowed {Tolerance:g4}");
+        Assert.Contains(model.Linears.Keys, p => p.Contains($".mlp.{config.Experts!.List}.0.", StringComparison.Ordinal));
+    }
+
     [Theory]
     [MemberData(nameof(Models))]
     public void One_expert_at_a_time_is_read_and_packed(string name)
