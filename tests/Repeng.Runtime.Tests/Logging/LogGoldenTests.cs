@@ -212,10 +212,5 @@ public sealed class LogGoldenTests
         }
     }
 
-    private static TheoryData<string> Names(string pattern)
-    {
-        string[] names = Directory.Exists(Folder) ? [.. Directory.GetFiles(Folder, pattern).Select(Path.GetFileName).Order(StringComparer.Ordinal)!] : ["absent"];
-        Assert.True(names.Length > 0, $"{Folder} holds no {pattern}");
-        return [.. names];
-    }
+    private static TheoryData<string> Names(string pattern) => [.. Golden.Files("logging", pattern)];
 }
