@@ -17,7 +17,7 @@ public static class CliApp
     {
         try
         {
-            RootCommand root = Build(session);
+            RootCommand root = Build(session, args);
             if (args.Count == 0)
             {
                 new Help(Name).Write(root, session.StatusOutput);
@@ -61,28 +61,44 @@ public static class CliApp
         _ => ExitCodes.Defect,
     };
 
-    /// <summary>All verbs.</summary>
-    public static RootCommand Build(Session session)
+    private static readonly (string Name, Func<Session, Command> Create)[] s_verbs =
+    [
+        ("train", TrainVerb.Create),
+        ("generate", session => GenerateVerb.Create(session)),
+        ("vector", VectorVerb.Create),
+        ("eval", EvalVerb.Create),
+        ("results", ResultsVerb.Create),
+        ("convert-dilemmas", ConvertDilemmasVerb.Create),
+        ("forward", ForwardVerb.Create),
+        ("export", ExportVerb.Create),
+        ("quantize", QuantizeVerb.Create),
+        ("convert", ConvertVerb.Create),
+        ("fetch", FetchVerb.Create),
+        ("inspect", InspectVerb.Create),
+        ("plan", PlanVerb.Create),
+        ("doctor", DoctorVerb.Create),
+        ("make-demo", MakeDemoVerb.Create),
+        ("plot-losses", PlotLossesVerb.Create),
+    ];
+
+    /// <summary>Names of all verbs in the order of the help.</summary>
+    public static IEnumerable<string> Verbs => s_verbs.Select(v => v.Name);
+
+    /// <summary>
+    /// The verbs that a command line can be about: the one that it begins with, since building one costs time at every start; all of
+    /// them where it begins otherwise, so that help, completions and complaints have them all.
+    /// </summary>
+    /// <param name="args">Null builds all verbs.</param>
+    public static RootCommand Build(Session session, IReadOnlyList<string>? args = null)
     {
-        var root = new RootCommand("repeng-native: teaches language models to be steered, and steers them (SVD adapters, one coefficient a row)")
+        var root = new RootCommand("repeng-native: teaches language models to be steered, and steers them (SVD adapters, one coefficient a row)");
+        // What stands before a verb is an option of the root, a directive ([suggest]) or a mistake.
+        int named = args is [var first, ..] ? Array.FindIndex(s_verbs, v => v.Name == first) : -1;
+        for (int i = 0; i < s_verbs.Length; i++)
         {
-            TrainVerb.Create(session),
-            GenerateVerb.Create(session),
-            VectorVerb.Create(session),
-            EvalVerb.Create(session),
-            ResultsVerb.Create(session),
-            ConvertDilemmasVerb.Create(session),
-            ForwardVerb.Create(session),
-            ExportVerb.Create(session),
-            QuantizeVerb.Create(session),
-            ConvertVerb.Create(session),
-            FetchVerb.Create(session),
-            InspectVerb.Create(session),
-            PlanVerb.Create(session),
-            DoctorVerb.Create(session),
-            MakeDemoVerb.Create(session),
-            PlotLossesVerb.Create(session),
-        };
+            if (named < 0 || i == named)
+                root.Subcommands.Add(s_verbs[i].Create(session));
+        }
         foreach (Option option in root.Options.Where(o => o is HelpOption))
             option.Action = new Help(Name);
         return root;

@@ -15,12 +15,14 @@ public sealed class Session
     public Session(TextReader input, TextWriter output, TextWriter status, bool outputIsTerminal = false, bool statusIsTerminal = false, CancellationToken stop = default, Func<int>? stopCode = null)
     {
         (Input, Output, StatusOutput, StatusIsTerminal, Stop) = (input, output, status, statusIsTerminal, stop);
-        Out = MakeConsole(output, outputIsTerminal);
-        Status = MakeConsole(status, statusIsTerminal);
+        // Made when a table or a bar is drawn: most verbs print lines alone, and making the two takes longer than those.
+        _out = new(() => MakeConsole(output, outputIsTerminal));
+        _status = new(() => MakeConsole(status, statusIsTerminal));
         _stopCode = stopCode;
     }
 
     private readonly Func<int>? _stopCode;
+    private readonly Lazy<IAnsiConsole> _out, _status;
 
     /// <summary>Standard input.</summary>
     public TextReader Input { get; }
@@ -32,10 +34,10 @@ public sealed class Session
     public TextWriter StatusOutput { get; }
 
     /// <summary>Results: tables and texts.</summary>
-    public IAnsiConsole Out { get; }
+    public IAnsiConsole Out => _out.Value;
 
     /// <summary>Progress, remarks and errors.</summary>
-    public IAnsiConsole Status { get; }
+    public IAnsiConsole Status => _status.Value;
 
     /// <summary>Whether progress may be redrawn in place.</summary>
     public bool StatusIsTerminal { get; }

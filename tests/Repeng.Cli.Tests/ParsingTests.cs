@@ -178,6 +178,51 @@ public sealed class ParsingTests
         }
     }
 
+    /// <summary>Lines that name a verb somewhere, rightly or not, and lines that name none; + is a blank within a word.</summary>
+    public static TheoryData<string> AnyLines { get; } =
+    [
+        "", "--help", "-h", "--version", "foo", "trian", "trian --rank 3", "foo train", "foo --x train", "foo train --rank 3", "foo vector", "--help train", "--rank 3 train", "--version fetch",
+        "train", "train foo", "train generate", "train --rnak 3", "train --rank x", "train --rank", "train --help", "train --version", "train --bogus --help", "generate train", "generate --prompt train",
+        "vector", "vector foo", "vector train", "vector train --rnak 3", "vector apply --help", "vector train generate", "vector generate", "fetch", "fetch a/b c/d", "fetch --adapter=maybe a/b", "doctor -- train",
+        "[suggest:3] tra", "[suggest:11] train+--ran", "[suggest:7] vector+", "[foo] train", "-- train", "make-demo --help", "plot-losses --outptu_dir x",
+    ];
+
+    [Theory]
+    [MemberData(nameof(AnyLines))]
+    public void A_verb_alone_answers_as_it_does_among_all(string line)
+    {
+        string[] args = [.. line.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(word => word.Replace('+', ' '))];
+        Assert.Equal(Answer(args, null), Answer(args, args));
+
+        static string Answer(string[] args, string[]? built)
+        {
+            using var output = new StringWriter();
+            RootCommand root = CliApp.Build(new Session(TextReader.Null, output, output), built);
+            try
+            {
+                ParseResult parsed = CliApp.Parse(root, args);
+                if (CliApp.Complaint(root, parsed, args) is { } complaint)
+                    return complaint;
+                // Help, version and completions print; no verb is run.
+                if (parsed.Action != parsed.CommandResult.Command.Action)
+                    parsed.Invoke(new InvocationConfiguration { Output = output, Error = output });
+                return $"{parsed.CommandResult.Command.Name}: {string.Join(' ', parsed.CommandResult.Children)} {output}";
+            }
+            catch (UsageException e)
+            {
+                return e.Message;
+            }
+        }
+    }
+
+    [Fact]
+    public void Every_verb_has_the_name_that_it_is_built_by()
+    {
+        var session = new Session(TextReader.Null, TextWriter.Null, TextWriter.Null);
+        Assert.Equal(CliApp.Verbs, CliApp.Build(session).Subcommands.Select(c => c.Name));
+        Assert.All(CliApp.Verbs, name => Assert.Equal(name, Assert.Single(CliApp.Build(session, [name]).Subcommands).Name));
+    }
+
     [Fact]
     public void A_group_lists_its_verbs_and_asks_for_one_of_them()
     {
