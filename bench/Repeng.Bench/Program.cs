@@ -55,10 +55,13 @@ static int Usage()
           board    every benchmark below with its peers; writes bench/boards/cpu-MACHINE.md
                    --only JOB     one of them (repeatable); the others' rows are kept; JOB:TEXT passes --only TEXT on to it
                    --machine NAME in the place of processor, cores and instruction set
+                   --published FOLDER  what tests/publish.sh --aot FOLDER made, for first-step
           svd      leading singular triplets beside MathNet
                    --rows N --cols N --rank N --runs N --part N
                                   9728, 2560, 64, 3; both at an eighth of the sides (8)
-          first-step  seconds from the start of the command line to the end of the demo's first training step (--runs N)
+          first-step  seconds from the start of the command line to the end of the demo's first training step
+                   --runs N       (7)
+                   --published FOLDER  also the programs that tests/publish.sh --aot FOLDER made: one file with the runtime, and native
           matmul   the CPU matrix product beside TorchSharp's
                    --threads N    threads of both (default: every core)
                    --only TEXT    rows whose description contains TEXT (repeatable: all must match)

@@ -38,12 +38,14 @@ internal static class Board
     {
         string name = $"{Machine.Cpu} {Environment.ProcessorCount} {CpuBackend.Simd}";
         var only = new List<string>();
+        string? published = null;
         for (int i = 0; i < args.Length; i++)
             switch (args[i])
             {
                 case "--machine" when i + 1 < args.Length: name = args[++i]; break;
                 case "--only" when i + 1 < args.Length: only.Add(args[++i]); break;
-                default: throw new UserErrorException($"board knows --machine NAME and --only JOB[:TEXT] ({string.Join(", ", s_jobs.Select(j => j.Name))}), not {args[i]}");
+                case "--published" when i + 1 < args.Length: published = args[++i]; break;
+                default: throw new UserErrorException($"board knows --machine NAME, --published FOLDER and --only JOB[:TEXT] ({string.Join(", ", s_jobs.Select(j => j.Name))}), not {args[i]}");
             }
         if (only.Find(o => !s_jobs.Any(j => j.Name == JobOf(o))) is { } unknown)
             throw new UserErrorException($"--only {unknown}: the jobs are {string.Join(", ", s_jobs.Select(j => j.Name))}");
@@ -57,6 +59,8 @@ internal static class Board
         foreach ((string job, string[] preset) in s_jobs.Where(j => only.Count == 0 || only.Exists(o => JobOf(o) == j.Name)))
         {
             string[] arguments = [.. preset, .. only.Where(o => JobOf(o) == job && o.Length > job.Length).SelectMany(o => new[] { "--only", o[(job.Length + 1)..] })];
+            if (job == "first-step" && published is not null)
+                arguments = [.. arguments, "--published", published];
             Console.WriteLine($"\n{job}: {string.Join(' ', arguments)}");
             List<BoardRow> rows = Child(arguments, out int code);
             if (code != 0 || rows.Count == 0)
