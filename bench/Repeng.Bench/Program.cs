@@ -55,7 +55,7 @@ static int Usage()
           board    every benchmark below with its peers; writes bench/boards/cpu-MACHINE.md
                    --only JOB     one of them (repeatable); the others' rows are kept; JOB:TEXT passes --only TEXT on to it
                    --machine NAME in the place of processor, cores and instruction set
-                   --published FOLDER  what tests/publish.sh --aot FOLDER made, for first-step
+                   --published FOLDER  what tests/publish.sh --aot FOLDER made, for first-step and hub
           svd      leading singular triplets beside MathNet
                    --rows N --cols N --rank N --runs N --part N
                                   9728, 2560, 64, 3; both at an eighth of the sides (8)
@@ -127,8 +127,9 @@ static int Usage()
                    --only TEXT --runs N      those whose path contains TEXT, runs in turns (7)
                    --no-peer      ours alone
                    --load         loads in fresh processes instead
-          hub      a large file from a hub on this machine, whole and killed twice, beside curl
+          hub      the command line's fetch of a large file from a hub on this machine, whole and killed twice, beside curl
                    --mb N --runs N           size in MiB (1024), runs in turns (3)
+                   --published FOLDER        as for first-step
         """);
     return 2;
 }

@@ -31,6 +31,7 @@ internal static class Board
         ("svd", ["svd"]),
         ("tokenizer", ["tokenizer", "--runs", "3", "--only", "smollm2"]),
         ("first-step", ["first-step"]),
+        ("hub", ["hub"]),
         ("kernels", ["kernels"]),
     ];
 
@@ -59,7 +60,7 @@ internal static class Board
         foreach ((string job, string[] preset) in s_jobs.Where(j => only.Count == 0 || only.Exists(o => JobOf(o) == j.Name)))
         {
             string[] arguments = [.. preset, .. only.Where(o => JobOf(o) == job && o.Length > job.Length).SelectMany(o => new[] { "--only", o[(job.Length + 1)..] })];
-            if (job == "first-step" && published is not null)
+            if (job is "first-step" or "hub" && published is not null)
                 arguments = [.. arguments, "--published", published];
             Console.WriteLine($"\n{job}: {string.Join(' ', arguments)}");
             List<BoardRow> rows = Child(arguments, out int code);

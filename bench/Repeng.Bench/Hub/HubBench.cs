@@ -1,69 +1,97 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Security.Cryptography;
+using Repeng.Bench.Boards;
+using Repeng.Bench.Startup;
 using Repeng.Bench.Training;
 using Repeng.Kernels;
-using Repeng.Runtime.Hub;
 using Repeng.Testing;
 
 namespace Repeng.Bench.Hub;
 
-/// <summary>A large file of a hub on this machine: our fetch, whole and killed twice, beside curl, each a process of its own.</summary>
+/// <summary>
+/// A large file of a hub on this machine: the command line's fetch, whole and killed twice, beside curl, each a process of its own. A fetch ends with the
+/// file checked and on the disk and curl's does not, so curl is also timed with the file flushed: where that alone takes longer, nothing that flushes can be faster.
+/// </summary>
 internal static class HubBench
 {
     private const string Repository = "org/model", File = "big.gguf";
+    private const double Target = 0.8;
+
+    /// <summary>Seconds of a fetch, of its start up to the first request, of what came until the last byte was in the file, and of hash and disk behind that.</summary>
+    private sealed record Fetched(double All, double Start, double Transfer, double Rest);
 
     public static int Run(string[] args)
     {
-        // The child: one fetch, by the settings that its parent put into the environment.
-        if (args is ["--child"])
-        {
-            using var hub = new ModelHub();
-            var watch = Stopwatch.StartNew();
-            hub.Fetch(HubReference.TryParse($"{Repository}:{File}")!);
-            Console.WriteLine(watch.Elapsed.TotalSeconds.ToString("R", CultureInfo.InvariantCulture));
-            return 0;
-        }
         (long megabytes, int runs) = (1024, 3);
+        string? published = null;
         for (int i = 0; i < args.Length; i += 2)
         {
-            if (i + 1 == args.Length || !int.TryParse(args[i + 1], CultureInfo.InvariantCulture, out int n) || n < 1)
-                throw new UserErrorException($"hub: {args[i]} needs a number from 1 on");
+            if (i + 1 == args.Length)
+                throw new UserErrorException($"hub: {args[i]} needs a value");
             switch (args[i])
             {
-                case "--mb": megabytes = n; break;
-                case "--runs": runs = n; break;
-                default: throw new UserErrorException($"hub: unknown option {args[i]}; there are --mb N and --runs N");
+                case "--mb": megabytes = Count(args[i], args[i + 1]); break;
+                case "--runs": runs = Count(args[i], args[i + 1]); break;
+                case "--published": published = Path.GetFullPath(args[i + 1]); break;
+                default: throw new UserErrorException($"hub: unknown option {args[i]}; there are --mb N, --runs N and --published FOLDER");
             }
         }
+        List<CommandLineProgram> programs = CommandLineProgram.All(published);
+        programs.ForEach(p => p.MustBeOfThisCommit());
         string folder = Directory.CreateTempSubdirectory("repeng-hub-bench-").FullName;
         try
         {
             using var server = new HubServer(Repository);
             byte[] block = new byte[16 << 20];
             new Random(1).NextBytes(block);
-            var body = new HubBody(block, megabytes << 20);
-            server.Put(File, body);
-            Console.WriteLine($"{Machine.Cpu}, load {Machine.Load()}, commit {Machine.Commit()}; {megabytes} MiB over loopback, median of {runs} runs in turns");
-            var times = new List<(double Curl, double Ours, double Inside, double Killed)>();
+            server.Put(File, new HubBody(block, megabytes << 20));
+            Console.WriteLine($"{Machine.Cpu}, load {Machine.Load()}, commit {Machine.Commit()}; {megabytes} MiB over loopback into {folder}, median of {runs} runs in turns");
+            List<double> curl = [], flushed = [];
+            var whole = programs.ToDictionary(p => p, _ => new List<Fetched>());
+            var killed = programs.ToDictionary(p => p, _ => new List<Fetched>());
             for (int run = 0; run <= runs; run++)
             {
-                double alone = Curl(server, folder);
-                (double ours, double inside) = Fetch(server, folder, 0);
-                (double killed, _) = Fetch(server, folder, 2);
+                (double alone, double withFlush) = Curl(server, folder);
                 // The first round warms files and code.
                 if (run > 0)
-                    times.Add((alone, ours, inside, killed));
+                {
+                    curl.Add(alone);
+                    flushed.Add(withFlush);
+                }
+                foreach (CommandLineProgram program in programs)
+                {
+                    Fetched once = Fetch(program, server, folder, 0), thrice = Fetch(program, server, folder, 2);
+                    if (run == 0)
+                        continue;
+                    whole[program].Add(once);
+                    killed[program].Add(thrice);
+                }
             }
-            double curl = Median(times.Select(t => t.Curl));
-            Row("curl", curl);
-            Row("fetch", Median(times.Select(t => t.Ours)));
-            Row("fetch, without the start of its process", Median(times.Select(t => t.Inside)));
-            Row("fetch, killed twice and resumed, three processes in all", Median(times.Select(t => t.Killed)));
+            Row("curl", curl, "");
+            Row("curl, and its file flushed to the disk", flushed, "");
+            foreach (CommandLineProgram program in programs)
+            {
+                Row($"fetch, {program.Name}", [.. whole[program].Select(f => f.All)], Parts(whole[program]));
+                Row($"fetch, {program.Name}, killed twice, three processes in all", [.. killed[program].Select(f => f.All)], $"the last of them: {Parts(killed[program])}");
+                Report("whole", whole[program], curl, "curl", Target);
+                Report("whole", whole[program], flushed, "curl, flushed", null);
+                Report("killed twice", killed[program], curl, "curl", Target);
+
+                void Report(string what, List<Fetched> ours, List<double> peer, string name, double? target) => new BoardRow
+                {
+                    Job = $"fetch of {megabytes} MiB, {what}, {program.Name}, beside {name}",
+                    Unit = "s",
+                    Ours = [.. ours.Select(f => f.All)],
+                    Peer = [.. peer],
+                    PeerName = name,
+                    Target = target,
+                }.Report();
+            }
             return 0;
 
-            void Row(string name, double seconds) =>
-                Console.WriteLine(FormattableString.Invariant($"{name,-58} {seconds,7:F3} s {megabytes / seconds,7:F0} MiB/s  {curl / seconds:P0} of curl"));
+            void Row(string name, List<double> seconds, string parts) =>
+                Console.WriteLine(FormattableString.Invariant($"{name,-60} {Median(seconds),7:F3} s ({seconds.Min():F3} … {seconds.Max():F3}) {megabytes / Median(seconds),7:F0} MiB/s  {Median(curl) / Median(seconds):P0} of curl  {parts}"));
         }
         finally
         {
@@ -71,50 +99,65 @@ internal static class HubBench
         }
     }
 
-    private static double Curl(HubServer server, string folder)
+    private static int Count(string option, string text) => int.TryParse(text, CultureInfo.InvariantCulture, out int n) && n > 0 ? n : throw new UserErrorException($"hub: {option} needs a number from 1 on, not {text}");
+
+    private static string Parts(List<Fetched> runs) =>
+        FormattableString.Invariant($"start {Median(runs.Select(f => f.Start)):F2}, bytes {Median(runs.Select(f => f.Transfer)):F2}, then hash and disk {Median(runs.Select(f => f.Rest)):F2}");
+
+    private static (double Alone, double Flushed) Curl(HubServer server, string folder)
     {
         string output = Path.Combine(folder, "curl");
         var watch = Stopwatch.StartNew();
         using Process curl = Process.Start("curl", ["-sSfL", "-o", output, $"{server.Endpoint}/{Repository}/resolve/{server.Commit}/{File}"]);
         curl.WaitForExit();
-        double seconds = watch.Elapsed.TotalSeconds;
+        double alone = watch.Elapsed.TotalSeconds;
         Check(curl.ExitCode == 0, "curl failed");
+        using (var file = System.IO.File.OpenHandle(output, access: FileAccess.ReadWrite))
+            RandomAccess.FlushToDisk(file);
+        double flushed = watch.Elapsed.TotalSeconds;
         CheckHash(server, output);
         System.IO.File.Delete(output);
-        return seconds;
+        return (alone, flushed);
     }
 
-    private static (double Process, double Inside) Fetch(HubServer server, string folder, int kills)
+    private static Fetched Fetch(CommandLineProgram program, HubServer server, string folder, int kills)
     {
-        string home = Path.Combine(folder, "hf"), blob = Path.Combine(home, "hub", "models--org--model", "blobs", server.Etag(File));
+        string home = Path.Combine(folder, "hf"), blob = Path.Combine(home, "hub", "models--org--model", "blobs", server.Etag(File)), partial = blob + ".incomplete";
         long size = server.Size(File);
-        double seconds = 0, inside = 0;
+        double all = 0, first = 0, last = 0, whole = 0;
         for (int run = 0; run <= kills; run++)
         {
-            var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "Repeng.Bench.dll"), "hub", "--child"]) { RedirectStandardOutput = true };
+            ProcessStartInfo start = program.Start("fetch", $"{Repository}:{File}");
+            start.RedirectStandardOutput = start.RedirectStandardError = true;
             start.Environment["HF_ENDPOINT"] = server.Endpoint;
             start.Environment["HF_HOME"] = home;
             foreach (string name in new[] { "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE" })
                 start.Environment.Remove(name);
             var watch = Stopwatch.StartNew();
+            double asked = double.NaN;
+            server.Change = (_, _) => asked = double.IsNaN(asked) ? watch.Elapsed.TotalSeconds : asked;
             using Process child = Process.Start(start)!;
+            Task<string> said = child.StandardError.ReadToEndAsync();
+            child.StandardOutput.ReadToEndAsync();
+            long until = run < kills ? size * (run + 1) / (kills + 1) : size;
+            while (!child.HasExited && !System.IO.File.Exists(blob) && !(new FileInfo(partial) is { Exists: true } file && file.Length >= until))
+                Thread.Sleep(1);
+            whole = watch.Elapsed.TotalSeconds;
             if (run < kills)
             {
-                while (!child.HasExited && !(System.IO.File.Exists(blob + ".incomplete") && new FileInfo(blob + ".incomplete").Length > size * (run + 1) / (kills + 1)))
-                    Thread.Sleep(1);
                 Check(!child.HasExited, "the fetch ended before it was killed; take a larger --mb");
                 child.Kill();
             }
-            string output = child.StandardOutput.ReadToEnd();
             child.WaitForExit();
-            seconds += watch.Elapsed.TotalSeconds;
-            Check(run < kills || child.ExitCode == 0, "the fetch failed");
-            if (run == kills)
-                inside = double.Parse(output, CultureInfo.InvariantCulture);
+            last = watch.Elapsed.TotalSeconds;
+            all += last;
+            first = asked;
+            Check(run < kills || child.ExitCode == 0, $"the fetch failed: {said.Result}");
         }
+        server.Change = null;
         CheckHash(server, blob);
         Directory.Delete(home, recursive: true);
-        return (seconds, inside);
+        return new Fetched(all, first, whole - first, last - whole);
     }
 
     private static void CheckHash(HubServer server, string file)
