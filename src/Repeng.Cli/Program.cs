@@ -3,6 +3,9 @@ using System.Runtime.InteropServices;
 using System.Text;
 using Repeng.Cli;
 
+// Ahead of everything that has to be compiled.
+if (RuntimeFeature.IsDynamicCodeSupported)
+    StartProfile.Begin(Path.Combine(ProgramParts.Cache, "start"), args);
 Console.OutputEncoding = new UTF8Encoding(false);
 using var stop = new CancellationTokenSource();
 int stopCode = ExitCodes.Interrupted;

@@ -126,8 +126,11 @@ internal static class ProgramParts
     private static string Unpacked(string program)
     {
         lock (s_lock)
-            return s_folder ??= Unpack(program, Path.Combine(CacheHome(), CliApp.Name));
+            return s_folder ??= Unpack(program, Cache);
     }
+
+    /// <summary>The program's folder in the person's cache.</summary>
+    public static string Cache => Path.Combine(CacheHome(), CliApp.Name);
 
     private static string CacheHome() => Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg
         ? xdg : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache");
