@@ -3,7 +3,7 @@
 // cache: a warp's elements share a few sectors). unpack_TYPE_*: one type each, single elements; the others take the type as a number, the
 // same in every thread. Floor: the blocks read once and the outputs written once over the bandwidth; products as those of matmul.cu.
 //! blocks | unpack_*_f32, unpack_*_bf16 | block 256 | grid ceil(count / 1024) | shared 0 | data: the matrix's first block; elements first ... first + count - 1, first any number
-//! blocks | unpack_blocks | block 128 | grid ceil((start % 8 + count) / 1024) | shared 0
+//! blocks | unpack_blocks, unpack_blocks_bf16 | block 128 | grid ceil((start % 8 + count) / 1024) | shared 0
 //! blocks | lookup_blocks | block 128 | grid (rows, ceil(dim / 1024)) | shared 0
 //! blocks | matmul_blocks_nt, matmul_blocks_nn | block 128 | grid (ceil(m / 64) * ceil(n / 64), 1) | shared 0 | MatMulParams (b is not read), then BlocksParams
 //! blocks | matvec_blocks_1, _2, _4, _8 | block 256 | grid ceil(n / 8) | shared 0 | as matvec_* of matmul.cu, then BlocksParams
@@ -393,7 +393,7 @@ struct Blocks
 };
 
 /// Elements start + first ... of the matrix to y, which has n of them: chunks of eight from multiples of 8 on, scaled.
-__device__ __forceinline__ void write_eights(float *y, const BlocksParams &c, i64 first, i64 n, i64 chunk, float scale)
+template <typename T> __device__ __forceinline__ void write_eights(T *y, const BlocksParams &c, i64 first, i64 n, i64 chunk, float scale)
 {
     // The chunk's first element, counted from y's; negative where y begins within the chunk.
     i64 begin = ((c.start + first) & ~(i64)7) - (c.start + first) + chunk * 8;
@@ -404,11 +404,14 @@ __device__ __forceinline__ void write_eights(float *y, const BlocksParams &c, i6
 #pragma unroll
     for (int e = 0; e < 8; e++)
         if (begin + e >= 0 && begin + e < n)
-            y[begin + e] = v[e] * scale;
+            narrow(v[e] * scale, y[begin + e]);
 }
 
 /// y[count] = the matrix's elements from start on.
 KERNEL(128) unpack_blocks(float *y, const BlocksParams c, i64 count) { write_eights(y, c, 0, count, (i64)blockIdx.x * 128 + threadIdx.x, 1.0f); }
+
+/// The same rounded to bf16, for products of rounded operands.
+KERNEL(128) unpack_blocks_bf16(BF16 *y, const BlocksParams c, i64 count) { write_eights(y, c, 0, count, (i64)blockIdx.x * 128 + threadIdx.x, 1.0f); }
 
 /// y[i, :] = scale·row ids[i] of the matrix, dim a row: an embedding. Reads a row's blocks, writes 4·dim bytes.
 KERNEL(128) lookup_blocks(float *y, const BlocksParams c, const int *PLAIN ids, int dim, float scale)

@@ -2,7 +2,8 @@
 //
 // matmul_{n|t}{n|t}_{f32|f16|bf16}: fp32 accuracy (the first letter tells whether A is transposed, the second B). Tile
 //   64×64, 128 threads, 32×32 a warp. 6, 5 or 3 tensor-core products per product (mma.cuh).
-// matmul_fast_n{n|t}_bf16: A rounded to bf16, one product. Tile 128×128, 256 threads, 64×32 a warp.
+// matmul_rounded_{n|t}{n|t}_{f32|f16|bf16}: the same with both operands rounded to bf16 as fragments are read, one product: for
+//   what is too small, thin or unaligned for rounded.cu, with the same bits.
 // matmul_gated_{silu|gelu_tanh|gelu}_{f32|f16|bf16}: y = f(x·gateᵀ)·(x·upᵀ) in one pass over x: tile columns alternate
 //   between both weights by eight, so that a thread holds both values of an element.
 // matmul_term_{f32|f16|bf16}: y = x·Wᵀ + z·Uᵀ, the low-rank term added in the epilogue with sums of its own: the same bits
@@ -11,9 +12,8 @@
 // matmul_groups_n{n|t}_{f32|f16|bf16}, matvec_groups_*: groups of rows that have a B each (experts), up to 32 groups a launch.
 // Floor of each: max(2·M·N·K·products over the tensor rate, (4·M·K + size·N·K + 4·M·N) bytes over the bandwidth).
 // Bytes a tile kernel asks for: A once per column of tiles and B once per row of tiles (L2 serves what repeats).
-//! matmul | matmul_nn_*, matmul_nt_*, matmul_tn_*, matmul_tt_*, matmul_term_* | block 128 | grid (ceil(m / 64) * ceil(n / 64), batch / summed) | shared 0 | one parameter: MatMulParams of matmul.cuh
+//! matmul | matmul_nn_*, matmul_nt_*, matmul_tn_*, matmul_tt_*, matmul_rounded_*, matmul_term_* | block 128 | grid (ceil(m / 64) * ceil(n / 64), batch / summed) | shared 0 | one parameter: MatMulParams of matmul.cuh
 //! matmul | matmul_gated_* | block 128 | grid (ceil(m / 64) * ceil(n / 32), 1) | shared 0 | b = gate weight, residual = up weight, c = y, gate and up = optional outputs with row stride ldC
-//! matmul | matmul_fast_* | block 256 | grid (ceil(m / 128) * ceil(n / 128), batch / summed) | shared 73728
 //! matmul | matvec_* | block 256 | grid ceil(n / 16) | shared 0 | m at most the number in the name; A [m, k] row stride ldA, B [n, k] row stride ldB; bias, residual, accumulate as above
 //! matmul | matmul_groups_* | block 128 | grid sum over the groups of ceil(rows / 64) * ceil(n / 64) | shared 0 | MatMulParams (b and m are the groups'), then GroupsParams
 //! matmul | matvec_groups_* | block 256 | grid groups * ceil(n / 16) | shared 0 | the same for groups of at most 8 rows
@@ -40,36 +40,28 @@ template <typename P, typename T> __device__ __forceinline__ void product_tile(c
     P::each_pair(shared, [&](int r, int c, float x, float y) { out.store(row + r, col + c, x, y); });
 }
 
-#define ENTRY(letters, transA, transB, name, T)                                                                          \
+#define ENTRY(letters, transA, transB, name, T, exact)                                                                   \
     KERNEL_OF(128, 2) matmul_##letters##_##name(const MatMulParams p)                                                          \
     {                                                                                                                    \
-        typedef Product<64, 64, 32, 32, transA, transB, T, true, 3> P;                                                   \
+        typedef Product<64, 64, 32, 32, transA, transB, T, exact, 3> P;                                                  \
         __shared__ __align__(16) u8 shared[P::SHARED];                                                                   \
         int row, col;                                                                                                    \
         tile_place<64, 64>(p.m, row, col);                                                                               \
         product_tile<P, T>(p, shared, row, col);                                                                 \
     }
 #define ENTRIES(name, T)                                                                                                 \
-    ENTRY(nn, false, false, name, T)                                                                                     \
-    ENTRY(nt, false, true, name, T)                                                                                      \
-    ENTRY(tn, true, false, name, T)                                                                                      \
-    ENTRY(tt, true, true, name, T)
+    ENTRY(nn, false, false, name, T, true)                                                                               \
+    ENTRY(nt, false, true, name, T, true)                                                                                \
+    ENTRY(tn, true, false, name, T, true)                                                                                \
+    ENTRY(tt, true, true, name, T, true)                                                                                 \
+    ENTRY(rounded_nn, false, false, name, T, false)                                                                      \
+    ENTRY(rounded_nt, false, true, name, T, false)                                                                       \
+    ENTRY(rounded_tn, true, false, name, T, false)                                                                       \
+    ENTRY(rounded_tt, true, true, name, T, false)
 ENTRIES(f32, float)
 ENTRIES(f16, F16)
 ENTRIES(bf16, BF16)
 #undef ENTRIES
-#undef ENTRY
-
-#define ENTRY(letters, transB)                                                                                           \
-    KERNEL(256) matmul_fast_##letters##_bf16(const MatMulParams p)                                                       \
-    {                                                                                                                    \
-        typedef Product<128, 128, 64, 32, false, transB, BF16, false, 3> P;                                              \
-        int row, col;                                                                                                    \
-        tile_place<128, 128>(p.m, row, col);                                                                             \
-        product_tile<P, BF16>(p, dynamic_shared, row, col);                                                    \
-    }
-ENTRY(nn, false)
-ENTRY(nt, true)
 #undef ENTRY
 
 /// The tile's columns come from two weights [N, K] in turns of eight.
@@ -183,25 +175,6 @@ KERNEL(256) term_mix(float *z2, const float *PLAIN z, const u64 *PLAIN mixes, co
 }
 
 // ---- few rows ----
-
-/// Eight neighbours of a row of W from k on.
-__device__ __forceinline__ void load_eight(float (&w)[8], const float *p)
-{
-    float4 a = load_four(p), b = load_four(p + 4);
-    w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
-}
-template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], const T *p)
-{
-    uint4 bits = *(const uint4 *)p;
-    unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-    {
-        T low = {(u16)words[i]}, high = {(u16)(words[i] >> 16)};
-        w[2 * i] = widen(low);
-        w[2 * i + 1] = widen(high);
-    }
-}
 
 /// C[m, n] = A·Wᵀ for m ≤ ROWS, W fp32, fp16 or bf16 with row stride ldB, 16 columns of C from `first` on. Reads size·N·K bytes once and
 /// 4·m·K for every 16 rows of W.

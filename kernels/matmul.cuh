@@ -181,11 +181,11 @@ template <int BM, int BN, int WM, int WN, bool TRANS_A, bool TRANS_B, typename T
 };
 
 /// Row and column of this block's tile: blocks that follow each other share a column of tiles, so that B stays in L2.
-template <int BM, int BN> __device__ __forceinline__ void tile_place(int m, int &row, int &col)
+template <int BM, int BN> __device__ __forceinline__ void tile_place(int m, int &row, int &col, unsigned block = blockIdx.x)
 {
     int tiles = (m + BM - 1) / BM;
-    row = (blockIdx.x % tiles) * BM;
-    col = (blockIdx.x / tiles) * BN;
+    row = (block % tiles) * BM;
+    col = (block / tiles) * BN;
 }
 
 /// True where rows of `ld` elements of `size` bytes from p on, and those of a batch, start at 16 bytes.
@@ -246,6 +246,25 @@ struct Epilogue
             c[at + 1] = finish(y, at + 1, col + 1);
     }
 };
+
+/// Eight neighbours of a row, from 16 bytes on.
+__device__ __forceinline__ void load_eight(float (&w)[8], const float *p)
+{
+    float4 a = load_four(p), b = load_four(p + 4);
+    w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+}
+template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], const T *p)
+{
+    uint4 bits = *(const uint4 *)p;
+    unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+    {
+        T low = {(u16)words[i]}, high = {(u16)(words[i] >> 16)};
+        w[2 * i] = widen(low);
+        w[2 * i + 1] = widen(high);
+    }
+}
 
 /// Elements of K that matvec_rows holds in shared memory at a time.
 const int MatvecStretch = 1024;

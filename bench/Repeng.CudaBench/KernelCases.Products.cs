@@ -15,6 +15,15 @@ internal static partial class KernelCases
         public int M, N, K, LdA, LdB, LdC, Accumulate, Summed, Rank, Reserved;
     }
 
+    /// <summary>BlocksParams of kernels/blocks.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct BlocksParams
+    {
+        public nint Data, Scales, Grid;
+        public long Start;
+        public int Type, Columns;
+    }
+
     /// <summary>CodesParams of kernels/quantised.cu.</summary>
     [StructLayout(LayoutKind.Sequential)]
     private record struct CodesParams
@@ -45,8 +54,8 @@ internal static partial class KernelCases
     };
 
     // A once a column of tiles, B once a row of tiles.
-    private static Floor TileFloor(int m, int n, int k, double bytesOfB, double parts, int tileM = 64, int tileN = 64) =>
-        new((4.0 * m * k) + ((double)n * k * bytesOfB), 4.0 * m * n, (4.0 * m * k * Ceil(n, tileN)) + ((double)n * k * bytesOfB * Ceil(m, tileM)) + (4.0 * m * n), 2.0 * m * n * k * parts);
+    private static Floor TileFloor(int m, int n, int k, double bytesOfB, double parts, int tileM = 64, int tileN = 64, double bytesOfA = 4) =>
+        new((bytesOfA * m * k) + ((double)n * k * bytesOfB), 4.0 * m * n, (bytesOfA * m * k * Ceil(n, tileN)) + ((double)n * k * bytesOfB * Ceil(m, tileM)) + (4.0 * m * n), 2.0 * m * n * k * parts);
 
     private static IEnumerable<KernelCase> Products()
     {
@@ -76,14 +85,27 @@ internal static partial class KernelCases
                 yield return new($"{rows} × {n} × {k}", g => g.Backend.MatMul(g.Zeros(rows * n), g.Signed(rows * k), g.Weights(n * k, type), new MatMulArgs(rows, n, k, TransB: true)),
                     ($"matvec_{Name(type)}_{rows}", new Floor((4.0 * rows * k) + (n * k * type.Size()), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 16)) + (n * k * type.Size()) + (32.0 * rows * n))));
         }
-        const int wide = 256;
-        foreach (bool transB in new[] { false, true })
-            yield return new($"{wide} × {m} × {k}", g =>
-                {
-                    ProductParams p = Params(g, g.Signed(wide * k), g.Weights(m * k, DType.BF16).Address, wide, m, k, transB: transB);
-                    g.Launch("matmul", $"matmul_fast_n{(transB ? 't' : 'n')}_bf16", new(Ceil(wide, 128) * Ceil(m, 128)), 256, 73728, (ref a) => a.Add(p));
-                },
-                ($"matmul_fast_n{(transB ? 't' : 'n')}_bf16", TileFloor(wide, m, k, 2, 1, 128, 128)));
+        foreach ((int tileM, int tileN, int threads, int shared) in new[] { (256, 192, 256, 86016), (256, 160, 256, 79872), (128, 192, 256, 81920), (128, 128, 128, 65536), (64, 64, 128, 32768) })
+            foreach (bool transB in new[] { false, true })
+                yield return new($"{2 * tileM} × {tileN} × {k}", g =>
+                    {
+                        ProductParams p = Params(g, g.Weights(2 * tileM * k, DType.BF16), g.Weights(tileN * k, DType.BF16).Address, 2 * tileM, tileN, k, transB: transB);
+                        g.Launch("rounded", $"matmul_rounded_n{(transB ? 't' : 'n')}_{tileM}x{tileN}", new(2), threads, shared, (ref a) => a.Add(p));
+                    },
+                    ($"matmul_rounded_n{(transB ? 't' : 'n')}_{tileM}x{tileN}", TileFloor(2 * tileM, tileN, k, 2, 1, tileM, tileN, 2)));
+        foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
+        {
+            foreach (bool transA in new[] { false, true })
+                foreach (bool transB in new[] { false, true })
+                    yield return new(shape, g =>
+                        {
+                            ProductParams p = Params(g, g.Signed(m * k), g.Weights(n * k, type).Address, m, n, k, transA, transB);
+                            g.Launch("matmul", $"matmul_rounded_{(transA ? 't' : 'n')}{(transB ? 't' : 'n')}_{Name(type)}", new(Ceil(m, 64) * Ceil(n, 64)), 128, 0, (ref a) => a.Add(p));
+                        },
+                        ($"matmul_rounded_{(transA ? 't' : 'n')}{(transB ? 't' : 'n')}_{Name(type)}", TileFloor(m, n, k, type.Size(), 1)));
+            yield return new($"{m} × {k}", g => g.Launch("rounded", "round_rows_" + Name(type), new(Ceil(m * k, 2048)), 256, 0, (ref a) => a.Add(g.Zeros(m * k / 2)).Add(g.Weights(m * k, type)).Add(m).Add(k).Add(k)),
+                ("round_rows_" + Name(type), new Floor((double)m * k * type.Size(), 2.0 * m * k)));
+        }
         yield return new($"{Rows} × {rank} × {rank}", g =>
             {
                 nint mixes = g.Bytes(MemoryMarshal.AsBytes(new[] { (ulong)g.Signed(rank * rank).Address }.AsSpan()));
@@ -174,6 +196,7 @@ internal static partial class KernelCases
         const long all = 64L * Hidden;
         foreach (string name in new[] { "Q4_K", "Q8_0", "IQ2_S" })
             yield return new($"64 × {Hidden}, {name}", g => g.Backend.Unpack(g.Zeros(all), Blocks(g, BlockType.Find(name)!, all)), ("unpack_blocks", new Floor(BlockType.Find(name)!.SizeOf(all), 4 * all)));
+        yield return new($"64 × {Hidden}, Q4_K", g => g.Launch("blocks", "unpack_blocks_bf16", new(Ceil(all, 1024)), 128, 0, (ref a) => a.Add(g.Zeros(all / 2)).Add(new BlocksParams { Data = g.Codes(of.SizeOf(all)), Type = (int)of.GgmlId }).Add(all)), ("unpack_blocks_bf16", new Floor(of.SizeOf(all), 2 * all)));
         yield return new($"8 rows of 64 × {Hidden}, Q4_K", g => g.Backend.EmbeddingForward(g.Zeros(8 * Hidden), Blocks(g, of, all), g.Ints(5, 0, 63, 7, 7, 31, 2, 9), 8, Hidden, 1), ("lookup_blocks", new Floor(8 * Hidden * bytes, 32 * Hidden)));
         yield return new($"8 rows of 64 × {Hidden}, NF4", g => g.Launch("quantised", "lookup_codes", new(8, Ceil(Hidden, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(8 * Hidden)).Add(Codes(g, all, false)).Add(g.Ints(5, 0, 63, 7, 7, 31, 2, 9)).Add(Hidden).Add(1f)),
             ("lookup_codes", new Floor(8 * Hidden * (0.5 + (4.0 / 64)), 32 * Hidden)));

@@ -15,7 +15,7 @@ internal static class ProductSizes
         {
             (double m, double n, double k, double batch, bool accumulate, double rank) = Product(launch);
             double result = 4 * m * n * launch.Grid.Y * (accumulate ? 2 : 1);
-            return ((batch * ((4 * m * k) + (BytesOfWeight(launch.Kernel) * n * k))) + result + (4 * rank * (m + n)), 2 * m * n * ((batch * k) + rank));
+            return ((batch * ((IsOfTiles(launch.Kernel) ? 2 : 4) * m * k)) + (batch * BytesOfWeight(launch.Kernel) * n * k) + result + ((IsOfTiles(launch.Kernel) ? 2 : 4) * rank * (m + n)), 2 * m * n * ((batch * k) + rank));
         }
         if (!launch.Kernel.StartsWith("attention_", StringComparison.Ordinal) || launch.Parameters.Length != 1)
             return (0, 0);
@@ -41,7 +41,11 @@ internal static class ProductSizes
     /// <summary>Elements of the other operand.</summary>
     public static double Activations(RecordedLaunch launch) => Product(launch) is var (m, _, k, batch, _, _) ? m * k * batch : 0;
 
-    private static bool IsProduct(RecordedLaunch launch) => launch.Kernel.StartsWith("matmul_", StringComparison.Ordinal) || launch.Kernel.StartsWith("matvec_", StringComparison.Ordinal);
+    /// <summary>A product of rounded.cu, which reads both operands as bf16.</summary>
+    private static bool IsOfTiles(string kernel) => kernel.StartsWith("matmul_rounded_", StringComparison.Ordinal) && kernel.Contains('x');
+
+    /// <summary>A product of any kind.</summary>
+    public static bool IsProduct(RecordedLaunch launch) => launch.Kernel.StartsWith("matmul_", StringComparison.Ordinal) || launch.Kernel.StartsWith("matvec_", StringComparison.Ordinal);
 
     private static (double M, double N, double K, double Batch, bool Accumulate, double Rank) Product(RecordedLaunch launch)
     {

@@ -73,6 +73,13 @@ internal sealed unsafe class RecordingDriver : FaultyCudaDriver, IDisposable
         return CuResult.Success;
     }
 
+    public override CuResult DeviceGetAttribute(out int value, CuDeviceAttribute attribute, int device)
+    {
+        CuResult result = base.DeviceGetAttribute(out value, attribute, device);
+        value = attribute == CuDeviceAttribute.MultiprocessorCount ? Machine.All[0].Multiprocessors : value;
+        return result;
+    }
+
     public override CuResult ModuleGetFunction(out nint function, nint module, string name)
     {
         CuResult result = base.ModuleGetFunction(out function, module, name);

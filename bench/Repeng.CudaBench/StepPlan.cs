@@ -44,6 +44,25 @@ internal static class StepPlan
 
     private sealed record Priced(RecordedLaunch Launch, double Count, LaunchCost Cost, double Compulsory, double Needed);
 
+    private sealed record Step(CudaPrecision Precision, StepRecord Record, List<Priced> Launches)
+    {
+        public double Seconds(Machine m, Func<Priced, bool> of) => Launches.Where(of).Sum(p => p.Count * StepPlan.Seconds(p, m).Time);
+
+        public double Sum(Machine m) => Moved(Record, m) + Seconds(m, _ => true);
+    }
+
+    // What launches are for: the first that fits.
+    private static readonly (string Name, Func<RecordedLaunch, bool> Fits)[] s_kinds =
+    [
+        ("products with weights and the head", ProductSizes.IsLarge),
+        ("weights decoded, operands rounded, for them", l => l.Kernel.StartsWith("unpack_", StringComparison.Ordinal) || l.Kernel.StartsWith("round_rows_", StringComparison.Ordinal)),
+        ("low-rank products, with the sums of their stretches", l => ProductSizes.IsProduct(l) || l.Kernel is "sum_cols_plain" or "sum_partials"),
+        ("attention", l => l.Kernel.StartsWith("attention_", StringComparison.Ordinal)),
+        ("norms, rotary embedding, gated units", l => l.Kernel.StartsWith("rms_", StringComparison.Ordinal) || l.Kernel.StartsWith("gated_", StringComparison.Ordinal) || l.Kernel == "rope"),
+        ("sums and their gradients", l => l.Kernel is "binary_forward_add" or "binary_backward_a_add" or "binary_backward_b_add"),
+        ("rotations, scales, losses, the optimiser: small", _ => true),
+    ];
+
     public static int Run(ReadOnlySpan<string> args)
     {
         bool write = false, bf16 = false;
@@ -65,17 +84,24 @@ internal static class StepPlan
         using Replay replay = new();
         foreach (int r in write ? [14, 28] : new[] { rows })
         {
-            Console.Error.WriteLine($"recording a step of {r} rows");
-            StepRecord record = StepRecord.Of(new StepShape(r, 64, 64, AllLinears, Reference: true, storage));
-            List<Priced> priced = [];
-            foreach ((RecordedLaunch launch, double count) in record.Launches)
+            List<Step> steps = [];
+            foreach (CudaPrecision precision in Enum.GetValues<CudaPrecision>())
             {
-                if (!known.TryGetValue(launch.Signature, out LaunchCost? cost))
-                    known[launch.Signature] = cost = replay.Run(launch);
-                (double bytes, double flop) = ProductSizes.Of(launch);
-                priced.Add(new Priced(launch, count, cost, bytes > 0 ? Math.Min(bytes, cost.Bytes) : cost.Bytes, flop));
+                Console.Error.WriteLine($"recording a step of {r} rows, {Name(precision)}");
+                StepRecord record = StepRecord.Of(new StepShape(r, 64, 64, AllLinears, Reference: true, storage, precision));
+                List<Priced> priced = [];
+                foreach ((RecordedLaunch launch, double count) in record.Launches)
+                {
+                    if (!known.TryGetValue(launch.Signature, out LaunchCost? cost))
+                        known[launch.Signature] = cost = replay.Run(launch);
+                    (double bytes, double flop) = ProductSizes.Of(launch);
+                    priced.Add(new Priced(launch, count, cost, bytes > 0 ? Math.Min(bytes, cost.Bytes) : cost.Bytes, flop));
+                }
+                steps.Add(new Step(precision, record, priced));
             }
-            page.Append(Section(r, record, priced, bf16));
+            page.Append(Summary(r, steps, bf16));
+            foreach (Step step in steps)
+                page.Append(Section(step));
         }
         Console.Write(page);
         if (write)
@@ -95,7 +121,7 @@ internal static class StepPlan
             # Step plan: Qwen3-4B on the CUDA engine
             Written by `dotnet run -c Release --project bench/Repeng.CudaBench -- plan --write`; not by hand. **A prediction: no GPU ran this.**
 
-            The engine's own training step (weights {(bf16 ? "bf16" : "NF4")}, SVD adapter of rank 64 on all seven linear layers of each of 36 blocks, rotations on both sides, base pass, c = −1 and +1 with their
+            The engine's own training step, once with `--precision exact` and once with `--precision bf16` (weights {(bf16 ? "bf16" : "NF4")}, SVD adapter of rank 64 on all seven linear layers of each of 36 blocks, rotations on both sides, base pass, c = −1 and +1 with their
             backward passes, gradient norm, AdamW) ran over a driver that writes down launches; each kind of launch then ran on the emulator, as far as its first blocks, and its bytes, tensor
             FLOP and instructions were multiplied up to its grid. A kernel takes the longest of
 
@@ -121,11 +147,42 @@ internal static class StepPlan
         return head.ToString();
     }
 
-    private static string Section(int rows, StepRecord record, List<Priced> all, bool bf16)
+    private static string Name(CudaPrecision precision) => precision.ToString().ToLowerInvariant();
+
+    private static string Summary(int rows, List<Step> steps, bool bf16)
     {
         StringBuilder page = new();
         CultureInfo c = CultureInfo.InvariantCulture;
-        page.Append(c, $"## {rows} rows ({rows / 2} pairs) × 64 tokens × 2 coefficients, and the base pass, {(bf16 ? "bf16" : "NF4")}\n\n");
+        page.Append(c, $"## {rows} rows ({rows / 2} pairs) × 64 tokens × 2 coefficients, and the base pass, {(bf16 ? "bf16" : "NF4")}\n\nMilliseconds by `--precision`:\n\n| what | launches {string.Join(" / ", steps.Select(s => Name(s.Precision)))} |");
+        foreach (Machine m in Machine.All)
+            foreach (Step s in steps)
+                page.Append(c, $" {m.Name} {Name(s.Precision)} |");
+        page.Append("\n|---|---|").Append(string.Concat(Enumerable.Repeat("---|", Machine.All.Length * steps.Count))).Append('\n');
+        foreach ((string name, Func<RecordedLaunch, bool> fits) in s_kinds)
+        {
+            bool Of(Priced p) => s_kinds.First(k => k.Fits(p.Launch)).Name == name;
+            Line(name, string.Join(" / ", steps.Select(s => s.Launches.Where(Of).Sum(p => p.Count).ToString("0", c))), (s, m) => s.Seconds(m, Of), "");
+        }
+        Line("fills and copies", string.Join(" / ", steps.Select(s => s.Record.Moves.ToString("0", c))), (s, m) => Moved(s.Record, m), "");
+        Line("**sum**", string.Join(" / ", steps.Select(s => (s.Record.Moves + s.Launches.Sum(p => p.Count)).ToString("0", c))), (s, m) => s.Sum(m), "**");
+        return page.Append('\n').ToString();
+
+        void Line(string name, string launches, Func<Step, Machine, double> time, string mark)
+        {
+            page.Append(c, $"| {name} | {launches} |");
+            foreach (Machine m in Machine.All)
+                foreach (Step s in steps)
+                    page.Append(c, $" {mark}{1e3 * time(s, m):0.0}{mark} |");
+            page.Append('\n');
+        }
+    }
+
+    private static string Section(Step step)
+    {
+        (CudaPrecision precision, StepRecord record, List<Priced> all) = step;
+        StringBuilder page = new();
+        CultureInfo c = CultureInfo.InvariantCulture;
+        page.Append(c, $"### By kernel, {Name(precision)}\n\n");
         double needed = all.Sum(p => p.Needed * p.Count), mma = all.Sum(p => p.Cost.Mma * p.Count);
         page.Append(c, $"{all.Sum(p => p.Count):0} launches of {all.Select(p => p.Launch.Kernel).Distinct().Count()} kernels; {needed / 1e12:0.0} TFLOP of products, {mma / 1e12:0.0} TFLOP on the tensor cores; {record.Moves:0} fills and copies of {record.MovedBytes / 1e9:0.00} GB.\n\n");
         page.Append("| kernel | launches | tensor TFLOP | DRAM GB | asked GB | G instructions |");
@@ -148,8 +205,10 @@ internal static class StepPlan
             page.Append(c, $" {1e3 * Moved(record, m):0.00} | DRAM |");
         page.Append("\n| **sum** | | | | | |");
         foreach (Machine m in Machine.All)
-            page.Append(c, $" **{1e3 * (Moved(record, m) + all.Sum(p => p.Count * Seconds(p, m).Time)):0}** | |");
-        page.Append("\n\nThe same step with its large products (64 rows and more) done otherwise, everything else as above:\n\n| products | accuracy |");
+            page.Append(c, $" **{1e3 * step.Sum(m):0}** | |");
+        if (precision != CudaPrecision.Exact)
+            return page.Append("\n\n").ToString();
+        page.Append("\n\nThe same step with its products with weights done by cuBLASLt, everything else as above:\n\n| products | accuracy |");
         foreach (Machine m in Machine.All)
             page.Append(c, $" {m.Name} ms |");
         page.Append("\n|---|---|").Append(string.Concat(Machine.All.Select(_ => "---|"))).Append('\n');
@@ -165,17 +224,12 @@ internal static class StepPlan
 
     private static (string, string, Func<Priced, Machine, double>)[] Variants() =>
     [
-        ("our kernels, as launched", "fp32 (1e-6)", (p, m) => Seconds(p, m).Time),
-        ("our `matmul_fast`, weights decoded to bf16 first", "operands rounded to bf16 (1e-2)", (p, m) => Decode(p, m) + Math.Max(Math.Max(p.Needed / (m.Tensor * m.MmaPart), p.Needed * s_fastInstructions.Value / Issued(m)), p.Compulsory / (m.Dram.Rate * m.Dram.Part)) + Machine.Gap),
         ("cuBLASLt, three products of bf16 parts of the activations", "fp32 (1e-5)", (p, m) => Decode(p, m) + Parts(p, m, 3) + Math.Max(3 * p.Needed / m.LibraryRate, p.Compulsory / (m.Dram.Rate * m.Dram.Part)) + (3 * Machine.Gap)),
         ("cuBLASLt, activations rounded to bf16", "operands rounded to bf16 (1e-2)", (p, m) => Decode(p, m) + Parts(p, m, 1) + Math.Max(p.Needed / m.LibraryRate, p.Compulsory / (m.Dram.Rate * m.Dram.Part)) + Machine.Gap),
     ];
 
     // Instructions a second.
     private static double Issued(Machine m) => m.Multiprocessors * m.Gigahertz * 1e9 * Machine.Issue * Machine.IssuePart;
-
-    // Instructions a FLOP of matmul_fast, which no step launches yet: from the board.
-    private static readonly Lazy<double> s_fastInstructions = new(() => Board.Measure("matmul_fast_nt_bf16").Single() is var row ? row.Counts.WarpInstructions / (double)row.Counts.MmaFlop : 0);
 
     // A quantised weight to bf16, written and read again.
     private static double Decode(Priced p, Machine m) => p.Launch.Kernel.Contains("_codes_", StringComparison.Ordinal) ? (ProductSizes.Weights(p.Launch) * (0.5625 + 4) / (m.Dram.Rate * m.Dram.Part)) + Machine.Gap : 0;

@@ -17,7 +17,8 @@ namespace Repeng.CudaBench;
 /// <param name="Targets">Adapted modules.</param>
 /// <param name="Reference">Whether the base model's pass is part of the step.</param>
 /// <param name="Storage">How weights are held.</param>
-internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage);
+/// <param name="Precision">How exact products of layers are.</param>
+internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage, CudaPrecision Precision = CudaPrecision.Exact);
 
 /// <summary>The launches of one step, each kind with how often it happens in all 36 blocks.</summary>
 internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double Count)> Launches, double MovedBytes, double Moves)
@@ -67,7 +68,7 @@ internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double C
     private static (Dictionary<string, (RecordedLaunch Launch, int Count)>, double Bytes, int Moves) Record(StepShape shape, int blocks)
     {
         using var driver = new RecordingDriver();
-        using var device = new Device(CudaBackend.Open(driver, CudaDevices.Find(driver).Choose()));
+        using var device = new Device(CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, shape.Precision));
         ModelConfig config = Qwen3(blocks);
         using DecoderModel model = ModelLoader.Load(device, config, new ShapesOnly(new ModelInitialiser(config, 1)), shape.Storage);
         TrainConfig train = TrainConfig.FromProfile("recommended");

@@ -161,6 +161,17 @@ public sealed class ParsingTests
         Assert.Equal("error: --device tpu is not known; it is cpu, cuda, cuda:N with the number of a GPU, or auto", Assert.Single(result.ErrorLines));
     }
 
+    [Theory]
+    [InlineData("train --device cuda --precision fast", "error: precision 'fast' is not known; it is exact (fp32 accuracy) or bf16 (products of layers round their operands to bf16)")]
+    [InlineData("train --precision bf16", "error: --precision bf16 is the GPU's, and --device auto is the CPU, which computes in fp32; leave --precision out, or add --device cuda")]
+    [InlineData("generate --device cpu --precision bf16 --prompt x", "error: --precision bf16 is the GPU's, and --device cpu is the CPU, which computes in fp32; leave --precision out, or add --device cuda")]
+    public void A_precision_that_cannot_be_stops_in_one_line(string line, string error)
+    {
+        CliResult result = CliRun.Run(line.Split(' '));
+        Assert.Equal(ExitCodes.UserError, result.Code);
+        Assert.Equal(error, Assert.Single(result.ErrorLines));
+    }
+
     [Fact]
     public void Help_names_every_verb_option_and_exit_code()
     {

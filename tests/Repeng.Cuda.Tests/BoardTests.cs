@@ -22,9 +22,7 @@ public sealed class BoardTests
         ("fill_uniform", "no op of the contract draws random numbers; sample draws its own"),
         ("cast_*", "no op of the contract casts; products convert what they stage"),
         ("matmul_gated_*", "no op of the contract joins products and gate; the engine calls two products and gated_forward"),
-        ("matmul_fast_*", "one bf16 product, 1e-2; the products of ops by our kernels have the accuracy of fp32"),
         ("term_mix", "matmul_term mixes within its launch"),
-        ("unpack_codes_bf16", "decoded weights are fp32 in the engine"),
         ("unpack_rows_*", "rows of LLM.int8 are a form of unpack_blocks"),
         ("unpack_q*", "a type each, for the tests of decoding: unpack_blocks takes the type as a number"),
         ("unpack_iq4_*", "as unpack_q*"),
@@ -88,10 +86,33 @@ public sealed class BoardTests
             // Beside bf16 weights the library takes the activations in parts.
             b.MatMul(into, wide, weight, new MatMulArgs(64, n, k, TransB: true));
         }
+        using (CudaBackend rounding = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, CudaPrecision.Bf16))
+            InBf16(rounding);
         b.AddBias(y, memory.Zeros(n), rows, n);
         b.Sample(memory.Of([0]), memory.Zeros(n), x, default, [], n, new SampleArgs(Sample: false), 0);
         b.Context.Synchronize();
         return launched;
+
+        static void InBf16(CudaBackend b)
+        {
+            using var memory = new TestMemory(b);
+            const int depth = 128;
+            View weights = memory.Zeros(4096L * depth), x = memory.Zeros(4096L * depth), y = memory.Zeros(4096L * 1024);
+            foreach ((int rows, int columns, _) in RoundedBackendTests.Chosen)
+                foreach (bool transB in (bool[])[true, false])
+                    b.MatMul(y, x, weights, new MatMulArgs(rows, columns, depth, TransB: transB, Autocast: true));
+            foreach (View weight in (View[])[weights, memory.Of(new ushort[depth * depth], DType.F16), memory.Of(new ushort[(depth * depth) + 1], DType.BF16).Slice(1, depth * depth)])
+            {
+                b.MatMul(y, x, weight, new MatMulArgs(depth, depth, depth, TransB: true, Autocast: true));
+                foreach (bool transA in (bool[])[true, false])
+                    foreach (bool transB in (bool[])[true, false])
+                        b.MatMul(y, x, weight, new MatMulArgs(12, n, k, transA, transB, Autocast: true));
+            }
+            foreach (string form in (string[])["NF4", "Q8_0"])
+                using (var w = new PackedMatrix(form, n, k, 3))
+                    b.MatMul(y, x, w.On(memory), new MatMulArgs(12, n, k, TransB: true, Autocast: true));
+            b.Context.Synchronize();
+        }
 
         void Term(View weight) => b.MatMulTerm(y, x, weight, memory.Zeros(rank * k), memory.Zeros(n * rank), [new(0, rows, memory.Zeros(rank * rank))], memory.Zeros(2 * rows * rank), new TermArgs(rows, n, k, rank));
     }

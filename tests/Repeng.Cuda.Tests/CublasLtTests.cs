@@ -13,7 +13,7 @@ public sealed class CublasLtTests
 {
     private const int M = 72, N = 64, K = 80;
 
-    private static CudaBackend Open(EmulatedCudaDriver driver, CublasLt library, CudaPrecision precision = CudaPrecision.Full, double least = 0)
+    private static CudaBackend Open(EmulatedCudaDriver driver, CublasLt library, CudaPrecision precision = CudaPrecision.Exact, double least = 0)
         => CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), new CudaLibraries(library).Checked(), precision, least);
 
     private static (float[] A, ushort[] B16, float[] B) Operands()
@@ -32,7 +32,7 @@ public sealed class CublasLtTests
         (float[] a, ushort[] half, float[] b) = Operands();
         using TestMemory memory = new(backend);
         View c = memory.Of(Enumerable.Range(0, M * N).Select(i => i % 7 * 0.1f).ToArray());
-        backend.MatMul(c, memory.Of(a), type == DType.F32 ? memory.Of(b) : memory.Of(half.AsSpan(), type), new MatMulArgs(M, N, K, transA, transB, accumulate));
+        backend.MatMul(c, memory.Of(a), type == DType.F32 ? memory.Of(b) : memory.Of(half.AsSpan(), type), new MatMulArgs(M, N, K, transA, transB, accumulate, Autocast: true));
         return memory.Read(c);
     }
 
@@ -59,7 +59,7 @@ public sealed class CublasLtTests
             // The algorithm of a shape is looked for once.
             Assert.Equal(2, library.Searches);
             Assert.Equal(2, backend.LibraryShapes);
-            Assert.All(library.Products, p => Assert.Equal(CublasCompute.F32, p));
+            Assert.Equal([CudaDataType.R32F, CudaDataType.R16BF], library.Products.Distinct());
         }
         Assert.Equal(0, library.Live);
         Assert.Equal("", driver.Leaks());
@@ -96,18 +96,18 @@ public sealed class CublasLtTests
     }
 
     [Theory]
-    [InlineData(DType.BF16, 1e-2)]
-    [InlineData(DType.F32, 1e-3)]
-    public void FastRoundsItsOperands(DType type, double tolerance)
+    [InlineData(DType.BF16)]
+    [InlineData(DType.F16)]
+    [InlineData(DType.F32)]
+    public void Bf16IsTheSameProductWithTheLibraryAndWithout(DType type)
     {
         using var driver = new EmulatedCudaDriver();
-        using CpuBackend cpu = new(1);
         var library = new FakeCublasLt(driver);
-        using CudaBackend backend = Open(driver, library, CudaPrecision.Fast);
-        float[] exact = Product(cpu, type, false, true, false), fast = Product(backend, type, false, true, false);
-        Close.To(tolerance, fast, exact, "rounded operands");
-        Assert.True(exact.Zip(fast).Max(p => Math.Abs(p.First - p.Second)) > 1e-5);
-        Assert.Equal([type == DType.F32 ? CublasCompute.F32FastTf32 : CublasCompute.F32], library.Products);
+        using CudaBackend with = Open(driver, library, CudaPrecision.Bf16), without = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, CudaPrecision.Bf16);
+        foreach ((bool transA, bool transB) in new[] { (false, true), (false, false), (true, false) })
+            Close.To(1e-6, Product(with, type, transA, transB, true), Product(without, type, transA, transB, true), $"{type} {transA} {transB}");
+        // One product of bf16 operands each, whatever the weight's type.
+        Assert.Equal([CudaDataType.R16BF, CudaDataType.R16BF, CudaDataType.R16BF], library.Products);
     }
 
     [Fact]
@@ -176,14 +176,7 @@ public sealed class CublasLtTests
         using var driver = new EmulatedCudaDriver();
         string message = Assert.Throws<UserErrorException>(() => new CudaLibraries(new FakeCublasLt(driver) { Version = 110402 }).Checked()).Message;
         Assert.Equal("CUDA: libcublasLt.so.12 is version 11.4.2, 11.11.3 (CUDA 11.8) or newer is needed; take it out of the library path, install a newer one, or set REPENG_CUDA_LIBRARIES=none to go without", message);
-        CudaLibraries found = new CudaLibraries(new FakeCublasLt(driver)).Checked();
-        string full = found.Describe(CudaPrecision.Full), fast = found.Describe(CudaPrecision.Fast);
-        Assert.Contains("libcublasLt.so.12 12.1.3", full);
-        Assert.Contains("at fp32 accuracy;", full);
-        Assert.DoesNotContain("rounded", full);
-        Assert.Contains("activations rounded to bf16, beside fp32 weights both operands to TF32 (REPENG_CUDA_PRECISION=fast)", fast);
-        Assert.StartsWith("no cuBLASLt", CudaLibraries.None.Describe(CudaPrecision.Full));
-        Assert.DoesNotContain("=fast", CudaLibraries.None.Describe(CudaPrecision.Full));
-        Assert.EndsWith("REPENG_CUDA_PRECISION=fast changes nothing without the library", CudaLibraries.None.Describe(CudaPrecision.Fast));
+        Assert.StartsWith("libcublasLt.so.12 12.1.3 for products of 1 GFLOP and more", new CudaLibraries(new FakeCublasLt(driver)).Checked().Describe());
+        Assert.StartsWith("no cuBLASLt", CudaLibraries.None.Describe());
     }
 }

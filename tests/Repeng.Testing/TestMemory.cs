@@ -107,19 +107,19 @@ public static class Backends
     // The GPU of this machine, where there is one that the kernels can run on.
     private static readonly Lazy<CudaDeviceInfo?> s_gpu = new(() => NativeCudaDriver.TryOpen(out _) is { } driver ? CudaDevices.Find(driver).List.FirstOrDefault(d => d.Supported) : null);
 
-    /// <summary>Makes a backend by name; the caller disposes it. threads applies to the CPU.</summary>
-    public static IBackend Create(string name, int threads = 0) => name switch
+    /// <summary>Makes a backend by name; the caller disposes it. threads applies to the CPU, the precision to the others.</summary>
+    public static IBackend Create(string name, int threads = 0, CudaPrecision precision = CudaPrecision.Exact) => name switch
     {
         "cpu" => new Repeng.Kernels.Cpu.CpuBackend(threads),
         // The kernels that ship, on the emulator, which checks every access and counts what is left behind.
-        "emulator" => Emulated(),
-        "cuda" => CudaBackend.Open(s_gpu.Value!.Ordinal),
+        "emulator" => Emulated(precision),
+        "cuda" => CudaBackend.Open(s_gpu.Value!.Ordinal, precision),
         _ => throw new ArgumentOutOfRangeException(nameof(name), name, "unknown backend"),
     };
 
-    private static CudaBackend Emulated()
+    private static CudaBackend Emulated(CudaPrecision precision)
     {
         var driver = new EmulatedCudaDriver();
-        return CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), ownsDriver: true);
+        return CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), ownsDriver: true, precision);
     }
 }

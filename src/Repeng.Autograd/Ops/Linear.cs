@@ -89,9 +89,9 @@ public sealed partial class Tape
             int r = term.V.Cols;
             using Scope scope = BeginScope();
             Tensor mixed = New(count, r);
-            Backend.MatMul(z.Data, x.Data.Slice((long)start * inputs, (long)count * inputs), term.V.Data, new MatMulArgs(count, r, inputs));
-            Backend.MatMul(mixed.Data, z.Data, m.Data, new MatMulArgs(count, r, r));
-            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true));
+            Backend.MatMul(z.Data, x.Data.Slice((long)start * inputs, (long)count * inputs), term.V.Data, new MatMulArgs(count, r, inputs, Autocast: true));
+            Backend.MatMul(mixed.Data, z.Data, m.Data, new MatMulArgs(count, r, r, Autocast: true));
+            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true, Autocast: true));
         }
 
         bool trainsWeight = Array.Exists(groups, g => g.Weight.RequiresGrad);
@@ -120,7 +120,7 @@ public sealed partial class Tape
                 if (g.Weight.RequiresGrad)
                 {
                     View dw = g.Weight.GradForWrite(out bool fresh);
-                    Backend.MatMul(dw, part, x.Data.Slice((long)g.Start * inputs, (long)g.Count * inputs), new MatMulArgs(outputs, inputs, g.Count, TransA: true, Accumulate: !fresh));
+                    Backend.MatMul(dw, part, x.Data.Slice((long)g.Start * inputs, (long)g.Count * inputs), new MatMulArgs(outputs, inputs, g.Count, TransA: true, Accumulate: !fresh, Autocast: true));
                 }
                 if (g.Bias is { RequiresGrad: true })
                     Backend.AddBiasBackward(g.Bias.GradToAdd(), part, g.Count, outputs);
@@ -143,7 +143,7 @@ public sealed partial class Tape
     private void Products(View c, View a, LinearGroup[] groups, in GroupArgs args)
     {
         if (groups is [{ Start: 0 } only])
-            Backend.MatMul(c, a, only.Weight.Data, new MatMulArgs(only.Count, args.N, args.K, TransB: args.TransB, Accumulate: args.Accumulate));
+            Backend.MatMul(c, a, only.Weight.Data, args.Product(only.Count));
         else if (groups.Length > 0)
             Backend.MatMulGroups(c, a, Array.ConvertAll(groups, g => new MatMulGroup(g.Start, g.Count, g.Weight.Data)), args);
     }
@@ -180,17 +180,17 @@ public sealed partial class Tape
         int r = term.V.Cols;
         using Scope scope = BeginScope();
         Tensor dMixed = New(count, r);
-        Backend.MatMul(dMixed.Data, dy.Slice((long)start * outputs, (long)count * outputs), term.U.Data, new MatMulArgs(count, r, outputs));
+        Backend.MatMul(dMixed.Data, dy.Slice((long)start * outputs, (long)count * outputs), term.U.Data, new MatMulArgs(count, r, outputs, Autocast: true));
         if (m.RequiresGrad)
         {
             View dm = m.GradForWrite(out bool fresh);
-            Backend.MatMul(dm, z.Data, dMixed.Data, new MatMulArgs(r, r, count, TransA: true, Accumulate: !fresh));
+            Backend.MatMul(dm, z.Data, dMixed.Data, new MatMulArgs(r, r, count, TransA: true, Accumulate: !fresh, Autocast: true));
         }
         if (x.RequiresGrad)
         {
             Tensor dz = New(count, r);
-            Backend.MatMul(dz.Data, dMixed.Data, m.Data, new MatMulArgs(count, r, r, TransB: true));
-            Backend.MatMul(x.GradToAdd().Slice((long)start * inputs, (long)count * inputs), dz.Data, term.V.Data, new MatMulArgs(count, inputs, r, TransB: true, Accumulate: true));
+            Backend.MatMul(dz.Data, dMixed.Data, m.Data, new MatMulArgs(count, r, r, TransB: true, Autocast: true));
+            Backend.MatMul(x.GradToAdd().Slice((long)start * inputs, (long)count * inputs), dz.Data, term.V.Data, new MatMulArgs(count, inputs, r, TransB: true, Accumulate: true, Autocast: true));
         }
     }
 }

@@ -127,10 +127,10 @@ public sealed partial class Tape
                 if (hidden.RequiresGrad)
                 {
                     View dh = hidden.GradForWrite(out bool fresh);
-                    Backend.MatMul(dh, gradient.Data, w, new MatMulArgs(rows, dim, cols, Accumulate: !fresh));
+                    Backend.MatMul(dh, gradient.Data, w, new MatMulArgs(rows, dim, cols, Accumulate: !fresh, Autocast: true));
                 }
                 if (weight.RequiresGrad)
-                    Backend.MatMul(weight.GradToAdd().Slice((long)first * dim, (long)cols * dim), gradient.Data, hidden.Data, new MatMulArgs(cols, dim, rows, TransA: true, Accumulate: true));
+                    Backend.MatMul(weight.GradToAdd().Slice((long)first * dim, (long)cols * dim), gradient.Data, hidden.Data, new MatMulArgs(cols, dim, rows, TransA: true, Accumulate: true, Autocast: true));
             }
         });
         return output;
@@ -155,7 +155,7 @@ public sealed partial class Tape
     private void LogitChunk(View chunk, Tensor hidden, Tensor weight, int first, int cols, float softCap)
     {
         int rows = hidden.Rows, dim = weight.Cols;
-        Backend.MatMul(chunk, hidden.Data, weight.Data.Slice((long)first * dim, (long)cols * dim), new MatMulArgs(rows, cols, dim, TransB: true));
+        Backend.MatMul(chunk, hidden.Data, weight.Data.Slice((long)first * dim, (long)cols * dim), new MatMulArgs(rows, cols, dim, TransB: true, Autocast: true));
         if (softCap > 0)
             Backend.Unary(chunk, chunk, (long)rows * cols, UnaryOp.SoftCap, softCap);
     }

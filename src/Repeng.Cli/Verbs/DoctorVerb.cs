@@ -30,7 +30,7 @@ public sealed class DoctorVerb
 
     private int Run(ParseResult p)
     {
-        using Device device = DeviceOption.Open("cpu", p.GetValue(_threads), _session);
+        using Device device = DeviceOption.OpenCpu(p.GetValue(_threads), _session);
         DeviceRate rate = DeviceRate.Measure(device);
         Line("system", $"{RuntimeInformation.OSDescription.Trim()}, {RuntimeInformation.OSArchitecture}");
         Line(".NET", RuntimeInformation.FrameworkDescription);
@@ -84,12 +84,14 @@ public sealed class DoctorVerb
         }
         try
         {
-            Line("", CudaLibraries.Find().Describe(CudaLibraries.AskedPrecision()));
+            Line("", CudaLibraries.Find().Describe());
         }
         catch (UserErrorException e)
         {
             Line("", e.Message);
         }
+        foreach (CudaPrecision precision in Enum.GetValues<CudaPrecision>())
+            Line("", $"--precision {precision.Describe()}");
         Line("", "singular vectors on the CPU");
     }
 

@@ -50,8 +50,7 @@ public sealed class EvalVerb
     private readonly Option<double?> _penalty = Opt.Number("--repetition_penalty", "with --generate_answers (default 1.2)");
     private readonly Option<string?> _output = Opt.Text("--output_dir", "FOLDER", "where eval_results.csv, eval_summary.csv, compared.csv, eval.json and the plots eval, effect (of dilemmas also p_yes.csv, transfer.csv, p_yes) go (default: nowhere)");
     private readonly WeightOptions _weights = new();
-    private readonly Option<string?> _device = DeviceOption.Create();
-    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly DeviceOption _device = new();
     private readonly Session _session;
 
     private EvalVerb(Session session) => _session = session;
@@ -61,7 +60,7 @@ public sealed class EvalVerb
     {
         var verb = new EvalVerb(session);
         var command = new Command("eval", "Measure on questions what adapters and control vectors do, beside plain vectors and prompts");
-        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._adapterWeights, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._texts.EnableThinking, verb._texts.ThinkTag, verb._maxThink, verb._force, verb._temperature, verb._minP, verb._penalty, verb._output }).Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._adapters, verb._adapterWeights, verb._vectors, verb._normalize, verb._coefficients, verb._calibrate, verb._budget, verb._neutral, verb._kl, verb._set, verb._questions, verb._dilemmas, verb._target, verb._max, verb._baselines }.Concat(verb._texts.Pairs).Concat(new Option[] { verb._batch, verb._seed, verb._seeds, verb._generate, verb._maxNew, verb._texts.EnableThinking, verb._texts.ThinkTag, verb._maxThink, verb._force, verb._temperature, verb._minP, verb._penalty, verb._output }).Concat(verb._weights.All).Concat(verb._device.All))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -71,7 +70,7 @@ public sealed class EvalVerb
     {
         Request r = Read(p);
         HubModels.Ready(_session, r.Model);
-        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using Device device = _device.Open(p, _session);
         using ModelBundle bundle = ModelBundle.Load(device, r.Model, _weights.Read(p), remark: _session.Say);
         bundle.EnableThinking = p.GetValue(_texts.EnableThinking);
         ThinkingAnswers? thinking = ReadThinking(p, bundle, r);

@@ -19,8 +19,7 @@ public sealed class ExportVerb
     private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "coefficient that the files stand for (default 1)");
     private readonly Option<string?> _output = Opt.Text("--output", "PATH", "new folder to write; for gguf-lora and gguf a .gguf file");
     private readonly WeightOptions _weights = new();
-    private readonly Option<string?> _device = DeviceOption.Create();
-    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly DeviceOption _device = new();
     private readonly Session _session;
 
     private ExportVerb(Session session) => _session = session;
@@ -30,7 +29,7 @@ public sealed class ExportVerb
     {
         var verb = new ExportVerb(session);
         var command = new Command("export", "Write an adapter at one coefficient as a LoRA of PEFT or llama.cpp, or merged into the model");
-        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._type, verb._coefficient, verb._output }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._adapter, verb._model, verb._to, verb._type, verb._coefficient, verb._output }.Concat(verb._weights.All).Concat(verb._device.All))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -54,7 +53,7 @@ public sealed class ExportVerb
         bool merged = to == "merged";
         float c = (float)(p.GetValue(_coefficient) ?? 1);
         string source = ConfigFolder(model, merged);
-        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using Device device = _device.Open(p, _session);
         using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p), remark: _session.Say);
         using IAdapter adapter = AdapterFile.LoadAny(bundle.Model, folder);
         if (gguf)

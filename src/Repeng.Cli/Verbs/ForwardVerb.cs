@@ -22,8 +22,7 @@ public sealed class ForwardVerb
     private readonly Option<double[]?> _adapterWeights = AdapterOptions.Weights("with several --adapter: the factor of each one's coefficient (default 1 each)");
     private readonly Option<double?> _coefficient = Opt.Number("--coefficient", "steering coefficient (default 1 with an adapter)");
     private readonly WeightOptions _weights = new();
-    private readonly Option<string?> _device = DeviceOption.Create();
-    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly DeviceOption _device = new();
     private readonly Session _session;
 
     private ForwardVerb(Session session) => _session = session;
@@ -33,7 +32,7 @@ public sealed class ForwardVerb
     {
         var verb = new ForwardVerb(session);
         var command = new Command("forward", "Write logits, hidden states, module outputs and gradients of a forward pass");
-        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._adapterWeights, verb._coefficient }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._input, verb._text, verb._output, verb._hidden, verb._modules, verb._gradients, verb._adapter, verb._adapterWeights, verb._coefficient }.Concat(verb._weights.All).Concat(verb._device.All))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -53,7 +52,7 @@ public sealed class ForwardVerb
         Regex? modules = Modules(p.GetValue(_modules));
 
         HubModels.Ready(_session, model);
-        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using Device device = _device.Open(p, _session);
         (DecoderModel decoder, Func<string, int[]>? encode, IDisposable owner) = Load(device, model, text is not null, Storage(p, gradients), _session.Say);
         using (owner)
         {

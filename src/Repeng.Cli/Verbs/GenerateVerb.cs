@@ -40,8 +40,7 @@ public sealed class GenerateVerb
     private readonly Option<ulong?> _seed = Opt.Seed("--seed", "key of the random draws (default 42)");
     private readonly Option<bool?> _json = Opt.Flag("--json", "print one JSON object");
     private readonly WeightOptions _weights = new();
-    private readonly Option<string?> _device = DeviceOption.Create();
-    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly DeviceOption _device = new();
     private readonly Session _session;
 
     private GenerateVerb(Session session) => _session = session;
@@ -51,7 +50,7 @@ public sealed class GenerateVerb
     {
         var verb = new GenerateVerb(session);
         var command = new Command(name, description);
-        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._adapterWeights, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json }.Concat(verb._weights.All).Concat(new Option[] { verb._device, verb._threads }))
+        foreach (Option o in new Option[] { verb._model, verb._adapter, verb._adapterWeights, verb._vector, verb._normalize, verb._coefficients, verb._prompt, verb._system, verb._raw, verb._enableThinking, verb._maxNew, verb._sample, verb._temperature, verb._topK, verb._topP, verb._minP, verb._penalty, verb._seed, verb._json }.Concat(verb._weights.All).Concat(verb._device.All))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -80,7 +79,7 @@ public sealed class GenerateVerb
             throw new UserErrorException("the prompt is empty; give --prompt TEXT or a text on standard input");
 
         HubModels.Ready(_session, model);
-        using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+        using Device device = _device.Open(p, _session);
         using ModelBundle bundle = ModelBundle.Load(device, model, _weights.Read(p), remark: _session.Say);
         bundle.EnableThinking = p.GetValue(_enableThinking);
         using IAdapter? adapter = folders.Length == 0 ? null : CombinedAdapter.Load(bundle.Model, folders, weights);

@@ -53,7 +53,7 @@ public sealed class MakeDemoVerb
         bool force = p.GetValue(_force) == true;
         DemoModelRecipe recipe = Recipe(p);
         AtomicFile.RequireFolderFree(folder, force);
-        using Device device = DeviceOption.Open("cpu", p.GetValue(_threads), _session);
+        using Device device = DeviceOption.OpenCpu(p.GetValue(_threads), _session);
         var world = new DemoWorld();
         double loss = 0;
         using (DecoderModel model = DemoModelTrainer.Train(device, world, recipe, t =>

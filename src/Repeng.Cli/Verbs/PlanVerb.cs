@@ -33,7 +33,7 @@ public sealed class PlanVerb
         string model = p.GetValue(_options.Model) ?? ModelBundle.Demo;
         HubModels.Ready(_session, model);
         RunSettings settings = _options.Settings(p, model, TrainVerb.ReadConfig(model));
-        using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
+        using Device device = _options.Device.Open(p, _session);
         RunPlan plan = RunPlan.Predict(settings);
         // What a run holds besides: runtime, compiled code, texts, tokenizer. They are here by now as they will be there.
         // A GPU's memory is apart from it.

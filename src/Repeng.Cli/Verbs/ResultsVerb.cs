@@ -19,8 +19,7 @@ public sealed class ResultsVerb
     private readonly Option<double?> _budget = Opt.Number("--kl_budget", "nats of p95 KL that every method is measured at (default 1)");
     private readonly Option<string?> _stale = Opt.Choice("--stale", "records of other settings, or of another commit of this program: refuse to go on (default), redo them, or keep those that differ in the commit alone; the page names every commit", "refuse", "redo", "keep");
     private readonly Option<bool?> _render = Opt.Flag("--render", "write the page from the records that are there, and measure nothing");
-    private readonly Option<string?> _device = DeviceOption.Create();
-    private readonly Option<int?> _threads = DeviceOption.CreateThreads();
+    private readonly DeviceOption _device = new();
     private readonly Session _session;
 
     private ResultsVerb(Session session) => _session = session;
@@ -30,7 +29,7 @@ public sealed class ResultsVerb
     {
         var verb = new ResultsVerb(session);
         var command = new Command("results", "Measure every method on every task with several seeds, at equal damage, and write the page of results; a stopped run goes on where it was");
-        foreach (Option o in new Option[] { verb._output, verb._tasks, verb._methods, verb._seeds, verb._model, verb._budget, verb._stale, verb._render, verb._device, verb._threads })
+        foreach (Option o in new Option[] { verb._output, verb._tasks, verb._methods, verb._seeds, verb._model, verb._budget, verb._stale, verb._render }.Concat(verb._device.All))
             command.Options.Add(o);
         command.SetAction(verb.Run);
         return command;
@@ -53,7 +52,7 @@ public sealed class ResultsVerb
             _session.Say($"{missing} of {plan.Cells().Count} records are to be measured; commit {ResultsPlan.Commit}");
             if (missing > 0)
             {
-                using Device device = DeviceOption.Open(p.GetValue(_device), p.GetValue(_threads), _session);
+                using Device device = _device.Open(p, _session);
                 try
                 {
                     runner.Run(device);

@@ -21,11 +21,8 @@ public sealed class TrainOptions
     /// <summary>--model.</summary>
     public Option<string?> Model { get; } = Opt.Text("--model", "MODEL", "folder in the Hugging Face layout, .gguf file, repository of the hub (org/name, org/name@revision, org/name:file.gguf), or demo: the built-in model (default)", "--model_name");
 
-    /// <summary>--device.</summary>
-    public Option<string?> Device { get; } = DeviceOption.Create();
-
-    /// <summary>--threads.</summary>
-    public Option<int?> Threads { get; } = DeviceOption.CreateThreads();
+    /// <summary>Where it computes.</summary>
+    public DeviceOption Device { get; } = new();
 
     /// <summary>--resume.</summary>
     public Option<string?> Resume { get; } = Opt.Text("--resume", "FOLDER", "go on with a stopped run (its folder ends in .partial); all settings come from there");
@@ -105,7 +102,7 @@ public sealed class TrainOptions
     private readonly Option<string?> _logDir = Opt.Text("--logdir", "DIR", "write TensorBoard's events into DIR/{name of the run} (default: none)");
 
     /// <summary>What says on which texts: model, personas, template, suffixes, how many, seed, and where it runs.</summary>
-    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _thinking, ThinkTag, EnableThinking, _maxPairs, _maxTokens, _seed, Device, Threads, .. _weights.All];
+    public IReadOnlyList<Option> Texts => [Model, _personas, _template, _suffixes, _thinking, ThinkTag, EnableThinking, _maxPairs, _maxTokens, _seed, .. Device.All, .. _weights.All];
 
     /// <summary>What says what a pair of texts is made of.</summary>
     public IReadOnlyList<Option> Pairs => [_personas, _template, _suffixes, _thinking];
@@ -120,7 +117,7 @@ public sealed class TrainOptions
         .. _antiPasto.All,
         _batchSize, _epochs, _rate, _decay, _accumulate, _clip, _valSplit, _patience, _calibrate, _seed,
         OutputDir, RunName, Resume, _saveCheckpoints, _checkpointEvery, _microBatch, _checkpointActivations,
-        LogN, EvalQuestions, EvalBatchSize, EvalTokens, Device, Threads, .. _weights.All, _wandb, _wandbProject, _wandbDir, _logDir,
+        LogN, EvalQuestions, EvalBatchSize, EvalTokens, .. Device.All, .. _weights.All, _wandb, _wandbProject, _wandbDir, _logDir,
     ];
 
     /// <summary>Stops for what the program cannot do yet, before anything is read.</summary>
@@ -141,7 +138,7 @@ public sealed class TrainOptions
     /// <summary>With --resume, every setting comes from the folder; another one beside it would be lost silently.</summary>
     public void RefuseBesideResume(ParseResult p)
     {
-        Option[] allowed = [Resume, Model, Device, Threads, LogN, EvalQuestions, EvalBatchSize, EvalTokens];
+        Option[] allowed = [Resume, Model, .. Device.All, LogN, EvalQuestions, EvalBatchSize, EvalTokens];
         Option? other = All.Except(allowed).FirstOrDefault(o => p.GetResult(o) is { Implicit: false });
         if (other is not null)
             throw new UserErrorException($"{other.Name} beside --resume: a resumed run keeps all of its settings, which are in its {TrainRun.SettingsName}; leave {other.Name} out");

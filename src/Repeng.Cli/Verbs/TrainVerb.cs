@@ -96,7 +96,7 @@ public sealed class TrainVerb
     private int Train(ParseResult p, RunSettings settings, string folder, bool resume, RunLogs? logs)
     {
         HubModels.Ready(_session, settings.Model);
-        using Device device = DeviceOption.Open(p.GetValue(_options.Device), p.GetValue(_options.Threads), _session);
+        using Device device = _options.Device.Open(p, _session);
         using ModelBundle bundle = ModelBundle.Load(device, settings.Model, settings.Storage, (_, _) => _session.Stop.ThrowIfCancellationRequested(), _session.Say);
         _session.Say($"model {settings.Model}: {bundle.Model.Config.ModelType}, {bundle.Model.Config.NumLayers} blocks, {Format.Bytes(bundle.Model.WeightBytes)} of weights; profile {settings.Train.Profile}");
         bundle.EnableThinking = settings.Thinking?.Enable;

@@ -56,7 +56,7 @@ public sealed class VectorTrain
         // Beside the file that is written: a folder for temporary files may itself lie in memory.
         RepresentationSettings collect = Collecting(p) with { ScratchFolder = Folder(Path.GetFullPath(output)) };
 
-        using Device device = DeviceOption.Open(p.GetValue(_texts.Device), p.GetValue(_texts.Threads), _session);
+        using Device device = _texts.Device.Open(p, _session);
         using ModelBundle bundle = ModelBundle.Load(device, name, settings.Storage, remark: _session.Say);
         string[] modules = LayerSelection.Modules(bundle.Model, p.GetValue(_layers) ?? (method is null ? WeightSvdSteering.DefaultLayers(bundle.Model) : null), range ?? (p.GetValue(_layers) is null && bundle.Model.Blocks.Count > 1 ? (new(1, false), new(bundle.Model.Blocks.Count, false)) : null));
         List<TokenPair> pairs = TrainRun.Pairs(bundle, settings);

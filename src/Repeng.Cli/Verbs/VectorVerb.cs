@@ -132,11 +132,12 @@ public sealed class VectorVerb
     private Command Import()
     {
         Argument<string> file = File("FILE", "a control vector that repeng, the research branch or llama.cpp's tools wrote (.gguf)");
-        Option<string?> output = Output(), model = Opt.Text("--model", "MODEL", "check that the vector fits this model, and write module paths of its blocks as numbers", "--model_name"), device = DeviceOption.Create();
+        Option<string?> output = Output(), model = Opt.Text("--model", "MODEL", "check that the vector fits this model, and write module paths of its blocks as numbers", "--model_name");
+        DeviceOption device = new();
         Option<bool?> overwrite = Overwrite();
         var command = new Command("import", "Read a control vector of another tool, check it and write it as ours");
         command.Arguments.Add(file);
-        foreach (Option o in new Option[] { output, overwrite, model, device })
+        foreach (Option o in new Option[] { output, overwrite, model }.Concat(device.All))
             command.Options.Add(o);
         command.SetAction(p =>
         {
@@ -145,7 +146,7 @@ public sealed class VectorVerb
             if (p.GetValue(model) is { } name)
             {
                 HubModels.Ready(_session, name);
-                using Runtime.Device d = DeviceOption.Open(p.GetValue(device), null, _session);
+                using Runtime.Device d = device.Open(p, _session);
                 using Steering.Models.ModelBundle bundle = Steering.Models.ModelBundle.Load(d, name);
                 VectorControl.Resolve(bundle.Model, vector);
                 if (vector.ModelType != bundle.Model.Config.ModelType)

@@ -20,8 +20,11 @@ public readonly record struct GroupArgs(int N, int K, bool TransB = true, bool A
         foreach (MatMulGroup g in groups)
             if (g.Count > 0)
                 backend.MatMul(c.Slice((long)g.Start * args.N, (long)g.Count * args.N), a.Slice((long)g.Start * args.K, (long)g.Count * args.K), g.B,
-                    new MatMulArgs(g.Count, args.N, args.K, TransB: args.TransB, Accumulate: args.Accumulate));
+                    args.Product(g.Count));
     }
+
+    /// <summary>The product of a group of so many rows; a layer's.</summary>
+    public MatMulArgs Product(int rows) => new(rows, N, K, TransB: TransB, Accumulate: Accumulate, Autocast: true);
 }
 
 public partial interface IBackend

@@ -5,13 +5,16 @@ namespace Repeng.Kernels;
 /// With TransA, A is stored [K, M]; with TransB, B is stored [N, K] (the layout of a linear layer's weight).
 /// Leading dimensions are row strides in elements; 0 means tightly packed.
 /// Batch &gt; 1 repeats the product at the given strides (elements; 0 shares the operand).
+/// Autocast says that the product is one of a layer (a linear layer, a low-rank term or low-rank adapter on one, the head; forward and backward), which a backend that was
+/// opened at a lower precision may round the operands of; losses, rotations and other algebra of parameters are none.
 /// </summary>
 public readonly record struct MatMulArgs(
     int M, int N, int K,
     bool TransA = false, bool TransB = false,
     bool Accumulate = false,
     int LdA = 0, int LdB = 0, int LdC = 0,
-    int Batch = 1, long StrideA = 0, long StrideB = 0, long StrideC = 0)
+    int Batch = 1, long StrideA = 0, long StrideB = 0, long StrideC = 0,
+    bool Autocast = false)
 {
     /// <summary>Row stride of A as stored.</summary>
     public int RowStrideA => LdA != 0 ? LdA : TransA ? M : K;
@@ -33,17 +36,17 @@ public readonly record struct TermArgs(int Rows, int Outputs, int Inputs, int Ra
     public static void OneByOne(IBackend backend, View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
     {
         (int rows, int outputs, int inputs, int r) = args;
-        backend.MatMul(y, x, w, new MatMulArgs(rows, outputs, inputs, TransB: true));
+        backend.MatMul(y, x, w, new MatMulArgs(rows, outputs, inputs, TransB: true, Autocast: true));
         foreach (TermSegment s in segments)
         {
             View z = room.Slice((long)s.Start * r, (long)s.Count * r), mixed = z;
-            backend.MatMul(z, x.Slice((long)s.Start * inputs, (long)s.Count * inputs), down, new MatMulArgs(s.Count, r, inputs, TransB: true));
+            backend.MatMul(z, x.Slice((long)s.Start * inputs, (long)s.Count * inputs), down, new MatMulArgs(s.Count, r, inputs, TransB: true, Autocast: true));
             if (!s.M.IsEmpty)
             {
                 mixed = room.Slice((long)(rows + s.Start) * r, (long)s.Count * r);
-                backend.MatMul(mixed, z, s.M, new MatMulArgs(s.Count, r, r));
+                backend.MatMul(mixed, z, s.M, new MatMulArgs(s.Count, r, r, Autocast: true));
             }
-            backend.MatMul(y.Slice((long)s.Start * outputs, (long)s.Count * outputs), mixed, u, new MatMulArgs(s.Count, outputs, r, TransB: true, Accumulate: true));
+            backend.MatMul(y.Slice((long)s.Start * outputs, (long)s.Count * outputs), mixed, u, new MatMulArgs(s.Count, outputs, r, TransB: true, Accumulate: true, Autocast: true));
         }
     }
 }

@@ -9,7 +9,7 @@ public sealed unsafe partial class CudaBackend
     private const int GroupsTogether = 32;
 
     /// <inheritdoc/>
-    /// <remarks>For each type of weight one launch for up to 32 groups of few rows and one for up to 32 of more; packed weights one group after the other.</remarks>
+    /// <remarks>For each type of weight one launch for up to 32 groups of few rows and one for up to 32 of more; packed weights, and groups of more rows where operands round, one after the other.</remarks>
     public void MatMulGroups(View c, View a, ReadOnlySpan<MatMulGroup> groups, in GroupArgs args)
     {
         const string Op = nameof(MatMulGroups);
@@ -31,11 +31,13 @@ public sealed unsafe partial class CudaBackend
                 _ = Suffix(g.B.Type, Op);
         }
         foreach (MatMulGroup g in groups)
-            if (g.B.Type == DType.Packed)
+            if (IsAlone(g, args))
                 GroupArgs.OneByOne(this, c, a, [g], args);
         foreach (DType type in (ReadOnlySpan<DType>)[DType.F32, DType.F16, DType.BF16])
             GroupsOf(type, c, a, groups, args);
     }
+
+    private bool IsAlone(in MatMulGroup g, in GroupArgs args) => g.B.Type == DType.Packed || Rounds(args.Product(g.Count));
 
     private void GroupsOf(DType type, View c, View a, ReadOnlySpan<MatMulGroup> groups, in GroupArgs args)
     {
@@ -44,7 +46,7 @@ public sealed unsafe partial class CudaBackend
         long tiles = 0;
         foreach (MatMulGroup g in groups)
         {
-            if (g.Count == 0 || g.B.Type != type)
+            if (g.Count == 0 || g.B.Type != type || IsAlone(g, args))
                 continue;
             // The same choice as for one product, so that the bits are the same.
             if (args.TransB && g.Count <= VectorRows)

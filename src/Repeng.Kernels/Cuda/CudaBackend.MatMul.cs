@@ -58,16 +58,24 @@ public sealed partial class CudaBackend
     private void Product(MatMulParams p, DType weight, in MatMulArgs args)
     {
         string type = Suffix(weight, nameof(MatMul));
-        int size = weight.Size();
-        KernelArguments k = default;
-        if (args is { Batch: 1, TransA: false, TransB: true, M: <= VectorRows })
+        if (IsVector(args))
         {
+            KernelArguments k = default;
             k.Add(p);
             Kernel(Products, $"matvec_{type}_{Rows248(args.M)}").Launch(new(Blocks(args.N, VectorTile)), new(Threads), 0, ref k);
-            return;
         }
-        if (ByLibrary(p, args, weight))
-            return;
+        else if (Rounds(args))
+            RoundedProduct(p, weight, args);
+        else if (!ByLibrary(p, args, weight))
+            ByTiles(p, args, weight.Size(), "", type);
+    }
+
+    private static bool IsVector(in MatMulArgs args) => args is { Batch: 1, TransA: false, TransB: true, M: <= VectorRows };
+
+    // form: what stands before the type in the kernel's name.
+    private void ByTiles(in MatMulParams p, in MatMulArgs args, int size, string form, string type)
+    {
+        string kernel = $"matmul_{form}{(args.TransA ? 't' : 'n')}{(args.TransB ? 't' : 'n')}_{type}";
         if (args.Batch == 1 && IsCut(args.N, args.K) && args.RowStrideC == args.N)
         {
             // Rows in parts, which bounds the memory for the sums.
@@ -75,18 +83,18 @@ public sealed partial class CudaBackend
             {
                 int rows = Math.Min(StretchRows, args.M - row);
                 ByStretches(new View(p.C + (nint)(sizeof(float) * (long)row * args.N), (long)rows * args.N, DType.F32), p with { A = p.A + (nint)(sizeof(float) * (args.TransA ? row : (long)row * args.RowStrideA)), M = rows },
-                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, size, type);
+                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, size, kernel);
             }
             return;
         }
-        Tiles(p, args, size, type);
+        Tiles(p, args, size, kernel);
     }
 
     private static bool IsCut(int columns, int depth) => columns <= ThinColumns && depth >= 2 * Stretch;
 
-    private void Tiles(in MatMulParams p, in MatMulArgs args, int sizeOfB, string type)
+    private void Tiles(in MatMulParams p, in MatMulArgs args, int sizeOfB, string name)
     {
-        CudaFunction kernel = Kernel(Products, $"matmul_{(args.TransA ? 't' : 'n')}{(args.TransB ? 't' : 'n')}_{type}");
+        CudaFunction kernel = Kernel(Products, name);
         uint tiles = Blocks((long)Blocks(args.M, Tile) * Blocks(args.N, Tile), 1);
         // A grid is 65535 high at most; batches above that go in several launches.
         int launches = args.Batch / p.Summed;
@@ -103,16 +111,16 @@ public sealed partial class CudaBackend
     }
 
     // The stretches of K as a batch of products, then their sums in order.
-    private void ByStretches(View c, in MatMulParams p, in MatMulArgs args, int sizeOfB, string type)
+    private void ByStretches(View c, in MatMulParams p, in MatMulArgs args, int sizeOfB, string kernel)
     {
         long product = (long)args.M * args.N, stepA = args.TransA ? (long)Stretch * args.RowStrideA : Stretch, stepB = args.TransB ? Stretch : (long)Stretch * args.RowStrideB;
         int whole = args.K / Stretch, rest = args.K % Stretch, count = whole + (rest > 0 ? 1 : 0);
         long sums = (sizeof(float) * product * count + 255) & ~255L;
         nint partial = Scratch(sums + sizeof(double) * product * Blocks(count, ColChunk));
         MatMulParams part = p with { C = partial, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product, LdC = args.N, Accumulate = 0, Summed = 1 };
-        Tiles(part, args with { Batch = whole, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product }, sizeOfB, type);
+        Tiles(part, args with { Batch = whole, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product }, sizeOfB, kernel);
         if (rest > 0)
-            Tiles(part with { A = p.A + (nint)(whole * stepA * sizeof(float)), B = p.B + (nint)(whole * stepB * sizeOfB), C = partial + (nint)(whole * product * sizeof(float)), K = rest }, args with { K = rest }, sizeOfB, type);
+            Tiles(part with { A = p.A + (nint)(whole * stepA * sizeof(float)), B = p.B + (nint)(whole * stepB * sizeOfB), C = partial + (nint)(whole * product * sizeof(float)), K = rest }, args with { K = rest }, sizeOfB, kernel);
         SumCols(s_terms[0], c, new View(partial, product * count, DType.F32), default, default, 1, count, checked((int)product), args.Accumulate, partial + (nint)sums);
     }
 
@@ -120,9 +128,9 @@ public sealed partial class CudaBackend
     public void MatMulTerm(View y, View x, View w, View down, View u, ReadOnlySpan<TermSegment> segments, View room, in TermArgs args)
     {
         // As one launch where all rows belong to one segment without an M, or with one: z = x·Downᵀ, z·M, then both products in one kernel.
-        // Not where the products alone would be cut by their depth or go to the library: their bits are asked for.
+        // Not where the products alone would be cut by their depth, round or go to the library: their bits are asked for.
         (int rows, int outputs, int inputs, int r) = args;
-        if (rows <= VectorRows || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows || w.Packing is { Code: null } || IsCut(outputs, inputs) || IsCut(outputs, r)
+        if (rows <= VectorRows || Precision != CudaPrecision.Exact || segments.Length != 1 || segments[0].Start != 0 || segments[0].Count != rows || w.Packing is { Code: null } || IsCut(outputs, inputs) || IsCut(outputs, r)
             || (w.Packing is null && IsForLibrary(new MatMulArgs(rows, outputs, inputs, TransB: true), w.Type)) || IsForLibrary(new MatMulArgs(rows, outputs, r, TransB: true), DType.F32))
         {
             TermArgs.OneByOne(this, y, x, w, down, u, segments, room, args);

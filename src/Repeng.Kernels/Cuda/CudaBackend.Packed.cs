@@ -25,17 +25,17 @@ public sealed unsafe partial class CudaBackend
         UnpackTo(y.Address, packed, packing);
     }
 
-    private void UnpackTo(nint y, View packed, Packing packing)
+    private void UnpackTo(nint y, View packed, Packing packing, DType type = DType.F32)
     {
         KernelArguments k = default;
         if (packing.Code is null)
         {
             k.Add(y).Add(BlocksOf(packed, packing)).Add(packed.Length);
-            Kernel(BlocksImage, "unpack_blocks").Launch(new(Blocks((packed.Start % Eight) + packed.Length, UnpackBlocksTile)), new(UnpackBlocksThreads), 0, ref k);
+            Kernel(BlocksImage, type == DType.BF16 ? "unpack_blocks_bf16" : "unpack_blocks").Launch(new(Blocks((packed.Start % Eight) + packed.Length, UnpackBlocksTile)), new(UnpackBlocksThreads), 0, ref k);
             return;
         }
         k.Add(CodesOf(packed, packing)).Add(y).Add(packed.Length);
-        Kernel(Codes, "unpack_codes_f32").Launch(new(Blocks(packed.Length, UnpackCodesTile)), new(Threads), 0, ref k);
+        Kernel(Codes, type == DType.BF16 ? "unpack_codes_bf16" : "unpack_codes_f32").Launch(new(Blocks(packed.Length, UnpackCodesTile)), new(Threads), 0, ref k);
     }
 
     // y[i, :] = scale·table[ids[i], :].
@@ -57,14 +57,17 @@ public sealed unsafe partial class CudaBackend
     {
         int length = args.TransB ? args.K : args.N, lines = args.TransB ? args.N : args.K;
         bool blocks = packing.Blocks is not null;
-        // Kernels take rows without gaps, of blocks whole ones, and A as it is; nothing of the engine asks for anything else. A thin product is
+        // Where operands round, the weight is decoded to bf16 once: a tile of a large product is read by every row of tiles.
+        // Else kernels take rows without gaps, of blocks whole ones, and A as it is; nothing of the engine asks for anything else. A thin product is
         // cut by its depth, for which its few rows are decoded.
-        if (args.TransA || (args.M > VectorRows && IsCut(args.N, args.K)) || (!args.TransB && IsCut(args.N, args.K)) || (args.RowStrideB != length && lines > 1) || (blocks && (length % Eight != 0 || b.Start % Eight != 0)))
+        bool rounds = Rounds(args);
+        if (rounds || args.TransA || (args.M > VectorRows && IsCut(args.N, args.K)) || (!args.TransB && IsCut(args.N, args.K)) || (args.RowStrideB != length && lines > 1) || (blocks && (length % Eight != 0 || b.Start % Eight != 0)))
         {
             View whole = b.Slice(0, lines == 0 || length == 0 ? 0 : ((long)(lines - 1) * args.RowStrideB) + length);
-            p.B = Scratch(Math.Max(1, whole.Length) * sizeof(float), ref _unpacked);
-            UnpackTo(p.B, whole, packing);
-            Product(p, DType.F32, args with { LdB = args.RowStrideB });
+            DType type = rounds ? DType.BF16 : DType.F32;
+            p.B = Scratch(Math.Max(1, whole.Length) * type.Size(), ref _unpacked);
+            UnpackTo(p.B, whole, packing, type);
+            Product(p, type, args with { LdB = args.RowStrideB });
             return;
         }
         bool vector = args.TransB && args.M <= VectorRows;

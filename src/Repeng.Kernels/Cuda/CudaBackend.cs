@@ -35,19 +35,19 @@ public sealed partial class CudaBackend : IBackend
     public bool IsDry => Context.Driver.IsDry;
 
     /// <summary>Opens a device of this machine; −1 takes the best. Throws <see cref="UserErrorException"/> with what is missing.</summary>
-    public static CudaBackend Open(int ordinal = -1)
+    public static CudaBackend Open(int ordinal = -1, CudaPrecision precision = CudaPrecision.Exact)
     {
         CudaDevices devices = CudaDevices.Find();
-        return Open(devices.Driver, devices.Choose(ordinal), CudaLibraries.Find(), CudaLibraries.AskedPrecision());
+        return Open(devices.Driver, devices.Choose(ordinal), CudaLibraries.Find(), precision);
     }
 
     /// <summary>Opens a device of an injected table. A driver that is to be disposed with the backend is owned by it from here on, also where opening fails.</summary>
-    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false)
+    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, bool ownsDriver = false, CudaPrecision precision = CudaPrecision.Exact)
     {
         IDisposable? owned = ownsDriver ? driver as IDisposable : null;
         try
         {
-            return new(CudaContext.Open(driver, device), CudaLibraries.None, owned);
+            return new(CudaContext.Open(driver, device), CudaLibraries.None, owned) { Precision = precision };
         }
         catch
         {
@@ -60,9 +60,9 @@ public sealed partial class CudaBackend : IBackend
     /// <param name="driver">The driver.</param>
     /// <param name="device">The device.</param>
     /// <param name="libraries">Libraries; <see cref="CudaLibraries.None"/> for none.</param>
-    /// <param name="precision">How exact the libraries' products are.</param>
+    /// <param name="precision">How exact products of layers are.</param>
     /// <param name="leastWork">FLOP from which products go to a library.</param>
-    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, CudaLibraries libraries, CudaPrecision precision = CudaPrecision.Full, double leastWork = CudaLibraries.LeastWork) =>
+    public static CudaBackend Open(CudaDriver driver, CudaDeviceInfo device, CudaLibraries libraries, CudaPrecision precision = CudaPrecision.Exact, double leastWork = CudaLibraries.LeastWork) =>
         new(CudaContext.Open(driver, device), libraries, null) { Precision = precision, LeastLibraryWork = leastWork };
 
     /// <inheritdoc/>
@@ -112,7 +112,7 @@ public sealed partial class CudaBackend : IBackend
         try
         {
             // All of it, whatever the driver says to one.
-            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, .. _tables.Values])
+            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, .. _tables.Values])
             {
                 try
                 {

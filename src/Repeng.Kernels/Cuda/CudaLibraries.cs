@@ -15,22 +15,11 @@ public sealed record CudaLibraries(CublasLt? Products)
     /// <summary>The least cuBLASLt, as cublasLtGetVersion numbers it: that of CUDA 11.8.</summary>
     public const int LeastProductsVersion = 111103;
 
-    /// <summary>Environment variable: <c>fast</c> rounds the operands of the libraries' products (<see cref="CudaPrecision.Fast"/>).</summary>
-    public const string PrecisionSwitch = "REPENG_CUDA_PRECISION";
-
     /// <summary>None.</summary>
     public static CudaLibraries None { get; } = new((CublasLt?)null);
 
     /// <summary>What is installed here. Throws <see cref="UserErrorException"/> where a library is there and cannot be used.</summary>
     public static CudaLibraries Find() => string.Equals(Environment.GetEnvironmentVariable(Switch), "none", StringComparison.OrdinalIgnoreCase) ? None : new CudaLibraries(NativeCublasLt.TryOpen()).Checked();
-
-    /// <summary>The precision that the environment asks for.</summary>
-    public static CudaPrecision AskedPrecision() => Environment.GetEnvironmentVariable(PrecisionSwitch) switch
-    {
-        null or "" or "full" => CudaPrecision.Full,
-        "fast" => CudaPrecision.Fast,
-        { } other => throw new UserErrorException($"{PrecisionSwitch}={other} is not known; it is full (default) or fast"),
-    };
 
     /// <summary>Refuses libraries of a version that this program was not made for.</summary>
     public CudaLibraries Checked()
@@ -40,17 +29,10 @@ public sealed record CudaLibraries(CublasLt? Products)
         return this;
     }
 
-    /// <summary>One line for people: what was found, what it is for and how exact its products are, or that the fast precision changes nothing without it.</summary>
-    /// <param name="precision">What the run asks for.</param>
-    public string Describe(CudaPrecision precision)
-    {
-        if (Products is not { } lt)
-            return $"no cuBLASLt ({string.Join(", ", NativeCublasLt.FileNames)}): products, attention and all else by the kernels of this program, products at fp32 accuracy{(precision == CudaPrecision.Fast ? $"; {PrecisionSwitch}=fast changes nothing without the library" : "")}";
-        string accuracy = precision == CudaPrecision.Fast
-            ? $"activations rounded to bf16, beside fp32 weights both operands to TF32 ({PrecisionSwitch}=fast)"
-            : "at fp32 accuracy";
-        return $"{lt.Name} {VersionText(lt.GetVersion())} for products of bf16 and fp32 weights of {LeastWork / 1e9:0} GFLOP and more, {accuracy}; attention and all else, products of quantised weights too, by the kernels of this program";
-    }
+    /// <summary>One line for people: what was found and what it is for. How exact products are does not depend on it (<see cref="CudaPrecision"/>).</summary>
+    public string Describe() => Products is not { } lt
+        ? $"no cuBLASLt ({string.Join(", ", NativeCublasLt.FileNames)}): products, attention and all else by the kernels of this program"
+        : $"{lt.Name} {VersionText(lt.GetVersion())} for products of {LeastWork / 1e9:0} GFLOP and more: exact of bf16 and fp32 weights, bf16 of any; attention and all else, exact products of quantised weights too, by the kernels of this program";
 
     private static string VersionText(nuint version) => $"{version / 10000}.{version / 100 % 100}.{version % 100}";
 }

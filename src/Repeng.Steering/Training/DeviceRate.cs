@@ -21,7 +21,7 @@ public readonly record struct DeviceRate(double FlopsPerSecond, double BytesPerS
         using var c = new Tensor(device, DType.F32, Rows, Width);
         device.Backend.Fill(a.Data, 0.5f);
         device.Backend.Fill(b.Data, 0.25f);
-        var product = new MatMulArgs(Rows, Width, Width, TransB: true);
+        var product = new MatMulArgs(Rows, Width, Width, TransB: true, Autocast: true);
         double multiply = Median(c, seconds, () => device.Backend.MatMul(c.Data, a.Data, b.Data, product));
         double scale = Median(c, seconds / 3, () => device.Backend.Unary(c.Data, a.Data, a.Length, UnaryOp.Scale, 2));
         return new DeviceRate(product.Flops / multiply, 2.0 * a.Data.Bytes / scale);

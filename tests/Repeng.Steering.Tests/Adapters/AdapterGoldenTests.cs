@@ -138,7 +138,7 @@ public sealed class AdapterGoldenTests
         foreach ((bool checkpoint, int? microBatch, int steps) in new (bool, int?, int)[] { (false, null, int.MaxValue), (true, null, int.MaxValue), (false, 2, 2), (true, 4, 2) })
         {
             using var golden = new GoldenCase(folder, name);
-            GoldenTraining.Run(golden, GoldenCase.Batches(folder), checkpoint, steps, microBatch);
+            GoldenTraining.Run(golden, GoldenCase.Batches(folder), checkpoint, steps, microBatch: microBatch);
         }
     }
 

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Repeng.Kernels.Cuda;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
 using Repeng.Steering.Adapters;
@@ -12,11 +13,11 @@ namespace Repeng.Steering.Tests.Adapters;
 /// <summary>One case of the golden adapters: settings from the JSON, tensors from the safetensors file.</summary>
 internal sealed class GoldenCase : IDisposable
 {
-    public GoldenCase(string folder, string name, string backend = "cpu")
+    public GoldenCase(string folder, string name, string backend = "cpu", CudaPrecision precision = CudaPrecision.Exact)
     {
         Json = GoldenFiles.Json(Golden.Require("adapter", name + ".json"));
         Tensors = SafetensorsFile.Open(Path.Combine(folder, name + ".safetensors"));
-        Device = new Device(Backends.Create(backend));
+        Device = new Device(Backends.Create(backend, precision: precision));
         Model = GoldenFiles.Load(Device, Path.Combine(folder, "model"));
         Adapter = new SvdAdapter(Config, Model, [.. Modules.Select(m => Layer(Device, Config, Tensors, m, "init."))]);
     }

@@ -50,8 +50,8 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
     /// <summary>The function that was made to fail.</summary>
     public string? Failed { get; private set; }
 
-    /// <summary>Products so far, and how each was computed.</summary>
-    public List<CublasCompute> Products { get; } = [];
+    /// <summary>Products so far: the type of the operands of each.</summary>
+    public List<CudaDataType> Products { get; } = [];
 
     /// <summary>Searches for an algorithm.</summary>
     public int Searches { get; private set; }
@@ -146,8 +146,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         if (!Find(handle, out Handle _) || Sizes(description, layoutA, layoutB, layoutC, layoutD) is not { } s || c != d || stream == 0
             || algorithm->Data[0] != (ulong)s.A.GetHashCode() || algorithm->Data[7] != (ulong)s.B.GetHashCode() || (workspace == 0 && workspaceBytes > 0))
             return InvalidValue;
-        bool rounded = s.D.Compute == CublasCompute.F32FastTf32;
-        double[] left = Read(a, s.A, stream, rounded), right = Read(b, s.B, stream, rounded);
+        double[] left = Read(a, s.A, stream), right = Read(b, s.B, stream);
         float scale = *(float*)alpha, keep = *(float*)beta;
         long m = s.C.Rows, n = s.C.Columns, k = s.D.TransA == 0 ? s.A.Columns : s.A.Rows;
         float[] result = new float[((n - 1) * s.C.Leading) + m];
@@ -167,7 +166,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         fixed (float* from = result)
             if (driver.MemcpyHtoDAsync(c, from, (nuint)(sizeof(float) * result.Length), stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
                 return 13;
-        Products.Add(s.D.Compute);
+        Products.Add(s.A.Type);
         return 0;
     }
 
@@ -180,7 +179,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         return rowsA == c.Rows && columnsB == c.Columns && columnsA == rowsB ? (d, a, b, c) : null;
     }
 
-    private double[] Read(nint address, Layout layout, nint stream, bool rounded)
+    private double[] Read(nint address, Layout layout, nint stream)
     {
         int size = layout.Type == CudaDataType.R32F ? 4 : 2;
         var bytes = new byte[(((layout.Columns - 1) * layout.Leading) + layout.Rows) * size];
@@ -189,7 +188,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
                 throw new InvalidOperationException("an operand of a product cannot be read");
         if (size == 2)
             return Array.ConvertAll(MemoryMarshal.Cast<byte, ushort>(bytes).ToArray(), v => layout.Type == CudaDataType.R16BF ? BitConverter.UInt32BitsToSingle((uint)v << 16) : (double)BitConverter.UInt16BitsToHalf(v));
-        return Array.ConvertAll(MemoryMarshal.Cast<byte, float>(bytes).ToArray(), v => rounded ? BitConverter.UInt32BitsToSingle((BitConverter.SingleToUInt32Bits(v) + 0x1000) & 0xFFFF_E000) : (double)v);
+        return Array.ConvertAll(MemoryMarshal.Cast<byte, float>(bytes).ToArray(), v => (double)v);
     }
 
     private int Make(string function, object value, out nint handle)

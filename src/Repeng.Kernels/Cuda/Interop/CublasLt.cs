@@ -21,9 +21,6 @@ public enum CublasCompute
 {
     /// <summary>fp32 sums; fp32 operands are multiplied in fp32.</summary>
     F32 = 68,
-
-    /// <summary>fp32 operands are rounded to TF32.</summary>
-    F32FastTf32 = 77,
 }
 
 /// <summary>Attributes of a product (cublasLtMatmulDescAttributes_t) that are set here.</summary>

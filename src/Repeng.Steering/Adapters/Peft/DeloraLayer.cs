@@ -36,8 +36,8 @@ public sealed class DeloraLayer : LowRankLayer
         Tensor y = tape.Linear(x, Module.Weight, Module.Bias);
         if (rows.AllZero)
             return y;
-        Tensor z = tape.MatMul(tape.Multiply(x, _norm, Broadcast.OverRows), _a, transB: true);
-        return tape.Add(y, tape.MatMul(rows.Multiply(tape, z, c => prepared(c)[0]), _b, transB: true));
+        Tensor z = tape.MatMul(tape.Multiply(x, _norm, Broadcast.OverRows), _a, transB: true, autocast: true);
+        return tape.Add(y, tape.MatMul(rows.Multiply(tape, z, c => prepared(c)[0]), _b, transB: true, autocast: true));
     }
 
     /// <inheritdoc/>

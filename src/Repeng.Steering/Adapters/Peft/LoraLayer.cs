@@ -60,7 +60,7 @@ public sealed class LoraLayer : LowRankLayer
     {
         Tensor y = tape.Linear(x, Module.Weight, _magnitude is null ? Module.Bias : null);
         if (!rows.AllZero)
-            y = tape.Add(y, tape.MatMul(rows.Scale(tape, tape.MatMul(x, _a, transB: true), _scale), _b, transB: true));
+            y = tape.Add(y, tape.MatMul(rows.Scale(tape, tape.MatMul(x, _a, transB: true, autocast: true), _scale), _b, transB: true, autocast: true));
         if (_biasB is not null)
             y = tape.Add(y, tape.Scale(_biasB, _scale), Broadcast.OverRows);
         if (_magnitude is null)

@@ -48,7 +48,7 @@ public sealed class PsoftLayer : LowRankLayer
     internal override Tensor Forward(Tape tape, Tensor x, CoefficientRows rows, Func<float, Tensor[]> prepared)
     {
         Tensor y = tape.Linear(x, Module.Weight, Module.Bias);
-        return rows.AllZero ? y : tape.Add(y, tape.MatMul(rows.Scale(tape, tape.MatMul(x, _a, transB: true), 1), _left, transB: true));
+        return rows.AllZero ? y : tape.Add(y, tape.MatMul(rows.Scale(tape, tape.MatMul(x, _a, transB: true, autocast: true), 1), _left, transB: true, autocast: true));
     }
 
     /// <inheritdoc/>

@@ -26,8 +26,8 @@ public sealed class VeraLayer : LowRankLayer
         Tensor y = tape.Linear(x, Module.Weight, Module.Bias);
         if (rows.AllZero)
             return y;
-        Tensor z = rows.Scale(tape, tape.Multiply(tape.MatMul(x, _a, transB: true), _lambdaD, Broadcast.OverRows), 1);
-        return tape.Add(y, tape.Multiply(tape.MatMul(z, _b, transB: true), _lambdaB, Broadcast.OverRows));
+        Tensor z = rows.Scale(tape, tape.Multiply(tape.MatMul(x, _a, transB: true, autocast: true), _lambdaD, Broadcast.OverRows), 1);
+        return tape.Add(y, tape.Multiply(tape.MatMul(z, _b, transB: true, autocast: true), _lambdaB, Broadcast.OverRows));
     }
 
     /// <inheritdoc/>
