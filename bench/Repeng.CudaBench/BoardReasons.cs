@@ -25,6 +25,8 @@ internal static partial class Board
         ("matmul_codes_*", "traffic", Code),
         ("unpack_codes_*", "traffic", "double quantised scales are three dependent loads of 1 to 4 bytes, a sector each, from L1"),
         ("pack_codes", "traffic", "the 15 borders and the order of the codes are read again for every element, from L1"),
+        ("round_rows_f16", "traffic", "weights of two bytes are read one by one; four neighbours find their sector in L1"),
+        ("round_rows_bf16", "traffic", "as round_rows_f16; a bf16 weight on 16 bytes is read where it is"),
         ("unpack_*", "traffic", FromCache),
         ("lookup_*", "traffic", FromCache),
         ("matmul_blocks_*", "traffic", FromCache),
