@@ -13,7 +13,9 @@
 //! rounded | matmul_rounded_nt_256x160, matmul_rounded_nn_256x160 | block 256 | grid (ceil(m / 256) * ceil(n / 160), 1) | shared 79872 | the same
 //! rounded | matmul_rounded_nt_128x192, matmul_rounded_nn_128x192 | block 256 | grid (ceil(m / 128) * ceil(n / 192), 1) | shared 81920 | the same
 //! rounded | matmul_rounded_nt_128x128, matmul_rounded_nn_128x128 | block 128 | grid (ceil(m / 128) * ceil(n / 128), 1) | shared 65536 | the same
-//! rounded | matmul_rounded_nt_64x64, matmul_rounded_nn_64x64 | block 128 | grid (ceil(m / 64) * ceil(n / 64), 1) | shared 32768 | the same
+//! rounded | matmul_rounded_nt_64x64, matmul_rounded_nn_64x64 | block 128 | grid (ceil(m / 64) * ceil(n / 64), batch) | shared 32768 | the same, and products of a batch at the strides
+//! rounded | round_several | block 256 | grid ceil(rows * cols / 2048), summed over the matrices | shared 0 | RoundParams
+//! rounded | term_rounded | block 256 | grid ceil(rows / 16) | shared 0 | rank a multiple of 8 and at most 256
 //! rounded | round_rows_f32, round_rows_f16, round_rows_bf16 | block 256 | grid ceil(rows * cols / 2048) | shared 0 | y on 16 bytes, cols a multiple of 8
 #include "matmul.cuh"
 
@@ -102,7 +104,7 @@ template <int LINES, bool KMAJOR, int THREADS, bool SPARE> struct Slice
     }
 };
 
-template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES> struct Rounded
+template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES, bool BATCH> struct Rounded
 {
     static const int WARPS_M = BM / WM, WARPS_N = BN / WN, THREADS = WARPS_M * WARPS_N * 32, MT = WM / 16, NT = WN / 8;
     static const int A_BYTES = BM * 64, STAGE = A_BYTES + BN * 64;
@@ -140,8 +142,8 @@ template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES> struct Round
         {
             bool term = part != 0;
             int depth = term ? p.rank : p.k;
-            Slice<BM, true, THREADS, TRANS_B> a((const BF16 *)(const void *)(term ? p.termA : p.a), term ? p.rank : p.ldA, row, p.m);
-            Slice<BN, TRANS_B, THREADS, TRANS_B> b((const BF16 *)(term ? (const void *)p.termB : p.b), term ? (TRANS_B ? p.rank : p.n) : p.ldB, col, p.n);
+            Slice<BM, true, THREADS, TRANS_B> a((const BF16 *)(const void *)(term ? p.termA : p.a) + (BATCH ? blockIdx.y * p.strideA : 0), term ? p.rank : p.ldA, row, p.m);
+            Slice<BN, TRANS_B, THREADS, TRANS_B> b((const BF16 *)(term ? (const void *)p.termB : p.b) + (BATCH ? blockIdx.y * p.strideB : 0), term ? (TRANS_B ? p.rank : p.n) : p.ldB, col, p.n);
 #pragma unroll 1
             for (int s = 0; s < STAGES - 1; s++)
             {
@@ -201,7 +203,7 @@ template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES> struct Round
         tile_place<BM, BN>(p.m, row, col, block);
         row += (thread >> 5) % WARPS_M * WM + ((thread & 31) >> 2);
         col += (thread >> 5) / WARPS_M * 16 + 2 * (thread & 3);
-        bool pairs = ((u64)p.c & 7) == 0 && ((p.ldC | p.n) & 1) == 0;
+        bool pairs = ((u64)p.c & 7) == 0 && ((p.ldC | p.n) & 1) == 0 && (!BATCH || (p.strideC & 1) == 0);
 #pragma unroll
         for (int i = 0; i < MT; i++)
 #pragma unroll
@@ -210,7 +212,7 @@ template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES> struct Round
                 int r = row + i * 16 + h * 8;
                 if (r >= p.m)
                     continue;
-                float *to = p.c + (i64)r * p.ldC + col;
+                float *to = p.c + (i64)r * p.ldC + col + (BATCH ? blockIdx.y * p.strideC : 0);
                 if (pairs && p.accumulate)
                 {
 #pragma unroll
@@ -241,21 +243,31 @@ template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES> struct Round
     }
 };
 
-#define ENTRY(rows, columns, warpRows, warpColumns, threads, blocks, stages)                                             \
-    KERNEL_OF(threads, blocks) matmul_rounded_nt_##rows##x##columns(const MatMulParams p) { Rounded<rows, columns, warpRows, warpColumns, true, stages>::run(p); } \
-    KERNEL_OF(threads, blocks) matmul_rounded_nn_##rows##x##columns(const MatMulParams p) { Rounded<rows, columns, warpRows, warpColumns, false, stages>::run(p); }
-ENTRY(256, 192, 64, 96, 256, 1, 3)
-ENTRY(256, 160, 64, 80, 256, 1, 3)
-ENTRY(128, 192, 64, 48, 256, 1, 4)
-ENTRY(128, 128, 64, 64, 128, 2, 4)
-ENTRY(64, 64, 32, 32, 128, 4, 4)
+#define ENTRY(rows, columns, warpRows, warpColumns, threads, blocks, stages, batch)                                            \
+    KERNEL_OF(threads, blocks) matmul_rounded_nt_##rows##x##columns(const MatMulParams p) { Rounded<rows, columns, warpRows, warpColumns, true, stages, batch>::run(p); } \
+    KERNEL_OF(threads, blocks) matmul_rounded_nn_##rows##x##columns(const MatMulParams p) { Rounded<rows, columns, warpRows, warpColumns, false, stages, batch>::run(p); }
+ENTRY(256, 192, 64, 96, 256, 1, 3, false)
+ENTRY(256, 160, 64, 80, 256, 1, 3, false)
+ENTRY(128, 192, 64, 48, 256, 1, 4, false)
+ENTRY(128, 128, 64, 64, 128, 2, 4, false)
+ENTRY(64, 64, 32, 32, 128, 4, 4, true)
 #undef ENTRY
+
+/// Four neighbours in one instruction.
+__device__ __forceinline__ float4 widen_four(const float *p) { return load_four(p); }
+template <typename T> __device__ __forceinline__ float4 widen_four(const T *p)
+{
+    uint2 bits = load_two(p);
+    T a = {(u16)bits.x}, b = {(u16)(bits.x >> 16)}, c = {(u16)bits.y}, d = {(u16)(bits.y >> 16)};
+    return make_float4(widen(a), widen(b), widen(c), widen(d));
+}
 
 /// y[rows][cols] bf16 = x[rows][cols] with row stride ld, rounded to nearest even; cols a multiple of 8. Four neighbours a thread, twice, so
 /// that a warp asks for every sector once. Reads the matrix once, writes 2·rows·cols bytes.
 template <typename T> __device__ __forceinline__ void round_rows(BF16 *y, const T *x, int rows, int cols, int ld)
 {
-    bool vector = sizeof(T) == 4 && rows_of_16(x, ld, 0, sizeof(T));
+    // Rows from 16 bytes on where elements have four, from 8 where they have two.
+    bool vector = (((u64)x | (u64)ld * sizeof(T)) & (4 * sizeof(T) - 1)) == 0;
     i64 count = (i64)rows * cols;
 #pragma unroll
     for (int half = 0; half < 2; half++)
@@ -269,14 +281,116 @@ template <typename T> __device__ __forceinline__ void round_rows(BF16 *y, const 
             i64 row = i / cols;
             from = x + row * ld + (i - row * cols);
         }
-        float4 v;
-        if (vector)
-            v = load_four((const float *)(const void *)from);
-        else
-            v = make_float4(widen(from[0]), widen(from[1]), widen(from[2]), widen(from[3]));
+        float4 v = vector ? widen_four(from) : make_float4(widen(from[0]), widen(from[1]), widen(from[2]), widen(from[3]));
         *(uint2 *)(y + i) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
     }
 }
 KERNEL(256) round_rows_f32(BF16 *y, const float *PLAIN x, int rows, int cols, int ld) { round_rows(y, x, rows, cols, ld); }
 KERNEL(256) round_rows_f16(BF16 *y, const F16 *PLAIN x, int rows, int cols, int ld) { round_rows(y, x, rows, cols, ld); }
 KERNEL(256) round_rows_bf16(BF16 *y, const BF16 *PLAIN x, int rows, int cols, int ld) { round_rows(y, x, rows, cols, ld); }
+
+/// Matrices of round_several, by value: 128 bytes. y and x on 16 bytes, x without gaps; rows·cols a multiple of 8 in each, cols of 4, rows of 8
+/// where turned; end: blocks up to the matrix's last one.
+struct RoundParams
+{
+    BF16 *y[4];
+    const float *x[4];
+    int rows[4];
+    int cols[4];
+    int turned[4];
+    int end[4];
+};
+
+/// y[i] = x[i] rounded to bf16, as round_rows, or xᵀ: then a thread takes eight rows of a column, which neighbours read side by side and which
+/// are 16 bytes of y. Reads each matrix once, writes 2·rows·cols bytes.
+KERNEL(256) round_several(const RoundParams p)
+{
+    int i = 0, first = 0;
+    while (i < 3 && (int)blockIdx.x >= p.end[i])
+        first = p.end[i++];
+    const float *x = p.x[i];
+    BF16 *y = p.y[i];
+    int cols = p.cols[i], rows = p.rows[i];
+    i64 count = (i64)rows * cols, base = (i64)((int)blockIdx.x - first) * 2048;
+    if (!p.turned[i])
+    {
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+        {
+            i64 at = base + half * 1024 + threadIdx.x * 4;
+            if (at >= count)
+                return;
+            float4 v = load_four(x + at);
+            *(uint2 *)(y + at) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+        }
+        return;
+    }
+    i64 item = base / 8 + threadIdx.x, group = item / cols;
+    int col = (int)(item - group * cols);
+    if (group * 8 >= rows)
+        return;
+    float v[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        v[e] = x[(group * 8 + e) * cols + col];
+    *(uint4 *)(y + (i64)col * rows + group * 8) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
+
+/// Between the thin product of a low-rank term and the wide one: z[rows, rank] = the sum of `stretches` partial products [rows, rank] one after the other
+/// in memory, in their order, in double; mixed = z·M, or z·Mᵀ where turned, of operands rounded to bf16 as every product here; and mixed again as bf16.
+/// M [rank, rank]. partial may be z itself where there is one. A block takes 16 rows, a warp every eighth column of fragments. Reads
+/// 4·stretches·rows·rank bytes and 4·rank² a block, writes 10·rows·rank.
+KERNEL(256) term_rounded(float *z, float *mixed, BF16 *halves, const float *partial, const float *m, int rows, int rank, int stretches, int turned)
+{
+    const int MostRank = 256, STRIDE = MostRank + 8; // eight rows begin in different banks
+    __shared__ __align__(16) u16 tile[16 * STRIDE];
+    int first = blockIdx.x * 16, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    i64 product = (i64)rows * rank, begin = (i64)first * rank;
+    int wide = (rank + 15) & ~15;
+    for (int i = threadIdx.x; i < 16 * wide; i += 256)
+    {
+        int row = i / wide, col = i - row * wide;
+        float sum = 0.0f;
+        if (col < rank && first + row < rows)
+        {
+            i64 at = begin + row * rank + col;
+            double total = 0.0;
+            for (int s = 0; s < stretches; s++)
+                total += (double)partial[s * product + at];
+            sum = (float)total;
+            z[at] = sum;
+        }
+        BF16 half;
+        narrow(sum, half);
+        tile[row * STRIDE + col] = half.bits;
+    }
+    __syncthreads();
+    for (int n = (threadIdx.x >> 5) * 8; n < rank; n += 64)
+    {
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int k = 0; k < wide; k += 16)
+        {
+            unsigned a[4], b[2];
+            load_matrices(a, shared_address(tile) + ((lane & 15) * STRIDE + k + (lane >> 4) * 8) * 2);
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+            {
+                int from = k + 2 * t + half * 8;
+                bool there = from < rank;
+                float low = there ? m[turned ? (n + g) * rank + from : from * rank + n + g] : 0.0f, high = there ? m[turned ? (n + g) * rank + from + 1 : (from + 1) * rank + n + g] : 0.0f;
+                b[half] = pack_bf16(low, high);
+            }
+            mma_bf16(sums, a, b);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+        {
+            int row = g + half * 8;
+            if (first + row >= rows)
+                continue;
+            i64 at = begin + row * rank + n + 2 * t;
+            *(float2 *)(mixed + at) = make_float2(sums[2 * half], sums[2 * half + 1]);
+            *(unsigned *)(halves + at) = pack_bf16(sums[2 * half], sums[2 * half + 1]);
+        }
+    }
+}

@@ -15,6 +15,14 @@ internal static partial class KernelCases
         public int M, N, K, LdA, LdB, LdC, Accumulate, Summed, Rank, Reserved;
     }
 
+    /// <summary>RoundParams of kernels/rounded.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private record struct RoundParams
+    {
+        public nint To0, To1, To2, To3, From0, From1, From2, From3;
+        public int Rows0, Rows1, Rows2, Rows3, Cols0, Cols1, Cols2, Cols3, Turned0, Turned1, Turned2, Turned3, End0, End1, End2, End3;
+    }
+
     /// <summary>BlocksParams of kernels/blocks.cu.</summary>
     [StructLayout(LayoutKind.Sequential)]
     private record struct BlocksParams
@@ -103,9 +111,22 @@ internal static partial class KernelCases
                             g.Launch("matmul", $"matmul_rounded_{(transA ? 't' : 'n')}{(transB ? 't' : 'n')}_{Name(type)}", new(Ceil(m, 64) * Ceil(n, 64)), 128, 0, (ref a) => a.Add(p));
                         },
                         ($"matmul_rounded_{(transA ? 't' : 'n')}{(transB ? 't' : 'n')}_{Name(type)}", TileFloor(m, n, k, type.Size(), 1)));
+            if (type == DType.F32)
+                yield return new($"{m} × {k}, and one turned", g =>
+                    {
+                        RoundParams p = default;
+                        nint y = g.Take(2 * m * k), turned = g.Take(2 * m * k);
+                        (p.To0, p.To1, p.From0, p.From1, p.Rows0, p.Rows1, p.Cols0, p.Cols1, p.Turned1, p.End0, p.End1) = (y, turned, g.Signed(m * k).Address, g.Signed(m * k).Address, m, k, k, m, 1, (int)Ceil(m * k, 2048), 2 * (int)Ceil(m * k, 2048));
+                        g.Launch("rounded", "round_several", new(2 * Ceil(m * k, 2048)), 256, 0, (ref a) => a.Add(p));
+                    },
+                    ("round_several", new Floor(8.0 * m * k, 4.0 * m * k)));
             yield return new($"{m} × {k}", g => g.Launch("rounded", "round_rows_" + Name(type), new(Ceil(m * k, 2048)), 256, 0, (ref a) => a.Add(g.Zeros(m * k / 2)).Add(g.Weights(m * k, type)).Add(m).Add(k).Add(k)),
                 ("round_rows_" + Name(type), new Floor((double)m * k * type.Size(), 2.0 * m * k)));
         }
+        const int stretches = 5;
+        yield return new($"{Rows} × {rank} × {rank}, {stretches} stretches", g => g.Launch("rounded", "term_rounded", new(Ceil(Rows, 16)), 256, 0,
+                (ref a) => a.Add(g.Zeros(Rows * rank)).Add(g.Zeros(Rows * rank)).Add(g.Take(2 * Rows * rank)).Add(g.Signed(stretches * Rows * rank)).Add(g.Signed(rank * rank)).Add(Rows).Add(rank).Add(stretches).Add(0)),
+            ("term_rounded", new Floor((4.0 * stretches * Rows * rank) + (4 * rank * rank), 10.0 * Rows * rank, (4.0 * stretches * Rows * rank) + (4.0 * rank * rank * Ceil(Rows, 16)) + (10.0 * Rows * rank), 2.0 * Rows * rank * rank)));
         yield return new($"{Rows} × {rank} × {rank}", g =>
             {
                 nint mixes = g.Bytes(MemoryMarshal.AsBytes(new[] { (ulong)g.Signed(rank * rank).Address }.AsSpan()));

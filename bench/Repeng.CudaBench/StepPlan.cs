@@ -55,8 +55,8 @@ internal static class StepPlan
     private static readonly (string Name, Func<RecordedLaunch, bool> Fits)[] s_kinds =
     [
         ("products with weights and the head", ProductSizes.IsLarge),
-        ("weights decoded, operands rounded, for them", l => l.Kernel.StartsWith("unpack_", StringComparison.Ordinal) || l.Kernel.StartsWith("round_rows_", StringComparison.Ordinal)),
-        ("low-rank products, with the sums of their stretches", l => ProductSizes.IsProduct(l) || l.Kernel is "sum_cols_plain" or "sum_partials"),
+        ("weights decoded, operands rounded, for them", l => l.Kernel.StartsWith("unpack_", StringComparison.Ordinal) || l.Kernel.StartsWith("round_", StringComparison.Ordinal)),
+        ("low-rank products, with the sums of their stretches", l => ProductSizes.IsProduct(l) || l.Kernel is "term_rounded" or "sum_cols_plain" or "sum_partials"),
         ("attention", l => l.Kernel.StartsWith("attention_", StringComparison.Ordinal)),
         ("norms, rotary embedding, gated units", l => l.Kernel.StartsWith("rms_", StringComparison.Ordinal) || l.Kernel.StartsWith("gated_", StringComparison.Ordinal) || l.Kernel == "rope"),
         ("sums and their gradients", l => l.Kernel is "binary_forward_add" or "binary_backward_a_add" or "binary_backward_b_add"),

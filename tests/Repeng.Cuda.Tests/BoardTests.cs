@@ -111,6 +111,8 @@ public sealed class BoardTests
             foreach (string form in (string[])["NF4", "Q8_0"])
                 using (var w = new PackedMatrix(form, n, k, 3))
                     b.MatMul(y, x, w.On(memory), new MatMulArgs(12, n, k, TransB: true, Autocast: true));
+            View few = memory.Zeros(12 * k);
+            b.LinearTerm(y, memory.Zeros(12 * rank), memory.Zeros(12 * rank), few, weights, default, memory.Zeros(k * rank), memory.Zeros(rank * rank), memory.Zeros(n * rank), new TermArgs(12, n, k, rank));
             b.Context.Synchronize();
         }
 

@@ -138,6 +138,13 @@ public sealed class RoundedBackendTests
         View c = memory.Empty(m * n);
         b.MatMul(c, memory.Of(x), memory.Of(v), new MatMulArgs(m, n, k, Autocast: true));
         Close.To(Sums, memory.Read(c), MatMulKernelTests.Product(Rounded(x), Rounded(v), m, n, k, false, false), "x·V");
+        // The gradient of a small matrix: A transposed, in shorter stretches, the last one ragged.
+        const int rows = 1100;
+        float[] z = Gpu.Random(rows * m, 3), dy = Gpu.Random(rows * n, 4);
+        View gradient = memory.Of(Gpu.Random(m * n, 5));
+        float[] before = memory.Read(gradient);
+        b.MatMul(gradient, memory.Of(z), memory.Of(dy), new MatMulArgs(m, n, rows, TransA: true, Accumulate: true, Autocast: true));
+        Close.To(Sums, memory.Read(gradient), [.. MatMulKernelTests.Product(Rounded(z), Rounded(dy), m, n, rows, true, false).Zip(before, (p, q) => p + q)], "zᵀ·dy");
     }
 
     [Theory]

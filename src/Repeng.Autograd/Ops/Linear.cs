@@ -77,21 +77,23 @@ public sealed partial class Tape
             LinearWithDown(y, x, groups, inputs, outputs);
             return y;
         }
-        Products(y.Data, x.Data, groups, new GroupArgs(outputs, inputs));
-        AddBiases(y.Data, groups, outputs);
-
         var low = new List<Placed>();
         foreach (LinearGroup g in groups)
             for (int i = 0; g.Term is not null && i < g.Term.Segments.Count; i++)
                 low.Add(Placed.Of(g, i, New(g.Term.Segments[i].Count, g.Term.V.Cols)));
-        foreach ((LowRankTerm term, int start, int count, Tensor m, Tensor z) in low)
+        // One term on all rows: as one op.
+        bool whole = groups is [{ Start: 0 }] && low is [var only] && only.Count == rows;
+        if (whole)
         {
-            int r = term.V.Cols;
+            (LowRankTerm term, _, _, Tensor m, Tensor z) = low[0];
             using Scope scope = BeginScope();
-            Tensor mixed = New(count, r);
-            Backend.MatMul(z.Data, x.Data.Slice((long)start * inputs, (long)count * inputs), term.V.Data, new MatMulArgs(count, r, inputs, Autocast: true));
-            Backend.MatMul(mixed.Data, z.Data, m.Data, new MatMulArgs(count, r, r, Autocast: true));
-            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true, Autocast: true));
+            Backend.LinearTerm(y.Data, z.Data, New(rows, term.V.Cols).Data, x.Data, groups[0].Weight.Data, groups[0].Bias?.Data ?? default, term.V.Data, m.Data, term.U.Data, new TermArgs(rows, outputs, inputs, term.V.Cols));
+        }
+        else
+        {
+            Products(y.Data, x.Data, groups, new GroupArgs(outputs, inputs));
+            AddBiases(y.Data, groups, outputs);
+            LowRank(y, x, low, inputs, outputs);
         }
 
         bool trainsWeight = Array.Exists(groups, g => g.Weight.RequiresGrad);
@@ -109,7 +111,11 @@ public sealed partial class Tape
         return Record(y, saved.ToArray(), () =>
         {
             View dy = y.Grad;
-            if (x.RequiresGrad)
+            if (whole && x.RequiresGrad)
+            {
+                WholeTermBackward(low[0], groups[0], x, dy, inputs, outputs);
+            }
+            else if (x.RequiresGrad)
             {
                 View dx = x.GradForWrite(out bool fresh);
                 Products(dx, dy, groups, new GroupArgs(inputs, outputs, TransB: false, Accumulate: !fresh));
@@ -125,6 +131,8 @@ public sealed partial class Tape
                 if (g.Bias is { RequiresGrad: true })
                     Backend.AddBiasBackward(g.Bias.GradToAdd(), part, g.Count, outputs);
             }
+            if (whole && x.RequiresGrad)
+                return;
             foreach (Placed p in low)
                 LowRankBackward(p, x, dy, inputs, outputs);
         });
@@ -170,6 +178,33 @@ public sealed partial class Tape
                 g.Weight.Data, term.Down!.Data, term.U.Data, segments, New(2, g.Count, r).Data, new TermArgs(g.Count, outputs, inputs, r));
         }
         AddBiases(y.Data, groups, outputs);
+    }
+
+    private void LowRank(Tensor y, Tensor x, List<Placed> low, int inputs, int outputs)
+    {
+        foreach ((LowRankTerm term, int start, int count, Tensor m, Tensor z) in low)
+        {
+            int r = term.V.Cols;
+            using Scope scope = BeginScope();
+            Tensor mixed = New(count, r);
+            Backend.MatMul(z.Data, x.Data.Slice((long)start * inputs, (long)count * inputs), term.V.Data, new MatMulArgs(count, r, inputs, Autocast: true));
+            Backend.MatMul(mixed.Data, z.Data, m.Data, new MatMulArgs(count, r, r, Autocast: true));
+            Backend.MatMul(y.Data.Slice((long)start * outputs, (long)count * outputs), mixed.Data, term.U.Data, new MatMulArgs(count, outputs, r, TransB: true, Accumulate: true, Autocast: true));
+        }
+    }
+
+    private void WholeTermBackward(in Placed p, LinearGroup g, Tensor x, View dy, int inputs, int outputs)
+    {
+        (LowRankTerm term, _, int count, Tensor m, Tensor z) = p;
+        int r = term.V.Cols;
+        using Scope scope = BeginScope();
+        Tensor dMixed = New(count, r), dz = New(count, r);
+        Backend.LinearTermBackward(x.GradForWrite(out bool fresh), dMixed.Data, dz.Data, dy, g.Weight.Data, term.V.Data, m.Data, term.U.Data, new TermArgs(count, outputs, inputs, r), !fresh);
+        if (m.RequiresGrad)
+        {
+            View dm = m.GradForWrite(out bool first);
+            Backend.MatMul(dm, z.Data, dMixed.Data, new MatMulArgs(r, r, count, TransA: true, Accumulate: !first, Autocast: true));
+        }
     }
 
     private void LowRankBackward(in Placed p, Tensor x, View dy, int inputs, int outputs)

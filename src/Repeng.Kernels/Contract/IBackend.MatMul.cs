@@ -49,6 +49,28 @@ public readonly record struct TermArgs(int Rows, int Outputs, int Inputs, int Ra
             backend.MatMul(y.Slice((long)s.Start * outputs, (long)s.Count * outputs), mixed, u, new MatMulArgs(s.Count, outputs, r, TransB: true, Accumulate: true, Autocast: true));
         }
     }
+
+    /// <summary><see cref="IBackend.LinearTerm"/> by single products: the way of a backend that has no better one.</summary>
+    public static void Forward(IBackend backend, View y, View z, View mixed, View x, View w, View bias, View v, View m, View u, in TermArgs args)
+    {
+        (int rows, int outputs, int inputs, int r) = args;
+        backend.MatMul(y, x, w, new MatMulArgs(rows, outputs, inputs, TransB: true, Autocast: true));
+        if (!bias.IsEmpty)
+            backend.AddBias(y, bias, rows, outputs);
+        backend.MatMul(z, x, v, new MatMulArgs(rows, r, inputs, Autocast: true));
+        backend.MatMul(mixed, z, m, new MatMulArgs(rows, r, r, Autocast: true));
+        backend.MatMul(y, mixed, u, new MatMulArgs(rows, outputs, r, TransB: true, Accumulate: true, Autocast: true));
+    }
+
+    /// <summary><see cref="IBackend.LinearTermBackward"/> by single products.</summary>
+    public static void Backward(IBackend backend, View dx, View dMixed, View dz, View dy, View w, View v, View m, View u, in TermArgs args, bool accumulate)
+    {
+        (int rows, int outputs, int inputs, int r) = args;
+        backend.MatMul(dx, dy, w, new MatMulArgs(rows, inputs, outputs, Accumulate: accumulate, Autocast: true));
+        backend.MatMul(dMixed, dy, u, new MatMulArgs(rows, r, outputs, Autocast: true));
+        backend.MatMul(dz, dMixed, m, new MatMulArgs(rows, r, r, TransB: true, Autocast: true));
+        backend.MatMul(dx, dz, v, new MatMulArgs(rows, inputs, r, TransB: true, Accumulate: true, Autocast: true));
+    }
 }
 
 /// <summary>Rows [Start, Start + Count) of a low-rank term, and their M [r, r]; an empty M stands for the identity.</summary>
@@ -58,6 +80,26 @@ public partial interface IBackend
 {
     /// <summary>C = op(A)·op(B), or C += op(A)·op(B). A and C are fp32; B is fp32, fp16, bf16 or packed (the bits are those of its decoded elements as fp32).</summary>
     void MatMul(View c, View a, View b, in MatMulArgs args);
+
+    /// <summary>
+    /// A linear layer with a low-rank term on all rows, for training: y = x·Wᵀ + bias + mixed·Uᵀ with z = x·V and mixed = z·M. A backend may add the term in another order,
+    /// so that bits may differ from those of the products one after the other.
+    /// </summary>
+    /// <param name="y">[Rows, Outputs].</param>
+    /// <param name="z">[Rows, Rank]; the backward pass of M needs it.</param>
+    /// <param name="mixed">[Rows, Rank], overwritten.</param>
+    /// <param name="x">[Rows, Inputs].</param>
+    /// <param name="w">[Outputs, Inputs], fp32, fp16, bf16 or packed.</param>
+    /// <param name="bias">[Outputs], or empty.</param>
+    /// <param name="v">[Inputs, Rank].</param>
+    /// <param name="m">[Rank, Rank].</param>
+    /// <param name="u">[Outputs, Rank].</param>
+    /// <param name="args">Sizes.</param>
+    void LinearTerm(View y, View z, View mixed, View x, View w, View bias, View v, View m, View u, in TermArgs args) => TermArgs.Forward(this, y, z, mixed, x, w, bias, v, m, u, args);
+
+    /// <summary>dx = (accumulate: dx +) dy·W + dz·Vᵀ with dMixed = dy·U [Rows, Rank] and dz = dMixed·Mᵀ [Rows, Rank]; bits as for <see cref="LinearTerm"/>.</summary>
+    void LinearTermBackward(View dx, View dMixed, View dz, View dy, View w, View v, View m, View u, in TermArgs args, bool accumulate) =>
+        TermArgs.Backward(this, dx, dMixed, dz, dy, w, v, m, u, args, accumulate);
 
     /// <summary>
     /// A product with a low-rank term, for few rows: y = x·Wᵀ, and in the rows of each segment y += ((x·Downᵀ)·M)·Uᵀ. Rows in

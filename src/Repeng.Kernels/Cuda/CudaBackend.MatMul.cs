@@ -11,6 +11,9 @@ public sealed partial class CudaBackend
     // Whether a product is cut depends on its columns and its depth alone, and so do the bits of an element.
     private const int ThinColumns = 128, Stretch = 512, StretchRows = 4096;
 
+    // The gradient of a small matrix, zᵀ·dy of many rows, has a tile or two: where operands round, stretches are shorter, so that more of them run side by side.
+    private const int ShortStretch = 128;
+
     /// <inheritdoc/>
     public void MatMul(View c, View a, View b, in MatMulArgs args)
     {
@@ -78,12 +81,13 @@ public sealed partial class CudaBackend
         string kernel = $"matmul_{form}{(args.TransA ? 't' : 'n')}{(args.TransB ? 't' : 'n')}_{type}";
         if (args.Batch == 1 && IsCut(args.N, args.K) && args.RowStrideC == args.N)
         {
+            int stretch = args.TransA && form.Length > 0 ? ShortStretch : Stretch;
             // Rows in parts, which bounds the memory for the sums.
             for (int row = 0; row < args.M; row += StretchRows)
             {
                 int rows = Math.Min(StretchRows, args.M - row);
                 ByStretches(new View(p.C + (nint)(sizeof(float) * (long)row * args.N), (long)rows * args.N, DType.F32), p with { A = p.A + (nint)(sizeof(float) * (args.TransA ? row : (long)row * args.RowStrideA)), M = rows },
-                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, size, kernel);
+                    args with { M = rows, LdA = args.RowStrideA, LdB = args.RowStrideB }, size, kernel, stretch);
             }
             return;
         }
@@ -111,14 +115,14 @@ public sealed partial class CudaBackend
     }
 
     // The stretches of K as a batch of products, then their sums in order.
-    private void ByStretches(View c, in MatMulParams p, in MatMulArgs args, int sizeOfB, string kernel)
+    private void ByStretches(View c, in MatMulParams p, in MatMulArgs args, int sizeOfB, string kernel, int stretch)
     {
-        long product = (long)args.M * args.N, stepA = args.TransA ? (long)Stretch * args.RowStrideA : Stretch, stepB = args.TransB ? Stretch : (long)Stretch * args.RowStrideB;
-        int whole = args.K / Stretch, rest = args.K % Stretch, count = whole + (rest > 0 ? 1 : 0);
+        long product = (long)args.M * args.N, stepA = args.TransA ? (long)stretch * args.RowStrideA : stretch, stepB = args.TransB ? stretch : (long)stretch * args.RowStrideB;
+        int whole = args.K / stretch, rest = args.K % stretch, count = whole + (rest > 0 ? 1 : 0);
         long sums = (sizeof(float) * product * count + 255) & ~255L;
         nint partial = Scratch(sums + sizeof(double) * product * Blocks(count, ColChunk));
-        MatMulParams part = p with { C = partial, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product, LdC = args.N, Accumulate = 0, Summed = 1 };
-        Tiles(part, args with { Batch = whole, K = Stretch, StrideA = stepA, StrideB = stepB, StrideC = product }, sizeOfB, kernel);
+        MatMulParams part = p with { C = partial, K = stretch, StrideA = stepA, StrideB = stepB, StrideC = product, LdC = args.N, Accumulate = 0, Summed = 1 };
+        Tiles(part, args with { Batch = whole, K = stretch, StrideA = stepA, StrideB = stepB, StrideC = product }, sizeOfB, kernel);
         if (rest > 0)
             Tiles(part with { A = p.A + (nint)(whole * stepA * sizeof(float)), B = p.B + (nint)(whole * stepB * sizeOfB), C = partial + (nint)(whole * product * sizeof(float)), K = rest }, args with { K = rest }, sizeOfB, kernel);
         SumCols(s_terms[0], c, new View(partial, product * count, DType.F32), default, default, 1, count, checked((int)product), args.Accumulate, partial + (nint)sums);

@@ -43,14 +43,19 @@ public sealed partial class CudaBackend
                 return;
             if (large)
             {
-                (int rows, int columns, int threads, int shared, _) = TileOf(args.M, args.N, Context.Device.Multiprocessors);
-                KernelArguments k = default;
-                k.Add(r);
-                Kernel(RoundedImage, $"matmul_rounded_n{(args.TransB ? 't' : 'n')}_{rows}x{columns}").Launch(new(Blocks((long)Blocks(args.M, rows) * Blocks(args.N, columns), 1)), new((uint)threads), shared, ref k);
+                LaunchRounded(r, args.TransB);
                 return;
             }
         }
         ByTiles(p, args, weight.Size(), "rounded_", Suffix(weight, nameof(MatMul)));
+    }
+
+    private void LaunchRounded(in MatMulParams p, bool transB)
+    {
+        (int rows, int columns, int threads, int shared, _) = TileOf(p.M, p.N, Context.Device.Multiprocessors);
+        KernelArguments k = default;
+        k.Add(p);
+        Kernel(RoundedImage, $"matmul_rounded_n{(transB ? 't' : 'n')}_{rows}x{columns}").Launch(new(Blocks((long)Blocks(p.M, rows) * Blocks(p.N, columns), 1)), new((uint)threads), shared, ref k);
     }
 
     /// <summary>The tile that takes the least time: the longer of the waves of blocks and what the tiles ask of the cache. Only the time depends on it.</summary>

@@ -112,7 +112,7 @@ public sealed partial class CudaBackend : IBackend
         try
         {
             // All of it, whatever the driver says to one.
-            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, .. _tables.Values])
+            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, _roundedTerm.Address, .. _tables.Values])
             {
                 try
                 {

@@ -1,0 +1,169 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace Repeng.Kernels.Cuda;
+
+/// <summary>
+/// A layer and its low-rank term where operands round: what is fp32 is rounded once, in one launch, the thin product reads what the wide one reads, and the term's slices follow
+/// those of the wide product into the same sums (kernels/rounded.cu), so that y and dx are written once.
+/// </summary>
+public sealed partial class CudaBackend
+{
+    private const int TermRows = 16, MostRank = 256;
+
+    private ScratchRoom _roundedTerm;
+
+    // Not by rows: the bits of a row must not depend on how many there are. A library has no term; what is rounded is read by 16 bytes.
+    private bool TakesTerm(in TermArgs args, View x, View z, View mixed, View v, View u) =>
+        Precision == CudaPrecision.Bf16 && _libraries.Products is null && args.Rows > VectorRows && args.Outputs % Eight == 0 && args.Inputs % Eight == 0 && args.Rank % Eight == 0 && args.Rank is > 0 and <= MostRank
+        && ((x.Address | z.Address | mixed.Address | v.Address | u.Address) & 15) == 0;
+
+    /// <inheritdoc/>
+    public void LinearTerm(View y, View z, View mixed, View x, View w, View bias, View v, View m, View u, in TermArgs args)
+    {
+        (int rows, int outputs, int inputs, int r) = args;
+        if (!TakesTerm(args, x, z, mixed, v, u))
+        {
+            TermArgs.Forward(this, y, z, mixed, x, w, bias, v, m, u, args);
+            return;
+        }
+        RequireTerm(y, z, mixed, x, w, v, m, u, args, nameof(LinearTerm));
+        TermRooms at = RoomsOf(rows, inputs, args);
+        RoundSeveral((at.Wide, x, rows, inputs, false), (at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
+        ThinProduct(z, mixed, at, m, rows, r, inputs, turned: false);
+        WithTerm(y, w, at, rows, outputs, inputs, r, transB: true, accumulate: false);
+        if (!bias.IsEmpty)
+            AddBias(y, bias, rows, outputs);
+    }
+
+    /// <inheritdoc/>
+    public void LinearTermBackward(View dx, View dMixed, View dz, View dy, View w, View v, View m, View u, in TermArgs args, bool accumulate)
+    {
+        (int rows, int outputs, int inputs, int r) = args;
+        if (!TakesTerm(args, dy, dMixed, dz, v, u))
+        {
+            TermArgs.Backward(this, dx, dMixed, dz, dy, w, v, m, u, args, accumulate);
+            return;
+        }
+        RequireTerm(dy, dz, dMixed, dx, w, v, m, u, args, nameof(LinearTermBackward));
+        TermRooms at = RoomsOf(rows, outputs, args);
+        RoundSeveral((at.Wide, dy, rows, outputs, false), (at.Thin, u, outputs, r, false), (at.Term, v, inputs, r, true));
+        ThinProduct(dMixed, dz, at, m, rows, r, outputs, turned: true);
+        WithTerm(dx, w, at, rows, inputs, outputs, r, transB: false, accumulate);
+    }
+
+    private static void RequireTerm(View y, View z, View mixed, View x, View w, View v, View m, View u, in TermArgs args, string op)
+    {
+        (int rows, int outputs, int inputs, int r) = args;
+        RequireMatrix(y, DType.F32, rows, outputs, outputs, 1, 0, op, nameof(y));
+        RequireMatrix(x, DType.F32, rows, inputs, inputs, 1, 0, op, nameof(x));
+        RequireMatrix(z, DType.F32, rows, r, r, 1, 0, op, nameof(z));
+        RequireMatrix(mixed, DType.F32, rows, r, r, 1, 0, op, nameof(mixed));
+        RequireMatrix(w, w.Type, outputs, inputs, inputs, 1, 0, op, nameof(w));
+        RequireMatrix(v, DType.F32, inputs, r, r, 1, 0, op, nameof(v));
+        RequireMatrix(m, DType.F32, r, r, r, 1, 0, op, nameof(m));
+        RequireMatrix(u, DType.F32, outputs, r, r, 1, 0, op, nameof(u));
+    }
+
+    // Where the bf16 copies lie: the wide operand [rows, depth] and the mixed one [rows, rank] behind it; of the factors the one that the wide operand is multiplied with, and the other.
+    private TermRooms RoomsOf(int rows, int depth, in TermArgs args)
+    {
+        long wide = Round(2L * rows * depth), thin = Round(2L * Math.Max(args.Inputs, args.Outputs) * args.Rank);
+        nint a = Scratch(wide + (2L * rows * args.Rank), ref _roundedA), b = Scratch(2 * thin, ref _roundedTerm);
+        return new TermRooms(a, a + (nint)wide, b, b + (nint)thin);
+
+        static long Round(long bytes) => (bytes + 255) & ~255L;
+    }
+
+    private readonly record struct TermRooms(nint Wide, nint Mixed, nint Thin, nint Term);
+
+    // z = wide·thin [rows, rank], cut by its depth as the other products of few columns are, and mixed = z·M (or z·Mᵀ), which goes to at.Mixed too.
+    private void ThinProduct(View z, View mixed, in TermRooms at, View m, int rows, int rank, int depth, bool turned)
+    {
+        int stretch = IsCut(rank, depth) ? Stretch : depth, count = depth / stretch, rest = depth % stretch, all = count + (rest > 0 ? 1 : 0);
+        long product = (long)rows * rank;
+        nint partial = all == 1 ? z.Address : Scratch(sizeof(float) * product * all);
+        MatMulParams p = new() { A = at.Wide, B = at.Thin, C = partial, StrideA = stretch, StrideB = (long)stretch * rank, StrideC = product, M = rows, N = rank, K = stretch, LdA = depth, LdB = rank, LdC = rank, Summed = 1 };
+        Launch(p, count);
+        if (rest > 0)
+            Launch(p with { A = at.Wide + (2 * count * stretch), B = at.Thin + (nint)(2L * count * stretch * rank), C = partial + (nint)(sizeof(float) * count * product), K = rest }, 1);
+        KernelArguments mix = default;
+        mix.Add(z).Add(mixed).Add(at.Mixed).Add(partial).Add(m).Add(rows).Add(rank).Add(all).Add(turned ? 1 : 0);
+        Kernel(RoundedImage, "term_rounded").Launch(new(Blocks(rows, TermRows)), new(Threads), 0, ref mix);
+
+        void Launch(in MatMulParams part, int batch)
+        {
+            (int tileRows, int tileColumns, int threads, int shared, _) = s_roundedTiles[^1];
+            KernelArguments k = default;
+            k.Add(part);
+            Kernel(RoundedImage, $"matmul_rounded_nn_{tileRows}x{tileColumns}").Launch(new(Blocks((long)Blocks(rows, tileRows) * Blocks(rank, tileColumns), 1), (uint)batch), new((uint)threads), shared, ref k);
+        }
+    }
+
+    // c = (c +) wide·op(W) + mixed·op(term).
+    private void WithTerm(View c, View w, in TermRooms at, int rows, int columns, int depth, int rank, bool transB, bool accumulate)
+    {
+        int length = transB ? depth : columns;
+        nint b = w.Address;
+        if (w.Packing is { } packing)
+        {
+            b = Scratch(2 * w.Length, ref _unpacked);
+            UnpackTo(b, w, packing, DType.BF16);
+        }
+        else if (w.Type != DType.BF16 || (b & 15) != 0)
+            b = RoundRows(b, w.Type, transB ? columns : depth, length, length, ref _roundedB);
+        LaunchRounded(new MatMulParams
+        {
+            A = at.Wide,
+            B = b,
+            C = c.Address,
+            TermA = at.Mixed,
+            TermB = at.Term,
+            M = rows,
+            N = columns,
+            K = depth,
+            LdA = depth,
+            LdB = length,
+            LdC = columns,
+            Accumulate = accumulate ? 1 : 0,
+            Summed = 1,
+            Rank = rank,
+        }, transB);
+    }
+
+    // fp32 matrices without gaps to bf16, some of them turned, in one launch.
+    private void RoundSeveral(params ReadOnlySpan<(nint To, View From, int Rows, int Columns, bool Turned)> matrices)
+    {
+        RoundParams p = default;
+        long blocks = 0;
+        for (int i = 0; i < matrices.Length; i++)
+        {
+            (nint to, View from, int rows, int columns, bool turned) = matrices[i];
+            blocks += Blocks((long)rows * columns, RoundTile);
+            (p.To[i], p.From[i], p.Rows[i], p.Columns[i], p.Turned[i], p.Ends[i]) = (to, from.Address, rows, columns, turned ? 1 : 0, checked((int)blocks));
+        }
+        KernelArguments k = default;
+        k.Add(p);
+        Kernel(RoundedImage, "round_several").Launch(new(Blocks(blocks, 1)), new(Threads), 0, ref k);
+    }
+
+    /// <summary>Up to four matrices; laid out as RoundParams in kernels/rounded.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct RoundParams
+    {
+        public Addresses To, From;
+        public Numbers Rows, Columns, Turned, Ends;
+
+        [InlineArray(4)]
+        public struct Addresses
+        {
+            private nint _first;
+        }
+
+        [InlineArray(4)]
+        public struct Numbers
+        {
+            private int _first;
+        }
+    }
+}
