@@ -22,9 +22,9 @@ internal static unsafe partial class GemmThin
         if (!(wide || half) || call.K % CodeGroup != 0)
             return null;
         PackedSource* source = call.Right.Packed;
-        int block = source->BlockElements;
-        // A row must begin with a block.
-        if (block == 0 || call.Right.Line % block != 0 || (nint)call.Right.Data % block != 0 || call.Right.Stride % block != 0)
+        int block = source->BlockElements == 0 ? CodeGroup : source->BlockElements;
+        // A row must begin with a block, or a group where blocks run over the ends of rows.
+        if (call.Right.Line % block != 0 || (nint)call.Right.Data % block != 0 || call.Right.Stride % block != 0)
             return null;
         return source->Register switch
         {
@@ -32,6 +32,7 @@ internal static unsafe partial class GemmThin
             RegisterForm.Q4_1 => wide ? &CodeDots<Q4_1Code> : &CodeDots256<Q4_1Code>,
             RegisterForm.Q8_0 => wide ? &CodeDots<Q8_0Code> : &CodeDots256<Q8_0Code>,
             RegisterForm.Q4_K => wide ? &CodeDots<Q4_KCode> : &CodeDots256<Q4_KCode>,
+            RegisterForm.FourBit => wide ? null : &CodeDots256<FourBitRegisterCode>,
             RegisterForm.Q6_K => wide ? &CodeDots<Q6_KCode> : &CodeDots256<Q6_KCode>,
             _ => null,
         };
@@ -40,12 +41,12 @@ internal static unsafe partial class GemmThin
     /// <summary>As Dots; large counts elements. Tiles of 8 lines × 2 columns, 4 × 4 or 1 × 4.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization), SkipLocalsInit]
     private static void CodeDots<TCode>(Work* work, float* small, nint smallLine, byte* large, int columns, int depth, float* c)
-        where TCode : struct, IRegisterCode
+        where TCode : struct, IWideRegisterCode
     {
         PackedSource* source = work->Call.Right.Packed;
         nint rowBytes = work->Call.Right.Line / TCode.Elements * TCode.Bytes;
         byte* row = source->Data + (nint)large / TCode.Elements * TCode.Bytes;
-        float* halves = RegisterCodes.Halves;
+        void* tables = TCode.Tables(source);
         float* results = stackalloc float[16];
         int lines = work->Call.Left.Lines, across = lines > 4 ? 2 : 4;
         nint groups = depth / CodeGroup;
@@ -54,11 +55,11 @@ internal static unsafe partial class GemmThin
         {
             int valid = Math.Min(across, columns - column);
             if (lines == 1)
-                Codes1x4<TCode>(halves, small, row, rowBytes, valid - 1, groups, results);
+                Codes1x4<TCode>(tables, small, row, rowBytes, valid - 1, groups, results);
             else if (lines <= 4)
-                Codes4x4<TCode>(halves, small, smallLine, lines - 1, row, rowBytes, valid - 1, groups, results);
+                Codes4x4<TCode>(tables, small, smallLine, lines - 1, row, rowBytes, valid - 1, groups, results);
             else
-                Codes8x2<TCode>(halves, small, smallLine, lines - 1, row, rowBytes, valid - 1, groups, results);
+                Codes8x2<TCode>(tables, small, smallLine, lines - 1, row, rowBytes, valid - 1, groups, results);
             for (int y = 0; y < lines; y++)
             {
                 for (int x = 0; x < valid; x++)
@@ -71,8 +72,8 @@ internal static unsafe partial class GemmThin
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Codes1x4<TCode>(float* halves, float* s, byte* l0, nint step, int last, nint groups, float* results)
-        where TCode : struct, IRegisterCode
+    private static void Codes1x4<TCode>(void* tables, float* s, byte* l0, nint step, int last, nint groups, float* results)
+        where TCode : struct, IWideRegisterCode
     {
         byte* l1 = l0 + Math.Min(1, last) * step, l2 = l0 + Math.Min(2, last) * step, l3 = l0 + Math.Min(3, last) * step;
         Vector512<float> v0 = default, v1 = default, v2 = default, v3 = default;
@@ -80,16 +81,16 @@ internal static unsafe partial class GemmThin
         {
             FetchAhead(l0, g * (4 * TCode.Bytes * CodeGroup / TCode.Elements), 4 * TCode.Bytes * CodeGroup / TCode.Elements);
             Vector512<float> x = Vector512.Load(s), y = Vector512.Load(s + 16);
-            TCode.Expand(halves, l0, g, out Vector512<float> a, out Vector512<float> b);
+            TCode.Expand(tables, l0, g, out Vector512<float> a, out Vector512<float> b);
             v0 = Vector512.FusedMultiplyAdd(x, a, v0);
             v0 = Vector512.FusedMultiplyAdd(y, b, v0);
-            TCode.Expand(halves, l1, g, out a, out b);
+            TCode.Expand(tables, l1, g, out a, out b);
             v1 = Vector512.FusedMultiplyAdd(x, a, v1);
             v1 = Vector512.FusedMultiplyAdd(y, b, v1);
-            TCode.Expand(halves, l2, g, out a, out b);
+            TCode.Expand(tables, l2, g, out a, out b);
             v2 = Vector512.FusedMultiplyAdd(x, a, v2);
             v2 = Vector512.FusedMultiplyAdd(y, b, v2);
-            TCode.Expand(halves, l3, g, out a, out b);
+            TCode.Expand(tables, l3, g, out a, out b);
             v3 = Vector512.FusedMultiplyAdd(x, a, v3);
             v3 = Vector512.FusedMultiplyAdd(y, b, v3);
         }
@@ -100,8 +101,8 @@ internal static unsafe partial class GemmThin
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Codes4x4<TCode>(float* halves, float* s, nint smallLine, int lastLine, byte* l0, nint step, int last, nint groups, float* results)
-        where TCode : struct, IRegisterCode
+    private static void Codes4x4<TCode>(void* tables, float* s, nint smallLine, int lastLine, byte* l0, nint step, int last, nint groups, float* results)
+        where TCode : struct, IWideRegisterCode
     {
         float* t = s + Math.Min(1, lastLine) * smallLine, u = s + Math.Min(2, lastLine) * smallLine, q = s + Math.Min(3, lastLine) * smallLine;
         byte* l1 = l0 + Math.Min(1, last) * step, l2 = l0 + Math.Min(2, last) * step, l3 = l0 + Math.Min(3, last) * step;
@@ -110,13 +111,13 @@ internal static unsafe partial class GemmThin
         for (nint g = 0, k = 0; g < groups; g++, k += CodeGroup)
         {
             FetchAhead(l0, g * (4 * TCode.Bytes * CodeGroup / TCode.Elements), 4 * TCode.Bytes * CodeGroup / TCode.Elements);
-            TCode.Expand(halves, l0, g, out Vector512<float> a, out Vector512<float> b);
+            TCode.Expand(tables, l0, g, out Vector512<float> a, out Vector512<float> b);
             Add4(s + k, t + k, u + k, q + k, a, b, ref s0, ref t0, ref u0, ref q0);
-            TCode.Expand(halves, l1, g, out a, out b);
+            TCode.Expand(tables, l1, g, out a, out b);
             Add4(s + k, t + k, u + k, q + k, a, b, ref s1, ref t1, ref u1, ref q1);
-            TCode.Expand(halves, l2, g, out a, out b);
+            TCode.Expand(tables, l2, g, out a, out b);
             Add4(s + k, t + k, u + k, q + k, a, b, ref s2, ref t2, ref u2, ref q2);
-            TCode.Expand(halves, l3, g, out a, out b);
+            TCode.Expand(tables, l3, g, out a, out b);
             Add4(s + k, t + k, u + k, q + k, a, b, ref s3, ref t3, ref u3, ref q3);
         }
         Sum4(s0, s1, s2, s3, results);
@@ -126,8 +127,8 @@ internal static unsafe partial class GemmThin
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Codes8x2<TCode>(float* halves, float* s, nint smallLine, int lastLine, byte* l0, nint step, int last, nint groups, float* results)
-        where TCode : struct, IRegisterCode
+    private static void Codes8x2<TCode>(void* tables, float* s, nint smallLine, int lastLine, byte* l0, nint step, int last, nint groups, float* results)
+        where TCode : struct, IWideRegisterCode
     {
         byte* l1 = l0 + Math.Min(1, last) * step;
         nint o1 = Math.Min(1, lastLine) * smallLine, o2 = Math.Min(2, lastLine) * smallLine, o3 = Math.Min(3, lastLine) * smallLine, o4 = Math.Min(4, lastLine) * smallLine;
@@ -137,8 +138,8 @@ internal static unsafe partial class GemmThin
         for (nint g = 0; g < groups; g++, s += CodeGroup)
         {
             FetchAhead(l0, g * (2 * TCode.Bytes * CodeGroup / TCode.Elements), 2 * TCode.Bytes * CodeGroup / TCode.Elements);
-            TCode.Expand(halves, l0, g, out Vector512<float> a, out Vector512<float> a16);
-            TCode.Expand(halves, l1, g, out Vector512<float> b, out Vector512<float> b16);
+            TCode.Expand(tables, l0, g, out Vector512<float> a, out Vector512<float> a16);
+            TCode.Expand(tables, l1, g, out Vector512<float> b, out Vector512<float> b16);
             Add2(s, a, a16, b, b16, ref a0, ref b0);
             Add2(s + o1, a, a16, b, b16, ref a1, ref b1);
             Add2(s + o2, a, a16, b, b16, ref a2, ref b2);

@@ -14,7 +14,7 @@ internal static unsafe partial class GemmThin
         PackedSource* source = work->Call.Right.Packed;
         nint rowBytes = work->Call.Right.Line / TCode.Elements * TCode.Bytes;
         byte* row = source->Data + (nint)large / TCode.Elements * TCode.Bytes;
-        float* halves = RegisterCodes.Halves;
+        void* tables = TCode.Tables(source);
         float* results = stackalloc float[8];
         int lines = work->Call.Left.Lines, across = lines == 1 ? 4 : 2;
         nint groups = depth / CodeGroup;
@@ -26,9 +26,9 @@ internal static unsafe partial class GemmThin
             {
                 int down = Math.Min(4, lines - line);
                 if (lines == 1)
-                    Codes1x4Of256<TCode>(halves, small, row, rowBytes, valid - 1, groups, results);
+                    Codes1x4Of256<TCode>(tables, small, row, rowBytes, valid - 1, groups, results);
                 else
-                    Codes4x2Of256<TCode>(halves, small + line * smallLine, smallLine, down - 1, row, rowBytes, valid - 1, groups, results);
+                    Codes4x2Of256<TCode>(tables, small + line * smallLine, smallLine, down - 1, row, rowBytes, valid - 1, groups, results);
                 for (int y = 0; y < down; y++)
                 {
                     for (int x = 0; x < valid; x++)
@@ -42,7 +42,7 @@ internal static unsafe partial class GemmThin
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Codes1x4Of256<TCode>(float* halves, float* s, byte* l0, nint step, int last, nint groups, float* results)
+    private static void Codes1x4Of256<TCode>(void* tables, float* s, byte* l0, nint step, int last, nint groups, float* results)
         where TCode : struct, IRegisterCode
     {
         byte* l1 = l0 + Math.Min(1, last) * step, l2 = l0 + Math.Min(2, last) * step, l3 = l0 + Math.Min(3, last) * step;
@@ -50,13 +50,13 @@ internal static unsafe partial class GemmThin
         for (nint g = 0; g < groups; g++, s += CodeGroup)
         {
             FetchAhead(l0, g * (4 * TCode.Bytes * CodeGroup / TCode.Elements), 4 * TCode.Bytes * CodeGroup / TCode.Elements);
-            TCode.Expand(halves, l0, g, out Vector256<float> a, out Vector256<float> b, out Vector256<float> c, out Vector256<float> d);
+            TCode.Expand(tables, l0, g, out Vector256<float> a, out Vector256<float> b, out Vector256<float> c, out Vector256<float> d);
             v0 = Add(s, a, b, c, d, v0);
-            TCode.Expand(halves, l1, g, out a, out b, out c, out d);
+            TCode.Expand(tables, l1, g, out a, out b, out c, out d);
             v1 = Add(s, a, b, c, d, v1);
-            TCode.Expand(halves, l2, g, out a, out b, out c, out d);
+            TCode.Expand(tables, l2, g, out a, out b, out c, out d);
             v2 = Add(s, a, b, c, d, v2);
-            TCode.Expand(halves, l3, g, out a, out b, out c, out d);
+            TCode.Expand(tables, l3, g, out a, out b, out c, out d);
             v3 = Add(s, a, b, c, d, v3);
         }
         results[0] = Width256.Sum(v0);
@@ -66,7 +66,7 @@ internal static unsafe partial class GemmThin
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Codes4x2Of256<TCode>(float* halves, float* s, nint smallLine, int lastLine, byte* l0, nint step, int last, nint groups, float* results)
+    private static void Codes4x2Of256<TCode>(void* tables, float* s, nint smallLine, int lastLine, byte* l0, nint step, int last, nint groups, float* results)
         where TCode : struct, IRegisterCode
     {
         byte* l1 = l0 + Math.Min(1, last) * step;
@@ -75,12 +75,12 @@ internal static unsafe partial class GemmThin
         for (nint g = 0; g < groups; g++, s += CodeGroup)
         {
             FetchAhead(l0, g * (2 * TCode.Bytes * CodeGroup / TCode.Elements), 2 * TCode.Bytes * CodeGroup / TCode.Elements);
-            TCode.Expand(halves, l0, g, out Vector256<float> a, out Vector256<float> b, out Vector256<float> c, out Vector256<float> d);
+            TCode.Expand(tables, l0, g, out Vector256<float> a, out Vector256<float> b, out Vector256<float> c, out Vector256<float> d);
             a0 = Add(s, a, b, c, d, a0);
             a1 = Add(s + o1, a, b, c, d, a1);
             a2 = Add(s + o2, a, b, c, d, a2);
             a3 = Add(s + o3, a, b, c, d, a3);
-            TCode.Expand(halves, l1, g, out a, out b, out c, out d);
+            TCode.Expand(tables, l1, g, out a, out b, out c, out d);
             b0 = Add(s, a, b, c, d, b0);
             b1 = Add(s + o1, a, b, c, d, b1);
             b2 = Add(s + o2, a, b, c, d, b2);

@@ -198,10 +198,15 @@ internal static unsafe partial class GemmThin
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void FetchFirst(byte* first, nint bytes)
     {
+        FetchRange(first, Math.Min(bytes, Ahead));
+    }
+
+    /// <summary>Asks for every cache line of a range. Nothing is read, so it may lie beyond the operand.</summary>
+    private static void FetchRange(byte* first, nint bytes)
+    {
         if (!Sse.IsSupported)
             return;
-        byte* end = first + Math.Min(bytes, Ahead);
-        for (byte* p = first; p < end; p += 64)
+        for (byte* p = first, end = first + bytes; p < end; p += 64)
             Sse.Prefetch0(p);
     }
 

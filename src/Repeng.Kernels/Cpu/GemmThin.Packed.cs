@@ -29,15 +29,21 @@ internal static unsafe partial class GemmThin
         float* tile = stackalloc float[PackedColumns * PackedDepth];
         float* sums = stackalloc float[Limit * PackedColumns * TWidth.Lanes];
         int sumsLine = PackedColumns * TWidth.Lanes;
+        byte* codes = PackedSource.At(source, (nint)large);
+        FetchFirst(codes, (nint)(PackedSource.At(source, (nint)large + columns * row) - codes));
         for (int column = 0; column < columns; column += PackedColumns)
         {
             int valid = Math.Min(PackedColumns, columns - column), k = 0;
             var element = (nint)large + column * row;
+            // The rows of a tile follow one another in memory: what is decoded 4 KiB later is asked for in step with what is decoded now.
+            codes = PackedSource.At(source, element);
+            nint codeBytes = (nint)(PackedSource.At(source, element + valid * row) - codes);
             new Span<float>(sums, lines * sumsLine).Clear();
             // At least one tile, also of a depth below a vector; the last one holds the rest that fills none.
             for (int n; ; k += n)
             {
                 n = Math.Min(PackedDepth, depth - k);
+                FetchRange(codes + Ahead + codeBytes * k / depth, codeBytes * n / depth);
                 for (int x = 0; x < valid; x++)
                     source->Read(source, element + x * row + k, n, tile + x * PackedDepth);
                 int whole = Math.Min(n, vectors - k), line = 0;

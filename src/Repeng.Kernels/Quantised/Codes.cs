@@ -30,6 +30,18 @@ internal static unsafe class Codes
         return Vector128.Equals(bytes & place, place) & Vector128.Create(value);
     }
 
+    /// <summary>All bits of lane j where bit j of the low eight is set.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<int> Bits(uint bits)
+    {
+        Vector256<int> places = Vector256.Create(1, 2, 4, 8, 16, 32, 64, 128);
+        return Vector256.Equals(Vector256.Create((int)bits) & places, places);
+    }
+
+    /// <summary>Eight signed bytes as 32-bit integers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<int> Widen(ulong bytes) => Vector256.WidenLower(Vector128.WidenLower(Vector128.CreateScalar(bytes).AsSByte()).ToVector256Unsafe());
+
     /// <summary>scale · code.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Store(Vector128<sbyte> codes, Vector256<float> scale, float* destination)

@@ -19,13 +19,26 @@ internal static unsafe class FewBits
     {
         for (float* end = destination + n; destination < end; source += 54)
         {
-            float d = Plain.Half(source + 52);
-            foreach ((int first, int bytes, int values) in s_runs)
-                for (int digit = 0, power = 1; digit < values; digit++, power *= 3)
-                    for (int j = 0; j < bytes; j++)
-                        *destination++ = d * (((byte)(source[first + j] * power) * 3 >> 8) - 1);
+            Vector256<float> d = Vector256.Create(Plain.Half(source + 52));
+            Vector128<byte> first = Vector128.Load(source), second = Vector128.Load(source + 16), third = Vector128.Load(source + 32);
+            for (int digit = 0; digit < 5; digit++, destination += 32)
+            {
+                Codes.Store(HighestDigit(first), d, destination);
+                Codes.Store(HighestDigit(second), d, destination + 16);
+                (first, second) = (first + first + first, second + second + second);
+            }
+            for (int digit = 0; digit < 5; digit++, destination += 16, third = third + third + third)
+                Codes.Store(HighestDigit(third), d, destination);
+            Vector128<byte> last = Vector128.Create(Unsafe.ReadUnaligned<uint>(source + 48)).AsByte();
+            Codes.Store(HighestDigit(last * Vector128.Create((byte)1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27)), d, destination);
+            destination += 16;
         }
     }
+
+    /// <summary>⌊3x / 256⌋ − 1 of every byte: 3x reaches 256 from 86 on, 512 from 171 on.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector128<sbyte> HighestDigit(Vector128<byte> x) =>
+        Vector128<sbyte>.AllBitsSet - Vector128.GreaterThanOrEqual(x, Vector128.Create((byte)86)).AsSByte() - Vector128.GreaterThanOrEqual(x, Vector128.Create((byte)171)).AsSByte();
 
     public static void EncodeTQ1_0(float* source, byte* destination, long n)
     {
@@ -78,9 +91,9 @@ internal static unsafe class FewBits
     {
         for (float* end = destination + n; destination < end; source += 18)
         {
-            float d = Plain.Half(source);
-            for (int j = 0; j < 128; j++)
-                *destination++ = (source[2 + j / 8] >> (j % 8) & 1) != 0 ? d : -d;
+            Vector256<float> d = Vector256.Create(Plain.Half(source));
+            for (int j = 2; j < 18; j++, destination += 8)
+                Vector256.ConditionalSelect(Codes.Bits(source[j]).AsSingle(), d, -d).Store(destination);
         }
     }
 
@@ -89,9 +102,15 @@ internal static unsafe class FewBits
     {
         for (float* end = destination + n; destination < end; source += 18)
         {
-            float d = Plain.Half(source);
-            for (int j = 0; j < 64; j++)
-                *destination++ = d * ((source[2 + j / 4] >> (2 * (j % 4)) & 3) - 1);
+            Vector256<float> d = Vector256.Create(Plain.Half(source));
+            for (int j = 2; j < 18; j += 4, destination += 16)
+            {
+                // Every byte four times; of these two take its low nibble and two its high one, and of each two one its low bits and one its high ones.
+                Vector128<byte> bytes = Vector128.Shuffle(Vector128.CreateScalar(Unsafe.ReadUnaligned<uint>(source + j)).AsByte(), Vector128.Create((byte)0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3));
+                Vector128<byte> nibbles = Vector128.ConditionalSelect(Vector128.Create(0xFFFF0000u).AsByte(), Codes.Shift(bytes, 4, 15), bytes & Vector128.Create((byte)15));
+                Vector128<byte> codes = Vector128.ConditionalSelect(Vector128.Create((ushort)0xFF00).AsByte(), Codes.Shift(nibbles, 2, 3), nibbles & Vector128.Create((byte)3));
+                Codes.Store((codes - Vector128<byte>.One).AsSByte(), d, destination);
+            }
         }
     }
 

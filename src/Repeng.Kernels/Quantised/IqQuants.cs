@@ -1,5 +1,7 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 
 namespace Repeng.Kernels.Quantised;
 
@@ -25,7 +27,7 @@ internal static unsafe class IqQuants
                 uint rest = Unsafe.ReadUnaligned<uint>(codes + 4);
                 float scale = d * (0.5f + (rest >> 28)) * 0.25f;
                 for (int k = 0; k < 4; k++, destination += 8)
-                    Store(grid, codes[k], 8, Signs(rest >> (7 * k)), scale, destination);
+                    Store(Point8(grid, codes[k]), Signs(rest >> (7 * k)), scale, destination);
             }
         }
     }
@@ -40,7 +42,7 @@ internal static unsafe class IqQuants
             for (int k = 0; k < 32; k++, destination += 8)
             {
                 uint code = Unsafe.ReadUnaligned<ushort>(source + 2 + 2 * k);
-                Store(grid, (int)(code & 511), 8, Signs(code >> 9), QuarterScale(d, source + 66, k), destination);
+                Store(Point8(grid, (int)(code & 511)), Signs(code >> 9), QuarterScale(d, source + 66, k), destination);
             }
         }
     }
@@ -54,7 +56,7 @@ internal static unsafe class IqQuants
             float d = Plain.Half(source);
             byte* codes = source + 2, signs = source + 34, high = source + 66;
             for (int k = 0; k < 32; k++, destination += 8)
-                Store(grid, codes[k] | (high[k / 4] >> (2 * (k % 4)) & 3) << 8, 8, signs[k], QuarterScale(d, source + 74, k), destination);
+                Store(Point8(grid, codes[k] | (high[k / 4] >> (2 * (k % 4)) & 3) << 8), signs[k], QuarterScale(d, source + 74, k), destination);
         }
     }
 
@@ -71,11 +73,7 @@ internal static unsafe class IqQuants
                 uint rest = Unsafe.ReadUnaligned<uint>(source + 66 + 4 * sub);
                 float scale = d * (0.5f + (rest >> 28)) * 0.5f;
                 for (int k = 0; k < 4; k++, codes += 2, destination += 8)
-                {
-                    uint signs = Signs(rest >> (7 * k));
-                    Store(grid, codes[0], 4, signs, scale, destination);
-                    Store(grid, codes[1], 4, signs >> 4, scale, destination + 4);
-                }
+                    Store(Points4(grid, codes[0], codes[1]), Signs(rest >> (7 * k)), scale, destination);
             }
         }
     }
@@ -88,11 +86,11 @@ internal static unsafe class IqQuants
         {
             float d = Plain.Half(source);
             byte* codes = source + 2, high = source + 66, signs = source + 74, scales = source + 106;
-            for (int k = 0; k < 64; k++, destination += 4)
+            for (int sub = 0; sub < 8; sub++)
             {
-                int sub = k / 8;
                 float scale = d * (1 + 2 * (scales[sub / 2] >> (4 * (sub % 2)) & 15));
-                Store(grid, codes[k] | (high[sub] >> (k % 8) & 1) << 8, 4, (uint)signs[k / 2] >> (4 * (k % 2)), scale, destination);
+                for (int ninth = high[sub], k = 0; k < 4; k++, ninth >>= 2, codes += 2, destination += 8)
+                    Store(Points4(grid, codes[0] | (ninth & 1) << 8, codes[1] | (ninth & 2) << 7), *signs++, scale, destination);
             }
         }
     }
@@ -141,19 +139,24 @@ internal static unsafe class IqQuants
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float QuarterScale(float d, byte* scales, int k) => d * (0.5f + (scales[k / 4] >> (4 * (k / 2 % 2)) & 15)) * 0.25f;
 
+    /// <summary>A point of eight values, a byte each.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Store(sbyte[] grid, int point, int length, uint signs, float scale, float* destination)
+    private static ulong Point8(sbyte[] grid, int point) => MemoryMarshal.Read<ulong>(MemoryMarshal.AsBytes(grid.AsSpan(point * 8, 8)));
+
+    /// <summary>Two points of four values, a byte each.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ulong Points4(sbyte[] grid, int first, int second) =>
+        MemoryMarshal.Read<uint>(MemoryMarshal.AsBytes(grid.AsSpan(first * 4, 4))) | (ulong)MemoryMarshal.Read<uint>(MemoryMarshal.AsBytes(grid.AsSpan(second * 4, 4))) << 32;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Store(ulong values, uint signs, float scale, float* destination)
     {
-        ReadOnlySpan<sbyte> values = grid.AsSpan(point * length, length);
-        for (int j = 0; j < values.Length; j++, signs >>= 1)
-            destination[j] = scale * ((signs & 1) != 0 ? -values[j] : values[j]);
+        // Negated before the conversion, so that a zero stays a positive one.
+        Vector256<int> negative = Codes.Bits(signs);
+        (Vector256.ConvertToSingle((Codes.Widen(values) ^ negative) - negative) * Vector256.Create(scale)).Store(destination);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void StoreShifted(sbyte[] grid, int point, float scale, float shift, float* destination)
-    {
-        ReadOnlySpan<sbyte> values = grid.AsSpan(point * 8, 8);
-        for (int j = 0; j < values.Length; j++)
-            destination[j] = scale * (values[j] + shift);
-    }
+    private static void StoreShifted(sbyte[] grid, int point, float scale, float shift, float* destination) =>
+        ((Vector256.ConvertToSingle(Codes.Widen(Point8(grid, point))) + Vector256.Create(shift)) * Vector256.Create(scale)).Store(destination);
 }

@@ -13,6 +13,9 @@ internal enum RegisterForm
     Q8_0,
     Q4_K,
     Q6_K,
+
+    /// <summary>NF4 and FP4 of bitsandbytes.</summary>
+    FourBit,
 }
 
 /// <summary>
@@ -130,6 +133,15 @@ internal unsafe partial struct PackedSource
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<float> ToSingle(Vector128<short> codes) => Vector256.ConvertToSingle(Vector256.WidenLower(codes.ToVector256Unsafe()));
+
+    /// <summary>The scale of the 4-bit codes at an address.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float ScaleOf(PackedSource* source, byte* codes) => Scale(source, (codes - source->Data) >> (source->BlockShift - 1));
+
+    /// <summary>Address of the byte where the code of an element lies, or the block that it is in.</summary>
+    public static byte* At(PackedSource* source, long element) => source->Data + (source->BlockElements > 0
+        ? element / source->BlockElements * source->BlockBytes
+        : source->Columns > 0 ? element : element >> 1);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float Scale(PackedSource* source, long block)

@@ -182,7 +182,7 @@ public sealed unsafe class Packing
 
     private static PackedSource Codes(FourBitCode code, nint data, int blockSize)
     {
-        var source = new PackedSource { Read = &PackedSource.ReadCodes, Sound = &PackedSource.SoundCodes, Data = (byte*)data, BlockShift = int.Log2(blockSize) };
+        var source = new PackedSource { Read = &PackedSource.ReadCodes, Sound = &PackedSource.SoundCodes, Data = (byte*)data, BlockShift = int.Log2(blockSize), Register = RegisterForm.FourBit };
         code.Values.CopyTo(new Span<float>(source.Code, 16));
         return source;
     }

@@ -6,22 +6,29 @@ using System.Runtime.Intrinsics.X86;
 namespace Repeng.Kernels.Quantised;
 
 /// <summary>
-/// A form whose elements are expanded to fp32 in registers, 32 neighbours of a row at a time, by AVX-512 or AVX2. Their bits are those of
+/// A form whose elements are expanded to fp32 in registers, 32 neighbours of a row at a time, by AVX2 and mostly by AVX-512. Their bits are those of
 /// <see cref="PackedSource.Read"/>. Empty structs, so that a product is compiled for each form with the expansion inlined.
 /// </summary>
 internal unsafe interface IRegisterCode
 {
-    /// <summary>Elements of a block; a row is whole blocks.</summary>
+    /// <summary>Elements of a block; a row is whole blocks. Of forms whose scales lie apart, what shares a byte.</summary>
     static abstract int Elements { get; }
 
     /// <summary>Bytes of a block.</summary>
     static abstract int Bytes { get; }
 
-    /// <summary>Elements [32·group, 32·group + 32) of a row of blocks; halves is <see cref="RegisterCodes.Halves"/>.</summary>
-    static abstract void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second);
+    /// <summary>What expanding looks things up in: <see cref="RegisterCodes.Halves"/> of blocks with scales of their own.</summary>
+    static abstract void* Tables(PackedSource* source);
 
-    /// <summary>The same in four vectors of eight.</summary>
-    static abstract void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth);
+    /// <summary>Elements [32·group, 32·group + 32) of a row, in four vectors of eight.</summary>
+    static abstract void Expand(void* tables, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth);
+}
+
+/// <summary>A form that AVX-512 expands too.</summary>
+internal unsafe interface IWideRegisterCode : IRegisterCode
+{
+    /// <summary>Elements [32·group, 32·group + 32) of a row.</summary>
+    static abstract void Expand(void* tables, byte* row, nint group, out Vector512<float> first, out Vector512<float> second);
 }
 
 /// <summary>What the expansions share.</summary>
@@ -39,7 +46,11 @@ internal static unsafe class RegisterCodes
 
     /// <summary>The binary16 at an address in every lane.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> Half(float* halves, byte* p) => Vector512.Create(halves[*(ushort*)p]);
+    public static Vector512<float> Half(void* halves, byte* p) => Vector512.Create(Single(halves, p));
+
+    /// <summary>The binary16 at an address.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float Single(void* halves, byte* p) => ((float*)halves)[*(ushort*)p];
 
     /// <summary>Values chosen by the low nibbles of 16 bytes, then by the high ones. The permutation looks at four bits of a lane.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -76,23 +87,24 @@ internal static unsafe class RegisterCodes
 }
 
 /// <summary>d·(q − 8).</summary>
-internal readonly unsafe struct Q4_0Code : IRegisterCode
+internal readonly unsafe struct Q4_0Code : IWideRegisterCode
 {
     public static int Elements => 32;
     public static int Bytes => 18;
+    public static void* Tables(PackedSource* source) => RegisterCodes.Halves;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
+    public static void Expand(void* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
     {
         byte* block = row + group * 18;
         RegisterCodes.Choose((RegisterCodes.Counts - Vector512.Create(8f)) * RegisterCodes.Half(halves, block), block + 2, out first, out second);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    public static void Expand(void* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
     {
         byte* block = row + group * 18;
-        Vector256<float> d = Vector256.Create(halves[*(ushort*)block]);
+        Vector256<float> d = Vector256.Create(RegisterCodes.Single(halves, block));
         Vector256<int> offset = Vector256.Create(8);
         RegisterCodes.Nibbles(block + 2, out Vector256<int> low, out Vector256<int> low8, out Vector256<int> high, out Vector256<int> high8);
         first = Avx.ConvertToVector256Single(low - offset) * d;
@@ -103,13 +115,14 @@ internal readonly unsafe struct Q4_0Code : IRegisterCode
 }
 
 /// <summary>d·q + m. d·q is exact (11 and 4 bits), so one fused operation rounds as product and sum do.</summary>
-internal readonly unsafe struct Q4_1Code : IRegisterCode
+internal readonly unsafe struct Q4_1Code : IWideRegisterCode
 {
     public static int Elements => 32;
     public static int Bytes => 20;
+    public static void* Tables(PackedSource* source) => RegisterCodes.Halves;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
+    public static void Expand(void* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
     {
         byte* block = row + group * 20;
         Vector512<float> values = Vector512.FusedMultiplyAdd(RegisterCodes.Counts, RegisterCodes.Half(halves, block), RegisterCodes.Half(halves, block + 2));
@@ -117,10 +130,10 @@ internal readonly unsafe struct Q4_1Code : IRegisterCode
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    public static void Expand(void* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
     {
         byte* block = row + group * 20;
-        Vector256<float> d = Vector256.Create(halves[*(ushort*)block]), m = Vector256.Create(halves[*(ushort*)(block + 2)]);
+        Vector256<float> d = Vector256.Create(RegisterCodes.Single(halves, block)), m = Vector256.Create(RegisterCodes.Single(halves, block + 2));
         RegisterCodes.Nibbles(block + 4, out Vector256<int> low, out Vector256<int> low8, out Vector256<int> high, out Vector256<int> high8);
         first = RegisterCodes.Scaled(low, d, m);
         second = RegisterCodes.Scaled(low8, d, m);
@@ -130,13 +143,14 @@ internal readonly unsafe struct Q4_1Code : IRegisterCode
 }
 
 /// <summary>d·q.</summary>
-internal readonly unsafe struct Q8_0Code : IRegisterCode
+internal readonly unsafe struct Q8_0Code : IWideRegisterCode
 {
     public static int Elements => 32;
     public static int Bytes => 34;
+    public static void* Tables(PackedSource* source) => RegisterCodes.Halves;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
+    public static void Expand(void* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
     {
         byte* block = row + group * 34;
         Vector512<float> d = RegisterCodes.Half(halves, block);
@@ -145,11 +159,11 @@ internal readonly unsafe struct Q8_0Code : IRegisterCode
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    public static void Expand(void* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
     {
         byte* block = row + group * 34;
         var codes = (sbyte*)block + 2;
-        Vector256<float> d = Vector256.Create(halves[*(ushort*)block]);
+        Vector256<float> d = Vector256.Create(RegisterCodes.Single(halves, block));
         first = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes)) * d;
         second = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes + 8)) * d;
         third = Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(codes + 16)) * d;
@@ -158,17 +172,18 @@ internal readonly unsafe struct Q8_0Code : IRegisterCode
 }
 
 /// <summary>(d·scale)·q − dmin·min; the products are exact, so one fused operation rounds as product and difference do.</summary>
-internal readonly unsafe struct Q4_KCode : IRegisterCode
+internal readonly unsafe struct Q4_KCode : IWideRegisterCode
 {
     public static int Elements => 256;
     public static int Bytes => 144;
+    public static void* Tables(PackedSource* source) => RegisterCodes.Halves;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
+    public static void Expand(void* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
     {
         byte* block = row + (group >> 3) * 144;
         int sub = (int)group & 7;
-        (float scale, float min) = KQuants.ScaleAndMin(block + 4, sub, halves[*(ushort*)block], halves[*(ushort*)(block + 2)]);
+        (float scale, float min) = KQuants.ScaleAndMin(block + 4, sub, RegisterCodes.Single(halves, block), RegisterCodes.Single(halves, block + 2));
         Vector512<float> values = Vector512.FusedMultiplyAdd(RegisterCodes.Counts, Vector512.Create(scale), Vector512.Create(min));
         // The low nibbles of 32 bytes are one group, the high ones the next.
         Vector128<int> shift = Vector128.CreateScalar((sub & 1) << 2);
@@ -178,11 +193,11 @@ internal readonly unsafe struct Q4_KCode : IRegisterCode
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    public static void Expand(void* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
     {
         byte* block = row + (group >> 3) * 144;
         int sub = (int)group & 7;
-        (float scale, float min) = KQuants.ScaleAndMin(block + 4, sub, halves[*(ushort*)block], halves[*(ushort*)(block + 2)]);
+        (float scale, float min) = KQuants.ScaleAndMin(block + 4, sub, RegisterCodes.Single(halves, block), RegisterCodes.Single(halves, block + 2));
         Vector256<float> d = Vector256.Create(scale), m = Vector256.Create(min);
         Vector128<int> shift = Vector128.CreateScalar((sub & 1) << 2);
         Vector256<int> mask = Vector256.Create(15);
@@ -195,17 +210,18 @@ internal readonly unsafe struct Q4_KCode : IRegisterCode
 }
 
 /// <summary>(d·scale)·(q − 32), a scale for 16 elements.</summary>
-internal readonly unsafe struct Q6_KCode : IRegisterCode
+internal readonly unsafe struct Q6_KCode : IWideRegisterCode
 {
     public static int Elements => 256;
     public static int Bytes => 210;
+    public static void* Tables(PackedSource* source) => RegisterCodes.Halves;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
+    public static void Expand(void* halves, byte* row, nint group, out Vector512<float> first, out Vector512<float> second)
     {
         byte* block = row + (group >> 3) * 210;
         int sub = (int)group & 7, quarter = sub & 3, half = sub >> 2;
-        float d = halves[*(ushort*)(block + 208)];
+        float d = RegisterCodes.Single(halves, block + 208);
         sbyte* scales = (sbyte*)block + 192 + 2 * sub;
         // Of 128 elements the low nibbles of 64 bytes are the first half, the high ones the second; two more bits lie in 32 bytes.
         byte* low = block + 64 * half + 32 * (quarter & 1), high = block + 128 + 32 * half;
@@ -215,11 +231,11 @@ internal readonly unsafe struct Q6_KCode : IRegisterCode
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Expand(float* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
+    public static void Expand(void* halves, byte* row, nint group, out Vector256<float> first, out Vector256<float> second, out Vector256<float> third, out Vector256<float> fourth)
     {
         byte* block = row + (group >> 3) * 210;
         int sub = (int)group & 7, quarter = sub & 3, half = sub >> 2;
-        float d = halves[*(ushort*)(block + 208)];
+        float d = RegisterCodes.Single(halves, block + 208);
         sbyte* scales = (sbyte*)block + 192 + 2 * sub;
         byte* low = block + 64 * half + 32 * (quarter & 1), high = block + 128 + 32 * half;
         Vector128<int> lowShift = Vector128.CreateScalar((quarter >> 1) << 2), highShift = Vector128.CreateScalar(quarter << 1);
