@@ -236,6 +236,8 @@ public sealed class DryBackendTests
             return 4L;
         if (type == typeof(float))
             return 0.5f;
+        if (type == typeof(TermArgs))
+            return new TermArgs(2, 3, 4, 2);
         if (type == typeof(MatMulArgs))
             return new MatMulArgs(4, 4, 4);
         if (type == typeof(RouteArgs))

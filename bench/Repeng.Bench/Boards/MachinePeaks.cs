@@ -10,7 +10,7 @@ namespace Repeng.Bench.Boards;
 internal static unsafe class MachinePeaks
 {
     private const long BytesRead = 512L << 20;
-    private const int Parts = 64, Repeats = 1_000_000;
+    private const int Parts = 64, Repeats = 10_000_000;
 
     /// <summary>(bytes/s, FLOP/s).</summary>
     public static (double Bandwidth, double Flops) Measure(int threads)
