@@ -8,11 +8,12 @@ namespace Repeng.Cli;
 /// </summary>
 public static class StartProfile
 {
-    /// <summary>Begins to use and renew the profile of the verb that a command line begins with; nothing where it begins with none.</summary>
+    /// <summary>Begins to use and renew the profile of the verb that a command line begins with; nothing where it begins with none, or the folder is no whole path.</summary>
     /// <param name="folder">Where the profiles lie; made when it is missing.</param>
     public static void Begin(string folder, IReadOnlyList<string> args)
     {
-        if (args is not [var verb, ..] || !CliApp.Verbs.Contains(verb))
+        // Without a home the cache would be a folder beside the person's files.
+        if (args is not [var verb, ..] || !CliApp.Verbs.Contains(verb) || !Path.IsPathFullyQualified(folder))
             return;
         try
         {

@@ -57,4 +57,12 @@ public sealed class StartProfileTests : IDisposable
         process.WaitForExit();
         return (process.ExitCode, output.Result + error.Result);
     }
+
+    [Fact]
+    public void A_folder_that_is_no_whole_path_is_not_made()
+    {
+        string folder = Path.Combine("start-profile", Guid.NewGuid().ToString("n"));
+        StartProfile.Begin(folder, ["train"]);
+        Assert.False(Directory.Exists(folder));
+    }
 }
