@@ -1,4 +1,4 @@
-using Repeng.Bench.Packed;
+using Repeng.Bench.Scaling;
 using Repeng.Kernels;
 using Repeng.Kernels.Quantised;
 using Repeng.Runtime;
@@ -89,7 +89,7 @@ internal sealed class TrainCase : IDisposable
     {
         if (weights == "nf4")
             quantise = new Quantisation(QuantisedForm.Nf4);
-        using ITensorSource source = weights == "f32" ? new ModelInitialiser(config, seed: 1) : new BFloat16Weights(config);
+        using ITensorSource source = weights == "f32" ? new ModelInitialiser(config, seed: 1) : new RandomWeights(config);
         return ModelLoader.Load(device, config, source, new WeightStorage(Quantise: quantise));
     }
 
