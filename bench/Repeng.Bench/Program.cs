@@ -113,6 +113,7 @@ static int Usage()
                    --cached-reference        rates and ratio without the base model's pass
                    --checkpoint-activations  ours runs blocks again instead of keeping their activations
                    --micro-batch N           ours runs so many rows together
+                   --text-by-text            ours runs each text by itself, also where texts begin alike
                    --peer-separate           the peer takes c = -1 and +1 one after the other, not stacked
                    --no-memory    leave out the two processes that measure peak memory
                    --cpu-time     CPU time instead of wall time, for a busy machine; use with --threads 1

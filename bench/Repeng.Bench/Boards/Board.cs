@@ -25,6 +25,7 @@ internal static class Board
         ("tax", ["decode", "--stored", "--tokens", "600"]),
         ("matmul", ["matmul", "--only", "M=448"]),
         ("train", ["train", "--runs", "3"]),
+        ("train-each", ["train", "--runs", "3", "--text-by-text"]),
         ("train-stored", ["train", "--runs", "3", "--weights", "stored", "--peer-type", "bf16", "--no-memory"]),
         ("train-peak", ["train", "--peak", "--model", Training.TrainShapes.Qwen, "--weights", "nf4", "--micro-batch", "4"]),
         ("vectors", ["vectors", "--pairs", "120", "--runs", "2"]),

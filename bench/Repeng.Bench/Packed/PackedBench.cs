@@ -103,7 +103,7 @@ internal static unsafe class PackedBench
         TrainBenchOptions options = TrainBenchOptions.Parse([.. skip >= 0 ? args.Where((_, i) => i != skip && i != skip + 1) : args, "--model", TrainShapes.Smol, "--no-memory"]);
         using Device device = Device.Cpu(options.Threads);
         using TrainCase plain = TrainCase.Create(device, options, "bf16"), packed = TrainCase.Create(device, options, "bf16", quantise);
-        using OurEngine first = new(plain, options.CheckpointActivations), second = new(packed, options.CheckpointActivations);
+        using OurEngine first = new(plain, options), second = new(packed, options);
         Console.WriteLine($"{plain.Name}, {plain.Batch.Batch} rows x {plain.Batch.Length} tokens, c = -1 and +1, rank {options.Rank}; {plain.Model.WeightBytes / 1048576.0:f0} MiB of weights in bf16, {packed.Model.WeightBytes / 1048576.0:f0} MiB with {form}");
         Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
         var times = new List<(double Plain, double Packed)>();

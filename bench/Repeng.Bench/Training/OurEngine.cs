@@ -5,10 +5,16 @@ using Repeng.Steering.Training;
 namespace Repeng.Bench.Training;
 
 /// <summary>The engine's own step, exactly as the training loop takes it.</summary>
-internal sealed class OurEngine(TrainCase problem, bool checkpointBlocks, int? microBatch = null) : ITrainEngine
+internal sealed class OurEngine(TrainCase problem, TrainBenchOptions options) : ITrainEngine
 {
     private readonly AdamW _optimiser = new(problem.Adapter.Parameters, weightDecay: TrainCase.WeightDecay);
-    private readonly ContrastiveStep _step = new(problem.Model, problem.Adapter, problem.Layers, problem.Loss) { CheckpointBlocks = checkpointBlocks, MicroBatchRows = microBatch };
+    private readonly ContrastiveStep _step = new(problem.Model, problem.Adapter, problem.Layers, problem.Loss)
+    {
+        CheckpointBlocks = options.CheckpointActivations,
+        MicroBatchRows = options.MicroBatch,
+        SharePrefixes = !options.TextByText,
+    };
+
     private Reference? _reference;
 
     public string Name => "Repeng.Native";

@@ -5,6 +5,7 @@ using Repeng.Bench.Boards;
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
 using Repeng.Runtime;
+using Repeng.Steering.Models;
 
 namespace Repeng.Bench.Training;
 
@@ -48,10 +49,11 @@ internal static class TrainBench
         try
         {
             if (options.Engine != "torch")
-                engines.Add(new OurEngine(problem, options.CheckpointActivations, options.MicroBatch));
+                engines.Add(new OurEngine(problem, options));
             if (options.Engine != "ours")
                 engines.Add(MakeTorch(expanded ?? problem, options));
-            Console.WriteLine($"{problem.Name}, {problem.Batch.Batch} rows x {problem.Batch.Length} tokens, c = -1 and +1, rank {options.Rank}, {problem.Adapter.Layers.Count} adapted layers ({problem.Adapter.Config.TargetModules})");
+            int computed = options.TextByText ? problem.Batch.Ids.Length : SharedPrefixes.Of(problem.Batch).Computed;
+            Console.WriteLine($"{problem.Name}, {problem.Batch.Batch} rows x {problem.Batch.Length} tokens ({computed} of {problem.Batch.Ids.Length} computed in ours), c = -1 and +1, rank {options.Rank}, {problem.Adapter.Layers.Count} adapted layers ({problem.Adapter.Config.TargetModules})");
             Console.WriteLine($"{Machine.Cpu} ({CpuBackend.Simd}), {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}");
             if (engines.Count == 2 && !SameMathematics(problem, engines[0], expanded ?? problem, options, engines[1]))
                 return 1;
@@ -195,7 +197,7 @@ internal static class TrainBench
     private static string Job(TrainBenchOptions options, TrainCase problem)
     {
         string weights = options.Weights switch { "f32" => "", "stored" => ", weights as stored", var held => $", {held} weights" };
-        return $"training step, {problem.Name}{weights}, {problem.Batch.Batch} rows of {problem.Batch.Length} tokens, rank {options.Rank}{(options.MicroBatch is { } together ? $", {together} together" : "")}{(options.PeerType == "bf16" ? ", beside bf16" : "")}";
+        return $"training step, {problem.Name}{weights}, {problem.Batch.Batch} rows of {problem.Batch.Length} tokens, rank {options.Rank}{(options.MicroBatch is { } together ? $", {together} together" : "")}{(options.TextByText ? ", each text by itself" : "")}{(options.PeerType == "bf16" ? ", beside bf16" : "")}";
     }
 
     private static string Number(double x, string format) => x.ToString(format, CultureInfo.InvariantCulture);
@@ -212,7 +214,7 @@ internal static class TrainBench
         using Device device = Device.Cpu(options.Threads);
         using TrainCase problem = TrainCase.Create(device, options, options.Weights);
         double prepared = ProcessMemory.Peak;
-        using var engine = new OurEngine(problem, options.CheckpointActivations, options.MicroBatch);
+        using var engine = new OurEngine(problem, options);
         for (int i = 0; i < 3; i++)
             Step(engine);
         double peak = ProcessMemory.Peak, held = problem.Model.WeightBytes / 1048576.0;
@@ -228,7 +230,7 @@ internal static class TrainBench
         {
             using Device device = Device.Cpu(options.Threads);
             using TrainCase problem = TrainCase.Create(device, options, options.Weights);
-            using var engine = new OurEngine(problem, options.CheckpointActivations, options.MicroBatch);
+            using var engine = new OurEngine(problem, options);
             device.Pool.Trim();
             Measure(engine);
         }

@@ -42,6 +42,9 @@ internal sealed record TrainBenchOptions
     /// <summary>Rows that run together in ours; null for all.</summary>
     public int? MicroBatch { get; private set; }
 
+    /// <summary>Ours runs each text by itself, also where texts of the batch begin alike.</summary>
+    public bool TextByText { get; private set; }
+
     /// <summary>CPU time instead of wall time, for a busy machine.</summary>
     public bool CpuTime { get; private set; }
 
@@ -68,6 +71,8 @@ internal sealed record TrainBenchOptions
             arguments.Add("--peer-separate");
         if (CheckpointActivations)
             arguments.Add("--checkpoint-activations");
+        if (TextByText)
+            arguments.Add("--text-by-text");
         if (MicroBatch is { } rows)
             arguments.AddRange(["--micro-batch", Text(rows)]);
         return arguments;
@@ -95,6 +100,7 @@ internal sealed record TrainBenchOptions
                 case "--cached-reference": o.CachedReference = true; break;
                 case "--checkpoint-activations": o.CheckpointActivations = true; break;
                 case "--micro-batch": o.MicroBatch = Number(); break;
+                case "--text-by-text": o.TextByText = true; break;
                 case "--cpu-time": o.CpuTime = true; break;
                 case "--peer-separate": o.PeerSeparate = true; break;
                 case "--profile": o.Profile = true; break;

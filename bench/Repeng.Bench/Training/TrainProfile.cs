@@ -13,7 +13,7 @@ internal static class TrainProfile
         var backend = new TimedBackend(new CpuBackend(options.Threads), Now);
         using var device = new Device(backend);
         using TrainCase problem = TrainCase.Create(device, options, options.Weights);
-        using var engine = new OurEngine(problem, options.CheckpointActivations, options.MicroBatch);
+        using var engine = new OurEngine(problem, options);
         Console.WriteLine($"{problem.Name}, {Machine.Cpu}, {options.Threads} threads, commit {Machine.Commit()}, load average {Machine.Load()}; {(options.CpuTime ? "CPU" : "wall")} time of a step, mean of {options.Runs}");
         Part("reference pass", engine.Reference);
         Part("forward, loss and backward", () => engine.LossAndGradients());

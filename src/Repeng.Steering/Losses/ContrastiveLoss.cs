@@ -105,8 +105,9 @@ public static class ContrastiveLoss
     /// (upstream's metric, window or not). For outputs of the layer the norm in U without its last column is that of
     /// the difference minus its part along the left-out vector.
     /// </summary>
-    public static float SeparationNorm(Tensor tap, TokenBatch tokens, int copy, LossLayer layer)
+    public static float SeparationNorm(Tensor tap, SharedPrefixes texts, int copy, LossLayer layer)
     {
+        TokenBatch tokens = texts.Texts;
         int width = tap.Cols, length = tokens.Length, pairs = tokens.Batch / 2;
         int size = checked(2 * length * width);
         // One pair at a time in a buffer that is used again: large arrays made anew in each step would pile up until collected.
@@ -118,19 +119,31 @@ public static class ContrastiveLoss
         var difference = new double[width];
         for (int i = 0; i < pairs; i++)
         {
-            View pair = tap.Data.Slice(((long)copy * pairs + i) * size, size);
-            tap.Device.Backend.Download(MemoryMarshal.AsBytes(h.AsSpan(0, size)), pair);
+            for (int side = 0; side < 2; side++)
+                Download(2 * i + side, side * length);
             for (int t = Math.Min(tokens.Starts[2 * i], tokens.Starts[2 * i + 1]); t < length; t++)
             {
                 int plus = t * width, minus = (length + t) * width;
-                float p = tokens.IsReal(2 * i, t) ? 1 : 0, m = tokens.IsReal(2 * i + 1, t) ? 1 : 0;
+                bool p = tokens.IsReal(2 * i, t), m = tokens.IsReal(2 * i + 1, t);
                 for (int d = 0; d < width; d++)
-                    difference[d] = (double)p * h[plus + d] - (double)m * h[minus + d];
+                    difference[d] = (p ? h[plus + d] : 0.0) - (m ? h[minus + d] : 0.0);
                 total += Math.Sqrt(Math.Max(0, ProjectedSquare(difference, left, basis, k)));
             }
         }
         ArrayPool<float>.Shared.Return(h);
         return (float)(total / ((long)pairs * length));
+
+        // A text's real tokens to rows of h, neighbours that lie side by side in the outputs together.
+        void Download(int b, int to)
+        {
+            for (int t = tokens.Starts[b], count; t < length; t += count)
+            {
+                int row = texts.Row(b, t);
+                for (count = 1; t + count < length && texts.Row(b, t + count) == row + count;)
+                    count++;
+                tap.Device.Backend.Download(MemoryMarshal.AsBytes(h.AsSpan((to + t) * width, count * width)), tap.Data.Slice(((long)copy * texts.Computed + row) * width, (long)count * width));
+            }
+        }
     }
 
     /// <summary>The separation term, averaged over pairs.</summary>

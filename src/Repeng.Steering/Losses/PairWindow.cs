@@ -20,9 +20,19 @@ public enum PairMask
 /// </summary>
 public sealed class PairWindow
 {
-    /// <summary>Columns T − lastTokens … T − 1 (all where null or larger than T).</summary>
+    private readonly SharedPrefixes _texts;
+
+    /// <summary>Columns T − lastTokens … T − 1 (all where null or larger than T) of texts that run as they are.</summary>
     public PairWindow(TokenBatch tokens, int? lastTokens, PairMask kind)
+        : this(SharedPrefixes.Plain(tokens), lastTokens, kind)
     {
+    }
+
+    /// <summary>The same of texts that share their beginnings in a pass.</summary>
+    public PairWindow(SharedPrefixes texts, int? lastTokens, PairMask kind)
+    {
+        TokenBatch tokens = texts.Texts;
+        _texts = texts;
         if (tokens.Batch % 2 != 0)
             throw new ArgumentException($"{tokens.Batch} rows are no pairs; the number of rows must be even");
         Tokens = tokens;
@@ -54,13 +64,13 @@ public sealed class PairWindow
     /// <summary>[pairs, width]: 1 where a token counts.</summary>
     public float[] Mask { get; }
 
-    /// <summary>Row indices [rows · width] of the window in a tensor [copies · batch · T, …], for all rows of one copy.</summary>
+    /// <summary>Row indices [rows · width] of the window in a pass's outputs [copies · tokens, …], for all rows of one copy.</summary>
     public int[] RowIndices(int copy)
     {
         var index = new int[Tokens.Batch * Width];
         for (int b = 0; b < Tokens.Batch; b++)
             for (int j = 0; j < Width; j++)
-                index[b * Width + j] = (copy * Tokens.Batch + b) * Tokens.Length + First + j;
+                index[b * Width + j] = Row(copy, b, First + j);
         return index;
     }
 
@@ -79,7 +89,8 @@ public sealed class PairWindow
     /// </summary>
     /// <param name="copy">Which copy of the batch the rows lie in.</param>
     /// <param name="rows">Rows of the batch, such as the positive ones.</param>
-    public (int[] Index, int[] Labels, float[] Weights) Labels(int copy, IReadOnlyList<int> rows)
+    /// <param name="alone">The chosen rows by themselves, where hidden states are of a pass over these; null for the whole batch.</param>
+    public (int[] Index, int[] Labels, float[] Weights) Labels(int copy, IReadOnlyList<int> rows, SharedPrefixes? alone = null)
     {
         // The last column has no label inside the text.
         int width = Math.Max(0, Math.Min(Width, Tokens.Length - First) - 1);
@@ -92,7 +103,7 @@ public sealed class PairWindow
             for (int j = 0; j < width; j++)
             {
                 int t = First + j, at = r * width + j;
-                index[at] = (copy * Tokens.Batch + b) * Tokens.Length + t;
+                index[at] = alone is null ? Row(copy, b, t) : copy * alone.Computed + alone.RowOrFirst(r, t);
                 labels[at] = Tokens.Ids[b * Tokens.Length + t + 1];
                 if (Mask[pair * Width + j] > 0 && Tokens.IsReal(b, t))
                 {
@@ -109,6 +120,9 @@ public sealed class PairWindow
 
     /// <summary>Rows of the positive (0) or negative (1) side.</summary>
     public int[] Side(int side) => [.. Enumerable.Range(0, Pairs).Select(i => 2 * i + side)];
+
+    // Padding weighs nothing, so that any row does for it.
+    private int Row(int copy, int b, int t) => copy * _texts.Computed + _texts.RowOrFirst(b, t);
 
     private float[] Weights(float positive, float negative)
     {

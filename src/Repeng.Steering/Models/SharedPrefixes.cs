@@ -59,8 +59,8 @@ public sealed class SharedPrefixes
         int length = texts.Length;
         var nodeOf = new int[texts.Batch * length];
         var first = new int[texts.Batch];
-        var known = new Dictionary<(int Parent, int Id), int>();
-        List<int> ids = [], positions = [];
+        var known = new Dictionary<(int Parent, int Id), int>(nodeOf.Length);
+        List<int> ids = new(nodeOf.Length), positions = new(nodeOf.Length);
         for (int b = 0; b < texts.Batch; b++)
         {
             int parent = -1, start = texts.Starts[b];
@@ -104,6 +104,47 @@ public sealed class SharedPrefixes
         _nodeOf is null ? b * Texts.Length + t
         : Texts.IsReal(b, t) ? _nodeOf[b * Texts.Length + t]
         : throw new ArgumentException($"token {t} of text {b} is padding, which has no row where prefixes are shared");
+
+    /// <summary>As <see cref="Row"/>; where tokens are shared padding has the row of its text's first token, for values that weigh nothing.</summary>
+    internal int RowOrFirst(int b, int t) => Row(b, Shared ? Math.Max(t, Texts.Starts[b]) : t);
+
+    /// <summary>
+    /// Some of the texts, merged among themselves, and the row in a pass's outputs over all of them that each of <see cref="Tokens"/> of theirs
+    /// has: a pass can go on with these texts alone.
+    /// </summary>
+    public (SharedPrefixes Texts, int[] Rows) Select(IReadOnlyList<int> texts)
+    {
+        TokenBatch chosen = Texts.Select(texts);
+        SharedPrefixes some = Shared ? Of(chosen) : Plain(chosen);
+        var rows = new int[some.Computed];
+        for (int i = 0; i < texts.Count; i++)
+            for (int t = some.Shared ? chosen.Starts[i] : 0; t < chosen.Length; t++)
+                rows[some.Row(i, t)] = RowOrFirst(texts[i], t);
+        return (some, rows);
+    }
+
+    /// <summary>The texts so many times over, nothing shared between the times, so that each can have another coefficient: rows of the first, then of the second.</summary>
+    public SharedPrefixes Repeat(int times)
+    {
+        if (_nodeOf is null)
+            return Plain(Texts.Repeat(times));
+        int count = Computed;
+        var outputs = new int[times * count];
+        int from = 0;
+        foreach (AttentionPart part in Parts)
+        {
+            int queries = part.Queries.Length;
+            for (int node = 0; node < count; node++)
+                if (Outputs[node] >= from && Outputs[node] < from + queries)
+                    for (int copy = 0; copy < times; copy++)
+                        outputs[copy * count + node] = times * from + copy * queries + Outputs[node] - from;
+            from += queries;
+        }
+        return new SharedPrefixes(Texts.Repeat(times), new TokenBatch(1, times * count, Copies(Tokens.Ids, 0), [0]), Copies(_nodeOf, count), Copies(PositionOf, 0),
+            [.. Parts.Select(p => new AttentionPart(times * p.Batch, p.QueryLength, p.KeyLength, Copies(p.Queries, count), Copies(p.Keys, count), Copies(p.FirstKey, 0)))], outputs);
+
+        int[] Copies(int[] values, int step) => [.. Enumerable.Range(0, times).SelectMany(copy => values.Select(v => v + copy * step))];
+    }
 
     /// <summary>Rows of the token so many from the end of each text; 1 is the last. Throws <see cref="UserErrorException"/> where a text is shorter.</summary>
     public int[] RowsFromEnd(int fromEnd)

@@ -15,7 +15,7 @@ public sealed record AntiPastoResult(double Total, double Projection, double Coh
 
 /// <summary>
 /// Forward and backward of AntiPaSTO's loss for one batch of pairs: c = −1 and +1 stacked in one pass, the base model
-/// in another. The loss reads the residual stream after a block, projected on a frozen orthonormal basis.
+/// in another; what texts of the batch begin with alike runs once a coefficient (<see cref="SharedPrefixes"/>). The loss reads the residual stream after a block, projected on a frozen orthonormal basis.
 /// </summary>
 /// <param name="model">The base model.</param>
 /// <param name="adapter">Trained in place: gradients add up in its parameters.</param>
@@ -30,6 +30,9 @@ public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int loss
     /// <summary>Run each block again in the backward pass instead of keeping its activations.</summary>
     public bool CheckpointBlocks { get; init; }
 
+    /// <summary>Run beginnings that texts of a batch share once; without it each text by itself, for comparisons.</summary>
+    public bool SharePrefixes { get; init; } = true;
+
     /// <summary>Warm-up of the three ramps as AntiPaSTO counts it: see <see cref="AntiPastoLoss.Ramp"/>.</summary>
     public double WarmupFraction { get; init; } = -2;
 
@@ -41,8 +44,9 @@ public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int loss
     {
         float ramp = AntiPastoLoss.Ramp(step, totalSteps, WarmupFraction, WarmupPct);
         using var tape = new Tape(model.Device, record: backward);
-        var window = new PairWindow(batch, config.LastTokens, PairMask.Intersection);
-        var whole = new PairWindow(batch, null, PairMask.Intersection);
+        SharedPrefixes texts = SharePrefixes ? SharedPrefixes.Of(batch) : SharedPrefixes.Plain(batch);
+        var window = new PairWindow(texts, config.LastTokens, PairMask.Intersection);
+        var whole = new PairWindow(texts, null, PairMask.Intersection);
         int pairs = window.Pairs;
         int[] chosen = whole.Side(0), rejected = whole.Side(1);
 
@@ -51,15 +55,16 @@ public sealed class AntiPastoStep(DecoderModel model, IAdapter adapter, int loss
         using (Tape.Recorder recorder = tape.SaveRecording())
         {
             recorder.Pause();
-            var off = new ForwardContext(tape, batch) { Capture = m => m == _tap };
+            var off = new ForwardContext(tape, texts) { Capture = m => m == _tap };
             Tensor hidden = model.Forward(off);
             reference = new Base(tape, this, off.Outputs[_tap], hidden, window, whole);
         }
 
-        float[] cs = [.. Enumerable.Repeat(-1f, batch.Batch), .. Enumerable.Repeat(1f, batch.Batch)];
-        var context = new ForwardContext(tape, batch.Repeat(2))
+        int rows = texts.Tokens.Batch;
+        float[] cs = [.. Enumerable.Repeat(-1f, rows), .. Enumerable.Repeat(1f, rows)];
+        var context = new ForwardContext(tape, texts.Repeat(2))
         {
-            Adapter = adapter.Pass(tape, cs, batch.Length),
+            Adapter = adapter.Pass(tape, cs, texts.Tokens.Length),
             Capture = m => m == _tap,
             CheckpointBlocks = CheckpointBlocks,
         };

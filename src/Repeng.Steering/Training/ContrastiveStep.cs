@@ -38,8 +38,8 @@ public readonly record struct LossRow(
 public sealed record StepResult(double Total, IReadOnlyList<LossRow> Rows);
 
 /// <summary>
-/// Forward and backward of the contrastive loss for one batch of pairs: all coefficients stacked in one pass, each
-/// row with its own c; gradients add up in the adapter's parameters.
+/// Forward and backward of the contrastive loss for one batch of pairs, one coefficient after the other; gradients add up in the adapter's
+/// parameters. What texts of the batch begin with alike runs once (<see cref="SharedPrefixes"/>).
 /// </summary>
 public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadOnlyList<LossLayer> layers, ContrastiveLossConfig config)
 {
@@ -53,6 +53,9 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
     /// that gradients stay those of the whole batch, but for the order of sums, while activations are those of fewer rows.
     /// </summary>
     public int? MicroBatchRows { get; init; }
+
+    /// <summary>Run beginnings that texts of a batch share once; without it each text by itself, for comparisons.</summary>
+    public bool SharePrefixes { get; init; } = true;
 
     /// <summary>Compute the mean norm of the separations, a metric that costs a copy of the tapped rows.</summary>
     public bool MeasureSeparationNorm { get; init; } = true;
@@ -69,8 +72,9 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
     public Reference ComputeReference(TokenBatch batch)
     {
         using var tape = new Tape(model.Device, record: false);
-        var window = new PairWindow(batch, config.LastTokens, PairMask.Union);
-        var context = new ForwardContext(tape, batch) { Capture = IsTap, LastBlock = NeedsLogProb ? null : _lastLossBlock };
+        SharedPrefixes texts = Merged(batch);
+        var window = new PairWindow(texts, config.LastTokens, PairMask.Union);
+        var context = new ForwardContext(tape, texts) { Capture = IsTap, LastBlock = NeedsLogProb ? null : _lastLossBlock };
         Tensor hidden = model.Forward(context);
         float[][] separation = [.. layers.Select(l => ContrastiveLoss.Separation(tape, config, context.Outputs[l.Module], window, 0, l.Direction).ToArray())];
         float[] logProb = [];
@@ -96,18 +100,21 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
         {
             int count = Math.Min(most, pairs - at);
             TokenBatch part = count == pairs ? batch : batch.Select([.. Enumerable.Range(2 * at, 2 * count)]);
-            var window = new PairWindow(part, config.LastTokens, PairMask.Union);
+            SharedPrefixes texts = Merged(part);
+            var window = new PairWindow(texts, config.LastTokens, PairMask.Union);
             Reference of = count == pairs ? reference : Slice(reference, at, count, pairs);
             double weight = (double)count / pairs;
             using var shared = new Tape(model.Device, record: false);
-            Tensor? entry = first == 0 ? null : model.Forward(new ForwardContext(shared, part) { LastBlock = first - 1 });
+            Tensor? entry = first == 0 ? null : model.Forward(new ForwardContext(shared, texts) { LastBlock = first - 1 });
             var rows = new List<LossRow>();
             foreach (float c in coefficients)
-                total += weight * Run(part, window, entry, first, of, c, rows, weight, backward);
+                total += weight * Run(texts, window, entry, first, of, c, rows, weight, backward);
             parts.Add((rows, weight));
         }
         return new StepResult(total, parts.Count == 1 ? parts[0].Item1 : [.. LossRow.Mean(parts).Select(r => r with { ProbRatio = Math.Exp(-r.LogpDegradation) })]);
     }
+
+    private SharedPrefixes Merged(TokenBatch batch) => SharePrefixes ? SharedPrefixes.Of(batch) : SharedPrefixes.Plain(batch);
 
     private static Reference Slice(Reference whole, int first, int count, int pairs)
     {
@@ -115,11 +122,11 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
         return new Reference([.. whole.Separation.Select(s => s[first..(first + count)])], whole.LogProb[(first * perPair)..((first + count) * perPair)]);
     }
 
-    private double Run(TokenBatch batch, PairWindow window, Tensor? entry, int first, Reference reference, float c, List<LossRow> rows, double weight, bool backward)
+    private double Run(SharedPrefixes texts, PairWindow window, Tensor? entry, int first, Reference reference, float c, List<LossRow> rows, double weight, bool backward)
     {
         using var tape = new Tape(model.Device, record: backward);
-        IAdapterPass pass = adapter.Pass(tape, [.. Enumerable.Repeat(c, batch.Batch)], batch.Length);
-        var context = new ForwardContext(tape, batch)
+        IAdapterPass pass = Pass(tape, texts, c);
+        var context = new ForwardContext(tape, texts)
         {
             Adapter = pass,
             Capture = IsTap,
@@ -129,7 +136,7 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
             LastBlock = _lastLossBlock,
         };
         Tensor hidden = model.Forward(context);
-        (Tensor? term, Tensor value, Tensor lost)? coherence = NeedsLogProb ? Coherence(tape, hidden, pass, window, reference, c) : null;
+        (Tensor? term, Tensor value, Tensor lost)? coherence = NeedsLogProb ? Coherence(tape, hidden, pass, texts, window, reference, c) : null;
         double degradation = coherence?.lost.Item() ?? double.NaN;
         Tensor? total = null;
         for (int l = 0; l < layers.Count; l++)
@@ -151,7 +158,7 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
                     sum += held.term.Item();
                 }
             }
-            float norm = MeasureSeparationNorm ? ContrastiveLoss.SeparationNorm(tap, batch, 0, layer) : float.NaN;
+            float norm = MeasureSeparationNorm ? ContrastiveLoss.SeparationNorm(tap, texts, 0, layer) : float.NaN;
             rows.Add(new LossRow(c, layer.Module, lossProj, lossCoherence, sum, degradation, Math.Exp(-degradation),
                 s.ToArray().Average(), reference.Separation[l].Average(), norm));
         }
@@ -171,30 +178,29 @@ public sealed class ContrastiveStep(DecoderModel model, IAdapter adapter, IReadO
 
     // Positive rows are held together at c > 0, negative ones at c < 0: those that steering moves along. Nothing reads the
     // other rows after the last loss layer, so that these blocks run without them.
-    private (Tensor?, Tensor, Tensor) Coherence(Tape tape, Tensor hidden, IAdapterPass pass, PairWindow window, Reference reference, float c)
+    private (Tensor?, Tensor, Tensor) Coherence(Tape tape, Tensor hidden, IAdapterPass pass, SharedPrefixes texts, PairWindow window, Reference reference, float c)
     {
-        TokenBatch batch = window.Tokens;
         int[] rows = window.Side(c > 0 ? 0 : 1);
-        (int[] index, int[] labels, float[] weights) = window.Labels(0, rows);
+        (SharedPrefixes alone, int[] kept) = texts.Select(rows);
+        (int[] index, int[] labels, float[] weights) = window.Labels(0, rows, alone);
         int perRow = labels.Length / rows.Length;
         using Tape.Recorder recorder = tape.SaveRecording();
         if (config.Coherence == CoherenceLoss.None)
             recorder.Pause();
-        int[] kept = [.. rows.SelectMany(b => Enumerable.Range(b * batch.Length, batch.Length))];
         hidden = tape.GatherRows(hidden, tape.New(kept, kept.Length));
-        hidden = model.Forward(new ForwardContext(tape, batch.Select(rows))
+        hidden = model.Forward(new ForwardContext(tape, alone)
         {
-            Adapter = adapter.Pass(tape, [.. Enumerable.Repeat(c, rows.Length)], batch.Length, pass),
+            Adapter = Pass(tape, alone, c, pass),
             CheckpointBlocks = CheckpointBlocks,
             Hidden = hidden,
             FirstBlock = _lastLossBlock + 1,
         });
-        // Row r of what is left was row rows[r] of the batch.
-        for (int at = 0; at < index.Length; at++)
-            index[at] += (at / perRow - rows[at / perRow]) * batch.Length;
         float[] of = [.. rows.SelectMany(r => reference.LogProb.AsSpan(r * perRow, perRow).ToArray())];
         return ContrastiveLoss.CoherenceTerm(tape, config, LogProb(tape, hidden, index, labels), of, weights, window.Pairs);
     }
+
+    private IAdapterPass Pass(Tape tape, SharedPrefixes texts, float c, IAdapterPass? like = null) =>
+        adapter.Pass(tape, [.. Enumerable.Repeat(c, texts.Tokens.Batch)], texts.Tokens.Length, like);
 
     private int BlockOf(string module) => model.Blocks.First(b => b.Linears.Any(m => m.Path == module)).Index;
 }

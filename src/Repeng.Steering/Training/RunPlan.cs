@@ -17,6 +17,9 @@ public sealed record RunPlan
     // Of 64-bit sums in the decomposition of a weight, per element and singular direction; see docs/svd.md.
     private const double SvdFlopsPerElement = 60;
 
+    // Batches whose texts are looked at for what they share; a run of more is judged by its first epochs.
+    private const int MostBatches = 1000;
+
     /// <summary>Bytes of the model's weights.</summary>
     public required long WeightBytes { get; init; }
 
@@ -68,14 +71,20 @@ public sealed record RunPlan
 
         int perBatch = config.BatchSize / 2;
         int[][] epoch = [.. train.Order(0, config.Shuffle, config.Seed).Chunk(perBatch)];
+        int epochs = Math.Min(config.Epochs, Math.Max(1, MostBatches / epoch.Length));
+        int[][] seen = [.. epoch, .. Enumerable.Range(1, epochs - 1).SelectMany(e => train.Order(e, config.Shuffle, config.Seed).Chunk(perBatch))];
         int[][] held = validation is null ? [] : [.. Enumerable.Range(0, validation.Pairs.Count).Chunk(perBatch)];
         int batches = checked(epoch.Length * config.Epochs);
         var work = new OpTally();
-        foreach (IGrouping<(int, int), int[]> shape in epoch.GroupBy(p => Shape(train, p)).OrderByDescending(g => g.Key.Item2).ThenByDescending(g => g.Key.Item1))
-            Add(Cost(train, shape.First(), backward: true), Cost(train, shape.First(), backward: false), shape.Count());
+        foreach (IGrouping<(int, int), int[]> shape in seen.GroupBy(p => Shape(train, p)).OrderByDescending(g => g.Key.Item2).ThenByDescending(g => g.Key.Item1))
+        {
+            (int[] middle, int[] largest) = BySize(train, shape);
+            Step(train, largest, backward: true);
+            Add(Cost(train, middle, backward: true), Cost(train, middle, backward: false), (double)shape.Count() / epochs);
+        }
         foreach (IGrouping<(int, int), int[]> shape in held.GroupBy(p => Shape(validation!, p)))
         {
-            OpTally forward = Cost(validation!, shape.First(), backward: false);
+            OpTally forward = Cost(validation!, BySize(validation!, shape).Middle, backward: false);
             Add(forward, forward, shape.Count());
         }
         return new RunPlan
@@ -95,9 +104,9 @@ public sealed record RunPlan
 
         // The base model's values are computed once per batch: a pass with one copy of each row where a step has two.
         // AntiPaSTO's step computes them each time, which its cost includes.
-        void Add(OpTally step, OpTally forward, int count)
+        void Add(OpTally step, OpTally forward, double count)
         {
-            work.Add(step, (double)count * config.Epochs);
+            work.Add(step, count * config.Epochs);
             work.Add(forward, config.AntiPasto is null ? 0.5 * count : 0);
         }
 
@@ -130,6 +139,13 @@ public sealed record RunPlan
 
     private static (int Length, int Rows) Shape(PairData data, int[] pairs) =>
         (pairs.Max(i => Math.Max(data.Pairs[i].Positive.Length, data.Pairs[i].Negative.Length)), pairs.Length);
+
+    // Batches of one shape differ in what their texts share: the one in the middle says what such a batch costs, the largest what memory it takes.
+    private static (int[] Middle, int[] Largest) BySize(PairData data, IEnumerable<int[]> batches)
+    {
+        int[][] sorted = [.. batches.OrderBy(pairs => SharedPrefixes.Of(data.Batch(pairs)).Computed)];
+        return (sorted[sorted.Length / 2], sorted[^1]);
+    }
 
     // The run's own objective with zeros for what it would read off the weights and texts.
     private static ITrainingObjective Objective(DecoderModel model, IAdapter adapter, TrainConfig config)

@@ -89,6 +89,45 @@ public sealed class SharedPrefixTests
     }
 
     [Fact]
+    public void Some_of_the_texts_go_on_alone_and_all_of_them_several_times_over()
+    {
+        var random = new Random(6);
+        int shared = 0, plain = 0;
+        for (int round = 0; round < 200; round++)
+        {
+            int[][] rows = [.. Enumerable.Range(0, 2 + random.Next(8)).Select(_ => Enumerable.Range(0, 1 + random.Next(9)).Select(_ => random.Next(2)).ToArray())];
+            SharedPrefixes texts = SharedPrefixes.Of(TokenBatch.Pad(rows, 0));
+            int[] chosen = [.. Enumerable.Range(0, rows.Length).Where(i => i == 0 || random.Next(2) == 0)];
+            (SharedPrefixes some, int[] from) = texts.Select(chosen);
+            Assert.Equal(some.Computed, from.Length);
+            (shared, plain) = (shared + (texts.Shared && some.Shared ? 1 : 0), plain + (texts.Shared && !some.Shared ? 1 : 0));
+            for (int i = 0; i < chosen.Length; i++)
+                for (int t = texts.Texts.Starts[chosen[i]]; t < texts.Texts.Length; t++)
+                    Assert.Equal(texts.Row(chosen[i], t), from[some.Row(i, t)]);
+
+            SharedPrefixes twice = texts.Repeat(2);
+            Assert.Equal((texts.Shared, 2 * texts.Computed), (twice.Shared, twice.Computed));
+            for (int b = 0; b < 2 * rows.Length; b++)
+                for (int t = twice.Texts.Starts[b]; t < twice.Texts.Length; t++)
+                    Assert.Equal(texts.Row(b % rows.Length, t) + (b / rows.Length * texts.Computed), twice.Row(b, t));
+        }
+        Assert.True(shared > 10 && plain > 10, $"{shared} shared, {plain} plain");
+    }
+
+    [Fact]
+    public void Texts_twice_over_have_the_same_values_twice()
+    {
+        using Device device = Device.Cpu(2);
+        using DecoderModel model = TinyDecoder.Load(device);
+        SharedPrefixes texts = SharedPrefixes.Of(TokenBatch.Pad(s_texts, 0));
+        Assert.True(texts.Shared && texts.Repeat(2).Shared);
+        using var tape = new Tape(device, record: false);
+        float[] once = model.Forward(new ForwardContext(tape, texts)).ToArray(), twice = model.Forward(new ForwardContext(tape, texts.Repeat(2))).ToArray();
+        Close.To(Tolerance, twice[..once.Length], once, "first time");
+        Close.To(Tolerance, twice[once.Length..], once, "second time");
+    }
+
+    [Fact]
     public void Padding_has_no_row_and_a_text_that_is_too_short_is_refused()
     {
         SharedPrefixes texts = SharedPrefixes.Of(TokenBatch.Pad(s_texts, 0));

@@ -21,7 +21,7 @@ public sealed class StepAllocationTests
 {
     /// <summary>
     /// Blocks, rows and tokens are those of SmolLM2-135M and its training; only widths are small, and no object of a step has the size of a width.
-    /// What a step allocates are its tensors and nodes, some 3,000 each, and the indices of its rows: about 1.1 MB, a fraction of what .NET lets
+    /// What a step allocates are its tensors and nodes, some 3,000 each, and the indices of its rows: about 1.5 MB, its rows sharing most of their tokens; a fraction of what .NET lets
     /// pass before it collects the youngest generation where the processor has a third-level cache of some megabytes.
     /// </summary>
     [Fact]
@@ -67,7 +67,7 @@ public sealed class StepAllocationTests
         }
         foreach (LossLayer layer in layers)
             layer.Dispose();
-        Assert.True(least < 1_500_000, $"a step allocates {least} bytes");
+        Assert.True(least < 2_000_000, $"a step allocates {least} bytes");
         Assert.True(collections == 0, $"{collections} collections in a step that allocates {least} bytes");
     }
 }

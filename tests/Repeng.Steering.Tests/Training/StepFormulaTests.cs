@@ -30,7 +30,7 @@ public sealed class StepFormulaTests
         using SvdAdapter adapter = SvdAdapter.Create(model, new SvdAdapterConfig { Rank = rank, RotateU = true, TargetModules = TrainDefaults.For(config, isDemo: false, quick: false).TargetModules });
         LossLayer[] loss = [.. LossLayers.Select(model, adapter.Modules).Select(m => new LossLayer(m, new Tensor(device, Kernels.DType.F32, model.Linears[m].Outputs, 1), new Tensor(device, Kernels.DType.F32, model.Linears[m].Outputs, 1), null))];
         ContrastiveLossConfig lossConfig = TrainConfig.FromProfile("recommended").Loss;
-        var step = new ContrastiveStep(model, adapter, loss, lossConfig);
+        var step = new ContrastiveStep(model, adapter, loss, lossConfig) { SharePrefixes = false };
         var batch = new TokenBatch(rows, tokens, new int[rows * tokens], new int[rows]);
         dry.TakeTally();
         step.Run(batch, step.ComputeReference(batch), [-1, 1]);
