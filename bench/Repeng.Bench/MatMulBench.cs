@@ -36,7 +36,7 @@ internal static unsafe class MatMulBench
         ];
         foreach ((string model, int outputs, int inputs) in weights)
         {
-            foreach (int tokens in new[] { 1, 4, 16, 64, 448, 1792 })
+            foreach (int tokens in new[] { 1, 4, 16, 64, 200, 448, 1792 })
             {
                 // Above 60 billion multiply-adds a row takes seconds and says nothing new.
                 if ((double)tokens * outputs * inputs > 3e10)

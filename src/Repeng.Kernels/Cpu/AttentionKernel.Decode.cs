@@ -113,9 +113,15 @@ internal static unsafe partial class AttentionKernel<V, S>
         for (int j = Math.Max(highest + 1, 0); j < count; j++)
             scores[j] = float.NegativeInfinity;
 
-        float maximum = float.NegativeInfinity;
-        for (int j = 0; j < count; j++)
-            maximum = MathF.Max(maximum, scores[j]);
+        // A NaN that the maximum loses stays in the sum.
+        V highestOf = S.Set(float.NegativeInfinity);
+        for (int j = 0; j < whole; j += S.Width)
+            highestOf = S.Max(highestOf, S.Load(scores + j));
+        float* lanes = stackalloc float[S.Width];
+        S.Store(highestOf, lanes);
+        float maximum = lanes[0];
+        for (int lane = 1; lane < S.Width; lane++)
+            maximum = MathF.Max(maximum, lanes[lane]);
         V shift = S.Set(maximum == float.NegativeInfinity ? 0 : maximum), sum = default;
         for (int j = 0; j < whole; j += S.Width)
         {

@@ -29,6 +29,9 @@ internal static unsafe partial class Gemm
     // 320 KiB) while tiles of left lines pass; a packed left block stays there instead and the panels pass.
     private const int OwnRightBlockInPlace = 128, OwnRightBlockPacked = 512;
 
+    // Panels of A that stay in L2 when B is the left operand: all of 512 KiB, half of a larger one.
+    private const int SwappedPanelBytes = 512 << 10;
+
     // Below this many multiply-adds a product is cheaper on the calling thread than a wake-up of the pool.
     private const double SerialLimit = 400_000;
 
@@ -133,11 +136,13 @@ internal static unsafe partial class Gemm
     {
         if (call.Right.Depth != 1)
             return false;
-        const double pack = 0.7, store = 0.6;
+        const double pack = 0.7, store = 0.6, fromL3 = 1.25;
         double m = call.Left.Lines, n = call.Right.Lines, k = call.K;
         double perCycle = tileRight;
         double straight = RoundUp(call.Left.Lines, tileLeft) * n * k / perCycle + pack * n * k;
-        double swapped = RoundUp(call.Left.Lines, tileRight) * n * k / perCycle + pack * m * k + store * m * n * Math.Ceiling(k / DepthLimit);
+        // All panels of A pass for every tile of B's lines: beyond L2 they cost a fifth of the rate.
+        bool inL2 = m * DepthBlock(call.K) * sizeof(float) <= SwappedPanelBytes;
+        double swapped = (inL2 ? 1 : fromL3) * RoundUp(call.Left.Lines, tileRight) * n * k / perCycle + pack * m * k + store * m * n * Math.Ceiling(k / DepthLimit);
         return swapped < straight;
     }
 

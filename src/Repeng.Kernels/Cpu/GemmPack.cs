@@ -49,6 +49,31 @@ internal static unsafe class GemmPack
                         high.Store(to + 8);
                     }
                     break;
+                case 32:
+                    for (int p = 0; p < full; p++, from += 32 * TElement.Size, to += panelLength)
+                    {
+                        if (Sse.IsSupported)
+                        {
+                            Sse.Prefetch0(from + ahead);
+                            if (TElement.Size > 2)
+                                Sse.Prefetch0(from + ahead + 64);
+                        }
+                        Vector512<float> low = TElement.Load512(from, 0), high = TElement.Load512(from, 16);
+                        low.Store(to);
+                        high.Store(to + 16);
+                    }
+                    break;
+                case 12:
+                    for (int p = 0; p < full; p++, from += 12 * TElement.Size, to += panelLength)
+                    {
+                        if (Sse.IsSupported)
+                            Sse.Prefetch0(from + ahead);
+                        Vector256<float> low = TElement.Load256(from, 0);
+                        Vector128<float> high = TElement.Load128(from, 8);
+                        low.Store(to);
+                        high.Store(to + 8);
+                    }
+                    break;
                 case 6:
                     for (int p = 0; p < full; p++, from += 6 * TElement.Size, to += panelLength)
                     {

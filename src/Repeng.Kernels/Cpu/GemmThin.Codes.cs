@@ -32,7 +32,7 @@ internal static unsafe partial class GemmThin
             RegisterForm.Q4_1 => wide ? &CodeDots<Q4_1Code> : &CodeDots256<Q4_1Code>,
             RegisterForm.Q8_0 => wide ? &CodeDots<Q8_0Code> : &CodeDots256<Q8_0Code>,
             RegisterForm.Q4_K => wide ? &CodeDots<Q4_KCode> : &CodeDots256<Q4_KCode>,
-            RegisterForm.FourBit => wide ? null : &CodeDots256<FourBitRegisterCode>,
+            RegisterForm.FourBit => wide ? &CodeDots<FourBitRegisterCode> : &CodeDots256<FourBitRegisterCode>,
             RegisterForm.Q6_K => wide ? &CodeDots<Q6_KCode> : &CodeDots256<Q6_KCode>,
             _ => null,
         };

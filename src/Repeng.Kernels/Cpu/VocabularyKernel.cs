@@ -36,11 +36,17 @@ internal unsafe struct VocabularyKernel
         VocabularyKernel* job = (VocabularyKernel*)context;
         float* x = job->Logits + ((long)row * job->Cols) + begin;
         int n = end - begin;
-        // NaN passes through the maximum: a broken logit must show in the result.
-        V high = Vector256.Create(float.NegativeInfinity);
+        // The processor's own maximum may lose a NaN, which the sum below then shows: .NET's keeps it for some ten instructions a vector.
+        V high = Vector256.Create(float.NegativeInfinity), high1 = high, high2 = high, high3 = high;
         int i = 0;
-        for (; i <= n - SimdMath.Lanes; i += SimdMath.Lanes)
-            high = Vector256.Max(high, Vector256.Load(x + i));
+        for (; i <= n - (4 * SimdMath.Lanes); i += 4 * SimdMath.Lanes)
+        {
+            high = Vector256.MaxNative(high, Vector256.Load(x + i));
+            high1 = Vector256.MaxNative(high1, Vector256.Load(x + i + SimdMath.Lanes));
+            high2 = Vector256.MaxNative(high2, Vector256.Load(x + i + (2 * SimdMath.Lanes)));
+            high3 = Vector256.MaxNative(high3, Vector256.Load(x + i + (3 * SimdMath.Lanes)));
+        }
+        high = Vector256.MaxNative(Vector256.MaxNative(high, high1), Vector256.MaxNative(high2, high3));
         float highest = high.GetElement(0);
         for (int lane = 1; lane < SimdMath.Lanes; lane++)
             highest = MathF.Max(highest, high.GetElement(lane));
@@ -49,16 +55,12 @@ internal unsafe struct VocabularyKernel
 
         double* partial = job->Partial + ((((long)row * job->Blocks) + block) * 2);
         partial[0] = highest;
-        if (highest == float.NegativeInfinity)
-        {
-            partial[1] = 0;
-            return;
-        }
-        V shift = Vector256.Create(highest);
+        V shift = Shift(highest), log2E = Vector256.Create(SimdMath.Log2E);
         D low = D.Zero, up = D.Zero;
         for (i = 0; i < n; i += SimdMath.Lanes)
         {
-            V e = SimdMath.Exp(SimdMath.LoadFirst(x + i, n - i) - shift);
+            // No term is above 1, and what the rounded exponent of a small one costs does not show beside that of the highest.
+            V e = SimdMath.Exp2Flushed<V, Simd256>((SimdMath.LoadFirst(x + i, n - i) - shift) * log2E);
             if (n - i < SimdMath.Lanes)
                 e = SimdMath.KeepFirst(e, n - i);
             low += Vector256.WidenLower(e);
