@@ -8,16 +8,16 @@ internal static unsafe partial class GemmThin
 {
     /// <summary>
     /// c[line, column] (+)= small[line, :]·large[column, :]. Tiles of 4 lines × 3 columns, 2 × 4 or 1 × 8 fill the
-    /// registers; a tile that hangs over the edge repeats its last line or column and drops the result.
+    /// registers, of 8 × 3 those of AVX-512 from five lines on; a tile that hangs over the edge repeats its last line or column and drops the result.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization), SkipLocalsInit]
     private static void Dots<TWidth, TVector, TElement>(Work* work, float* small, nint smallLine, byte* large, int columns, int depth, float* c)
         where TVector : struct where TWidth : struct, IGemmWidth<TVector> where TElement : struct, IGemmElement
     {
         nint largeColumn = work->Call.Right.Line * TElement.Size;
-        float* results = stackalloc float[12];
+        float* results = stackalloc float[24];
         int lines = work->Call.Left.Lines;
-        int across = lines == 1 ? 8 : lines == 2 ? 4 : 3;
+        int across = lines == 1 ? 8 : lines == 2 ? 4 : 3, most = TWidth.Lanes == 16 && lines > 4 ? 8 : 4;
         FetchFirst(large, columns * largeColumn);
         for (int column = 0; column < columns; column += across)
         {
@@ -26,7 +26,7 @@ internal static unsafe partial class GemmThin
             for (int line = 0; line < lines;)
             {
                 float* s = small + line * smallLine;
-                int down = Math.Min(4, lines - line);
+                int down = Math.Min(most, lines - line);
                 if (lines == 1)
                 {
                     Dots1x8<TWidth, TVector, TElement>(s, l, largeColumn, valid - 1, depth, results);
@@ -34,6 +34,10 @@ internal static unsafe partial class GemmThin
                 else if (lines == 2)
                 {
                     Dots2x4<TWidth, TVector, TElement>(s, smallLine, l, largeColumn, valid - 1, depth, results);
+                }
+                else if (most == 8)
+                {
+                    Dots8x3<TWidth, TVector, TElement>(s, smallLine, down - 1, l, largeColumn, valid - 1, depth, results);
                 }
                 else
                 {
