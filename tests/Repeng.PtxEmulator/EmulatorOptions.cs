@@ -27,6 +27,9 @@ public sealed record EmulatorOptions
     /// <summary>Bytes of device memory.</summary>
     public long DeviceMemory { get; init; } = 4L << 30;
 
+    /// <summary>How many times faster the device says that fp32 arithmetic is than fp64.</summary>
+    public int DoubleRatio { get; init; } = 2;
+
     /// <summary>Most shared memory a block may have, static and dynamic (sm_80: 163 KiB).</summary>
     public long SharedMemoryPerBlock { get; init; } = 163 * 1024;
 

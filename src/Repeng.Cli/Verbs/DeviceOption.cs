@@ -37,7 +37,7 @@ public sealed class DeviceOption
             CudaBackend backend = CudaBackend.Open(ordinal, precision);
             (long free, long total) = backend.Context.Memory();
             session.Say($"device: {backend.Context.Device}, {free / 1073741824.0:F1} of {total / 1073741824.0:F1} GiB free");
-            session.Say($"precision: {precision.Describe()}; {backend.Libraries.Describe()}");
+            session.Say($"precision: {precision.Describe()}; {backend.Libraries.Describe()}; {backend.Libraries.DescribeSolver(backend.Context.Device.DoubleRatio)}");
             return new Device(backend, threads ?? 0);
         }
         if (precision != CudaPrecision.Exact)

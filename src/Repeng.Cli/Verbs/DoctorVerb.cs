@@ -84,7 +84,10 @@ public sealed class DoctorVerb
         }
         try
         {
-            Line("", CudaLibraries.Find().Describe());
+            CudaLibraries libraries = CudaLibraries.Find();
+            Line("", libraries.Describe());
+            foreach (int ratio in devices.List.Select(d => d.DoubleRatio).DefaultIfEmpty(0).Distinct())
+                Line("", libraries.DescribeSolver(ratio));
         }
         catch (UserErrorException e)
         {
@@ -92,7 +95,6 @@ public sealed class DoctorVerb
         }
         foreach (CudaPrecision precision in Enum.GetValues<CudaPrecision>())
             Line("", $"--precision {precision.Describe()}");
-        Line("", "singular vectors on the CPU");
     }
 
     private static string CpuName()

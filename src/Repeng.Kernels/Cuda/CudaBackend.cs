@@ -130,6 +130,7 @@ public sealed partial class CudaBackend : IBackend
         {
             try
             {
+                _solver?.Dispose();
                 _products?.Dispose();
             }
             finally

@@ -13,6 +13,9 @@ public sealed record CudaDeviceInfo(int Ordinal, string Name, int Major, int Min
     /// <summary>Whether the kernels can run on it.</summary>
     public bool Supported => Major >= LeastMajor;
 
+    /// <summary>How many times faster fp32 arithmetic is than fp64: 2 on GPUs for computing, 32 or 64 on those for graphics; 0 where the driver does not say.</summary>
+    public int DoubleRatio { get; init; }
+
     /// <summary>Bandwidth of the memory by its clock and bus, bytes a second (two transfers a clock); 0 where the driver does not say.</summary>
     public double MemoryBytesPerSecond => 2000.0 * MemoryClockKilohertz * MemoryBusBits / 8;
 
@@ -98,7 +101,10 @@ public sealed unsafe class CudaDevices
             Attribute(CuDeviceAttribute.GlobalMemoryBusWidth),
             Attribute(CuDeviceAttribute.CooperativeLaunch) != 0,
             Attribute(CuDeviceAttribute.MemoryPoolsSupported) != 0,
-            Attribute(CuDeviceAttribute.ComputeMode));
+            Attribute(CuDeviceAttribute.ComputeMode))
+        {
+            DoubleRatio = Attribute(CuDeviceAttribute.SingleToDoublePrecisionPerfRatio),
+        };
 
         int Attribute(CuDeviceAttribute attribute)
         {

@@ -4,13 +4,30 @@ namespace Repeng.Kernels.Cuda;
 
 /// <summary>A function of one of NVIDIA's libraries that failed: which, with what, and what to do.</summary>
 public sealed class CudaLibraryException(string library, string function, string detail, int status)
-    : UserErrorException($"CUDA: {function} of {library} ({detail}) failed with {StatusName(status)} ({status}); set {CudaLibraries.Switch}=none to go without the library")
+    : UserErrorException($"CUDA: {function} of {library} ({detail}) failed with {StatusName(function, status)} ({status}); set {CudaLibraries.Switch}=none to go without the library")
 {
     /// <summary>The function, such as cublasLtMatmul.</summary>
     public string Function { get; } = function;
 
+    private static string StatusName(string function, int status) => function.StartsWith("cusolver", StringComparison.Ordinal) ? SolverStatus(status) : ProductStatus(status);
+
+    // cusolverStatus_t.
+    private static string SolverStatus(int status) => status switch
+    {
+        1 => "CUSOLVER_STATUS_NOT_INITIALIZED",
+        2 => "CUSOLVER_STATUS_ALLOC_FAILED",
+        3 => "CUSOLVER_STATUS_INVALID_VALUE",
+        4 => "CUSOLVER_STATUS_ARCH_MISMATCH",
+        5 => "CUSOLVER_STATUS_MAPPING_ERROR",
+        6 => "CUSOLVER_STATUS_EXECUTION_FAILED",
+        7 => "CUSOLVER_STATUS_INTERNAL_ERROR",
+        8 => "CUSOLVER_STATUS_MATRIX_TYPE_NOT_SUPPORTED",
+        9 => "CUSOLVER_STATUS_NOT_SUPPORTED",
+        _ => "an unknown status",
+    };
+
     // cublasStatus_t.
-    private static string StatusName(int status) => status switch
+    private static string ProductStatus(int status) => status switch
     {
         1 => "CUBLAS_STATUS_NOT_INITIALIZED",
         3 => "CUBLAS_STATUS_ALLOC_FAILED",

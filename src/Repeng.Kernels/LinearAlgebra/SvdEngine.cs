@@ -12,8 +12,8 @@ internal static unsafe class SvdEngine
     /// <summary>Up to this size the Jacobi iteration takes the whole matrix: every singular value to the digits of its own size.</summary>
     public const int DenseSize = 160;
 
-    /// <summary>The r leading triplets: left [r, m], values [r] descending, right [r, n]. Elements must be finite. Returns the number of products with a vector and its transpose.</summary>
-    public static int Top(CpuWorkers workers, MatrixOperand a, int m, int n, int r, double* left, double* values, double* right)
+    /// <summary>The r leading triplets: left [r, m], values [r] descending, right [r, n]. Elements must be finite. Returns the number of products with a vector and its transpose. known: the leading right subspace [r, n] where somebody found it, which is made orthonormal here, or null.</summary>
+    public static int Top(CpuWorkers workers, MatrixOperand a, int m, int n, int r, double* left, double* values, double* right, double* known = null)
     {
         if (n <= DenseSize)
         {
@@ -22,7 +22,14 @@ internal static unsafe class SvdEngine
         }
         using DoubleBuffer basis = new((long)r * n);
         int products = n;
-        if (r > n / 6)
+        if (known is not null)
+        {
+            Copy(known, basis.At, (long)r * n);
+            // Orthonormal to the device's rounding already; NaN stays, and shows in the residual.
+            Basis.Orthonormalise(workers, basis.At, 0, r, n);
+            products = r;
+        }
+        else if (r > n / 6)
             GramBasis(workers, a, m, n, r, basis.At);
         else
             products = KrylovBasis(workers, a, m, n, r, basis.At);

@@ -25,24 +25,52 @@ public sealed record TruncatedSvd(int Rows, int Columns, int Rank, float[] U, fl
 /// </summary>
 public static unsafe class TopSvd
 {
+    // Of ‖W‖: a hundredth of fp32's rounding. A decomposition in fp64 that went well stays far below.
+    private const double LargestResidual = 1e-9;
+
     /// <summary>
     /// Whether a matrix is small enough for Jacobi, which runs on one thread: several such matrices are better
     /// decomposed at a time, each with workers of its own.
     /// </summary>
     public static bool IsSmall(int rows, int cols) => Math.Min(rows, cols) <= SvdEngine.DenseSize;
 
+    /// <summary>Up to this many rows or columns, whichever are fewer, a matrix is small (<see cref="IsSmall"/>).</summary>
+    public const int LargestSmall = SvdEngine.DenseSize;
+
     /// <summary>
     /// The r leading triplets of w [rows, cols], row-major. Throws <see cref="UserErrorException"/> when r is not in
     /// 1 … min(rows, cols) or an element is not finite.
     /// </summary>
-    public static TruncatedSvd Compute(CpuWorkers workers, ReadOnlySpan<float> w, int rows, int cols, int r)
+    /// <param name="workers">Threads of the host.</param>
+    /// <param name="w">The matrix.</param>
+    /// <param name="rows">Its rows.</param>
+    /// <param name="cols">Its columns.</param>
+    /// <param name="r">Triplets.</param>
+    /// <param name="device">
+    /// Finds the subspace of a large matrix where it can; null leaves all to the host. The triplets within the subspace are computed here in either case, and where their
+    /// residual shows that the device found another subspace, the host finds it.
+    /// </param>
+    public static TruncatedSvd Compute(CpuWorkers workers, ReadOnlySpan<float> w, int rows, int cols, int r, ISingularVectors? device = null)
     {
         SvdInput.CheckShape(w.Length, rows, cols);
         if (r < 1 || r > Math.Min(rows, cols))
             throw new UserErrorException($"rank r = {r} asked of a weight of {rows}×{cols}: it must be 1 … {Math.Min(rows, cols)}; choose a smaller r");
         SvdInput.CheckFinite(w, cols);
         fixed (float* p = w)
+        {
+            if (device is not null && !IsSmall(rows, cols))
+            {
+                using DoubleBuffer basis = new((long)r * Math.Min(rows, cols));
+                Span<double> vectors = new(basis.At, checked(r * Math.Min(rows, cols)));
+                if (device.LeadingRight(vectors, w, rows, cols, r) && AllFinite(vectors))
+                {
+                    TruncatedSvd found = Compute(workers, new MatrixOperand(p, cols), rows, cols, r, basis.At);
+                    if (found.Residual <= LargestResidual)
+                        return found;
+                }
+            }
             return Compute(workers, new MatrixOperand(p, cols), rows, cols, r);
+        }
     }
 
     /// <summary>As the other one, for a matrix in double; U, S and V are rounded to fp32.</summary>
@@ -56,12 +84,13 @@ public static unsafe class TopSvd
             return Compute(workers, new MatrixOperand(p, cols), rows, cols, r);
     }
 
-    private static TruncatedSvd Compute(CpuWorkers workers, MatrixOperand w, int rows, int cols, int r)
+    // basis: orthonormal rows that span the right subspace of the tall one of w and wᵀ; null finds it.
+    private static TruncatedSvd Compute(CpuWorkers workers, MatrixOperand w, int rows, int cols, int r, double* basis = null)
     {
         using DoubleBuffer left = new((long)r * rows), right = new((long)r * cols), values = new(r);
         int products = rows >= cols
-            ? SvdEngine.Top(workers, w, rows, cols, r, left.At, values.At, right.At)
-            : SvdEngine.Top(workers, w.Transposed, cols, rows, r, right.At, values.At, left.At);
+            ? SvdEngine.Top(workers, w, rows, cols, r, left.At, values.At, right.At, basis)
+            : SvdEngine.Top(workers, w.Transposed, cols, rows, r, right.At, values.At, left.At, basis);
         for (int i = 0; i < r; i++)
             if (VectorMath.Sign(left.At + (long)i * rows, rows) < 0)
             {
@@ -74,6 +103,14 @@ public static unsafe class TopSvd
         for (int i = 0; i < r; i++)
             s[i] = (float)values.At[i];
         return new TruncatedSvd(rows, cols, r, Columns(left.At, rows, r), s, Columns(right.At, cols, r), residual, products);
+    }
+
+    private static bool AllFinite(ReadOnlySpan<double> values)
+    {
+        foreach (double v in values)
+            if (!double.IsFinite(v))
+                return false;
+        return true;
     }
 
     private static double Residual(CpuWorkers workers, MatrixOperand w, int rows, int cols, int r, double* left, double* values, double* right)

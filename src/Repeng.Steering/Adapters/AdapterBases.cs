@@ -10,7 +10,8 @@ namespace Repeng.Steering.Adapters;
 /// <summary>
 /// The leading singular triplets of adapted weights. Large weights take every core one after the other, so that one
 /// matrix at a time is in memory; small ones, whose decomposition is serial, are done side by side, but for packed
-/// weights: of those one at a time is decoded. The bits are those of one after the other.
+/// weights: of those one at a time is decoded. The bits are those of one after the other. A device that decomposes large ones
+/// itself (<see cref="ISingularVectors"/>) is asked first.
 /// </summary>
 internal sealed class AdapterBases(Device device, int rank, Action<int> progress)
 {
@@ -53,7 +54,7 @@ internal sealed class AdapterBases(Device device, int rank, Action<int> progress
             return new TruncatedSvd(target.Outputs, target.Inputs, rank, new float[(long)target.Outputs * rank], new float[rank], new float[(long)target.Inputs * rank], 0, 0);
         if (_small.Remove(target.Path, out TruncatedSvd? made))
             return made;
-        TruncatedSvd svd = TopSvd.Compute(device.HostWorkers, WeightReader.ToHost(target.Weight), target.Outputs, target.Inputs, rank);
+        TruncatedSvd svd = TopSvd.Compute(device.HostWorkers, WeightReader.ToHost(target.Weight), target.Outputs, target.Inputs, rank, device.Backend as ISingularVectors);
         progress(++_done);
         return svd;
     }

@@ -54,6 +54,8 @@ public sealed class LossSubspaces
 
     private CpuWorkers Workers => _model.Device.HostWorkers;
 
+    private ISingularVectors? Solver => _model.Device.Backend as ISingularVectors;
+
     private int Width => _model.Config.HiddenSize;
 
     /// <summary>The basis [d, k] of a subspace: k leading directions, or with k = 0 as many as make up this part of its weights.</summary>
@@ -138,7 +140,7 @@ public sealed class LossSubspaces
     private Subspace Head(string name)
     {
         _progress?.Invoke("singular vectors of the head", 0, 1);
-        TruncatedSvd svd = TopSvd.Compute(Workers, WeightReader.ToHost(_model.Head), _model.Head.Rows, Width, Math.Min(_rank, Math.Min(_model.Head.Rows, Width)));
+        TruncatedSvd svd = TopSvd.Compute(Workers, WeightReader.ToHost(_model.Head), _model.Head.Rows, Width, Math.Min(_rank, Math.Min(_model.Head.Rows, Width)), Solver);
         _progress?.Invoke("singular vectors of the head", 1, 1);
         return Subspace.Of(name, Transposed(svd.V, Width, svd.Rank), Width, [.. svd.S.Select(s => (double)s)]);
     }
@@ -153,12 +155,12 @@ public sealed class LossSubspaces
         for (int i = 0; i < all.Length; i++)
         {
             int k = Math.Min(_rank, Math.Min(all[i].Outputs, all[i].Inputs));
-            TruncatedSvd svd = TopSvd.Compute(Workers, WeightReader.ToHost(all[i].Weight), all[i].Outputs, all[i].Inputs, k);
+            TruncatedSvd svd = TopSvd.Compute(Workers, WeightReader.ToHost(all[i].Weight), all[i].Outputs, all[i].Inputs, k, Solver);
             stack.AddRange(Transposed(columns ? svd.U : svd.V, Width, k).Select(x => (float)x));
             _progress?.Invoke(what, i + 1, all.Length);
         }
         int rows = stack.Count / Width, rank = Math.Min(_rank, rows);
-        TruncatedSvd top = TopSvd.Compute(Workers, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(stack), rows, Width, rank);
+        TruncatedSvd top = TopSvd.Compute(Workers, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(stack), rows, Width, rank, Solver);
         return Subspace.Of(name, Transposed(top.V, Width, rank), Width);
     }
 
@@ -208,7 +210,7 @@ public sealed class LossSubspaces
                     row[j] *= scale;
             }
         });
-        TruncatedSvd svd = TopSvd.Compute(Workers, rows, _pairs, d, k);
+        TruncatedSvd svd = TopSvd.Compute(Workers, rows, _pairs, d, k, Solver);
         return Tensor.From(_model.Device, svd.V, d, k);
     }
 

@@ -69,7 +69,7 @@ public static class WeightSvdSteering
         foreach (string path in modules)
         {
             LinearModule module = model.Linears[path];
-            TruncatedSvd svd = TopSvd.Compute(model.Device.HostWorkers, WeightReader.ToHost(module.Weight), module.Outputs, module.Inputs, Math.Min(rank, Math.Min(module.Outputs, module.Inputs)));
+            TruncatedSvd svd = TopSvd.Compute(model.Device.HostWorkers, WeightReader.ToHost(module.Weight), module.Outputs, module.Inputs, Math.Min(rank, Math.Min(module.Outputs, module.Inputs)), model.Device.Backend as ISingularVectors);
             double[] difference = rows.Layers[path].MeanDifference;
             if (Array.TrueForAll(difference, v => v == 0))
                 throw new UserErrorException($"layer {path}: positive and negative texts have the same mean output at the token that is read; check that the personas differ, or read another token (--token_position)");

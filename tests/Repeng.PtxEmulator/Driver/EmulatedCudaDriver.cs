@@ -106,6 +106,7 @@ public sealed unsafe partial class EmulatedCudaDriver : CudaDriver, IDisposable
             CuDeviceAttribute.MultiprocessorCount => PtxDevice.Multiprocessors,
             CuDeviceAttribute.ComputeCapabilityMajor => 8,
             CuDeviceAttribute.ComputeCapabilityMinor => 0,
+            CuDeviceAttribute.SingleToDoublePrecisionPerfRatio => Device.Options.DoubleRatio,
             CuDeviceAttribute.CooperativeLaunch or CuDeviceAttribute.MemoryPoolsSupported => 1,
             _ => 0,
         };

@@ -121,6 +121,9 @@ public enum CuDeviceAttribute
     /// <summary>Minor number of the compute capability.</summary>
     ComputeCapabilityMinor = 76,
 
+    /// <summary>How many times faster fp32 arithmetic is than fp64.</summary>
+    SingleToDoublePrecisionPerfRatio = 87,
+
     /// <summary>Whether cooperative launches are possible.</summary>
     CooperativeLaunch = 95,
 
