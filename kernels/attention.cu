@@ -29,7 +29,7 @@
 #include "math.cuh"
 #include "mma.cuh"
 
-/// Operands and sizes; passed by value as one parameter, 144 bytes. Kernels read what their docstrings name.
+/// Operands and sizes; passed by value as one parameter, 152 bytes. Kernels read what their docstrings name.
 struct AttentionParams
 {
     float *o;
@@ -56,6 +56,7 @@ struct AttentionParams
     int splits;
     float scale;
     float softCap;
+    const int *cached; // forward and split: keys before the queries' own, in device memory; null where keyLength says how many keys there are
 };
 
 const float Log2E = 1.44269504088896341f;
@@ -66,14 +67,15 @@ struct Problem
     const AttentionParams &p;
     int sequence, kvHead, group, rows, first, offset;
 
-    __device__ __forceinline__ Problem(const AttentionParams &params) : p(params)
+    __device__ __forceinline__ Problem(const AttentionParams &params) : Problem(params, params.keyLength) {}
+    __device__ __forceinline__ Problem(const AttentionParams &params, int keyLength) : p(params)
     {
         sequence = blockIdx.y / p.kvHeads;
         kvHead = blockIdx.y - sequence * p.kvHeads;
         group = p.heads / p.kvHeads;
         rows = p.queryLength * group;
         first = larger(0, p.firstKey[sequence]);
-        offset = p.keyLength - p.queryLength;
+        offset = keyLength - p.queryLength;
     }
 
     __device__ __forceinline__ int query(int row) const { return offset + row / group; }
@@ -236,12 +238,15 @@ template <int LINES, int D, int THREADS, bool ADD, typename Place> __device__ __
 
 /// o = softmax(mask(cap(scale·q·kᵀ)))·v and lse of 16 rows a warp, or HALVES warps. With SPLIT the sums over keys
 /// [z·splitKeys, (z + 1)·splitKeys) go to partial instead, with their maximum and denominator.
+/// Where p.cached is given the number of keys is *p.cached + queryLength, so that a launch that was recorded serves every length up to
+/// p.keyLength, which the grid covers: a stretch without keys leaves a maximum of −∞ and sums of 0, which change no bit of the join.
 /// Reads each row of q once, K and V once a block; writes o and lse.
 template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ void forward(const AttentionParams &p)
 {
     const int THREADS = WARPS * 32, ROWS = WARPS / HALVES * 16, COLS = D / HALVES, KEYS = 32;
     u8 *qs = dynamic_shared, *ks = qs + ROWS * D * 4, *vs = ks + KEYS * D * 4;
-    Problem of(p);
+    int keyLength = p.cached == nullptr ? p.keyLength : *p.cached + p.queryLength;
+    Problem of(p, keyLength);
     int start = blockIdx.x * ROWS, warp = threadIdx.x >> 5, g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
     int line = warp / HALVES * 16, col = warp % HALVES * COLS, last = smaller(of.rows, start + ROWS) - 1;
     int begin = of.lowest_key(of.query(start)) / KEYS * KEYS, end = of.query(last) + 1;
@@ -263,13 +268,13 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
 
     stage_rows<ROWS, D, THREADS>(qs, p.q, of, start, of.rows, vectorQ);
     if (begin < end)
-        stage_keys<KEYS, D, THREADS>(ks, p.k, of, begin, p.keyLength, vectorKv);
+        stage_keys<KEYS, D, THREADS>(ks, p.k, of, begin, keyLength, vectorKv);
     copy_commit();
 #pragma unroll 1
     for (int key = begin; key < end; key += KEYS)
     {
         // V comes while the scores are computed, the next K while V is multiplied.
-        stage_keys<KEYS, D, THREADS>(vs, p.v, of, key, p.keyLength, vectorKv);
+        stage_keys<KEYS, D, THREADS>(vs, p.v, of, key, keyLength, vectorKv);
         copy_commit();
         copy_wait<1>();
         __syncthreads();
@@ -277,7 +282,7 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
         dot_products<D, 3>(s, qs, line, ks, 0);
         __syncthreads();
         if (key + KEYS < end)
-            stage_keys<KEYS, D, THREADS>(ks, p.k, of, key + KEYS, p.keyLength, vectorKv);
+            stage_keys<KEYS, D, THREADS>(ks, p.k, of, key + KEYS, keyLength, vectorKv);
         copy_commit();
 
         float high0 = most0, high1 = most1;

@@ -3,6 +3,7 @@
 //! rows | gather_rows, embedding_forward_* | block 256 | grid (rows, ceil(cols / 1024)) | shared 0
 //! rows | scatter_rows | block 256 | grid rows | shared 0
 //! rows | copy_columns | block 256 | grid (rows, ceil(cols / 1024)) | shared 0
+//! rows | append_rows | block 256 | grid (batch, ceil(width / 1024)) | shared 0
 #include "common.cuh"
 
 template <typename T> __device__ __forceinline__ float4 widen_four(uint2 pairs)
@@ -117,5 +118,29 @@ KERNEL(256) copy_columns(float *dst, i64 dstStride, const float *PLAIN src, i64 
     {
         for (i = begin + threadIdx.x; i < end; i += 256)
             to[i] = accumulate ? to[i] + from[i] : from[i];
+    }
+}
+
+/// One row behind those of each sequence of a cache: keys[b, length[0], :] = k[b, :], and the same of values and v. keys, values
+/// [batch, capacity, width], k, v [batch, width], length I32 [1] < capacity, in device memory, so that a recorded launch serves every length.
+/// Reads 8·batch·width bytes, writes as many.
+KERNEL(256) append_rows(float *keys, float *values, const float *PLAIN k, const float *PLAIN v, const int *PLAIN length, i64 capacity, i64 width)
+{
+    i64 to = ((i64)blockIdx.x * capacity + length[0]) * width, from = (i64)blockIdx.x * width, begin = (i64)blockIdx.y * 1024, end = smaller(width, begin + 1024);
+    i64 i = begin + threadIdx.x * 4;
+    if ((width & 3) == 0 && aligned16(keys, values, k, v))
+    {
+        if (i >= end)
+            return;
+        *(float4 *)(keys + to + i) = *(const float4 *)(k + from + i);
+        *(float4 *)(values + to + i) = *(const float4 *)(v + from + i);
+    }
+    else
+    {
+        for (i = begin + threadIdx.x; i < end; i += 256)
+        {
+            keys[to + i] = k[from + i];
+            values[to + i] = v[from + i];
+        }
     }
 }

@@ -86,6 +86,7 @@ internal static partial class KernelCases
         yield return new(shape, g => g.Backend.GatherRows(g.Zeros(n), g.Signed(table * Hidden), g.Ints(index), Rows, Hidden), ("gather_rows", new Floor(e, e)));
         yield return new(shape, g => g.Backend.GatherRowsBackward(g.Zeros(table * Hidden), g.Signed(n), g.Ints(index), Rows, Hidden), ("scatter_rows", new Floor(2 * e, e)));
         yield return new(shape, g => g.Backend.CopyColumns(g.Zeros(n), Hidden, 0, g.Signed(2 * n), 2 * Hidden, Hidden, Rows, Hidden, false), ("copy_columns", new Floor(e, e)));
+        yield return new($"{Rows} rows of {Hidden} behind 1", g => g.Backend.AppendToCache(g.Zeros(2 * n), g.Zeros(2 * n), g.Signed(n), g.Signed(n), g.Ints([1]), Rows, 2, Hidden), ("append_rows", new Floor(2 * e, 2 * e)));
         foreach (DType type in new[] { DType.F32, DType.F16, DType.BF16 })
             yield return new(shape, g => g.Backend.EmbeddingForward(g.Zeros(n), g.Weights(table * Hidden, type), g.Ints(index), Rows, Hidden, 1), ($"embedding_forward_{type.ToString().ToLowerInvariant()}", new Floor(n * type.Size(), e)));
     }

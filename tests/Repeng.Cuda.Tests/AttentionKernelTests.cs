@@ -16,6 +16,7 @@ public sealed class AttentionKernelTests
         public ulong O, Lse, Q, K, V, FirstKey, DO, Delta, Dq, Dk, Dv, Partial;
         public int Batch, QueryLength, KeyLength, Heads, KvHeads, HeadDim, KeyStride, Window, SplitKeys, Splits;
         public float Scale, SoftCap;
+        public ulong Cached;
     }
 
     public static TheoryData<AttentionArgs> Cases() =>
@@ -83,6 +84,19 @@ public sealed class AttentionKernelTests
         gpu.Run("attention", "attention_join", queries, 128, s);
         Close.To(3e-5, gpu.Read(s.O, q.Length), Dual.Values(output), "o by stretches");
         Close.To(1e-5, gpu.Read(s.Lse, queries), Dual.Values(logSum), "lse by stretches");
+
+        // With the number of keys on the device and a grid for more of them, which do not exist: the same bits.
+        int more = a.KeyLength + 70, room = Gpu.Ceil(more, 32);
+        ulong cached = gpu.Upload<int>([a.KeyLength - a.QueryLength]);
+        Params f = p with { O = gpu.Empty<float>(q.Length), Lse = gpu.Empty<float>(queries), KeyLength = more, Cached = cached };
+        gpu.Run("attention", $"attention_forward_{padded}", (Gpu.Ceil(rows, blockRows), problems, 1), 128, padded == 256 ? 98304 : 512 * padded, f);
+        Assert.Equal(o, gpu.Read(f.O, q.Length));
+        Assert.Equal(lse, gpu.Read(f.Lse, queries));
+        Params t = f with { O = gpu.Empty<float>(q.Length), Lse = gpu.Empty<float>(queries), SplitKeys = 32, Splits = room, Partial = gpu.Empty<float>(room * problems * rows * (a.HeadDim + 2)) };
+        gpu.Run("attention", $"attention_split_{padded}", (Gpu.Ceil(rows, 16), problems, room), padded == 256 ? 64 : 32, 320 * padded, t);
+        gpu.Run("attention", "attention_join", queries, 128, t);
+        Assert.Equal(gpu.Read(s.O, q.Length), gpu.Read(t.O, q.Length));
+        Assert.Equal(gpu.Read(s.Lse, queries), gpu.Read(t.Lse, queries));
 
         (double[] dq, double[] dk, double[] dv) = AttentionReference.Backward(g, q, k, v, firstKey, a);
         p.DO = gpu.Upload(g);

@@ -89,6 +89,7 @@ public sealed class BoardTests
         using (CudaBackend rounding = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, CudaPrecision.Bf16))
             InBf16(rounding);
         b.AddBias(y, memory.Zeros(n), rows, n);
+        b.AppendToCache(y, into, x, x, memory.Of([0]), 1, 2, k);
         b.Sample(memory.Of([0]), memory.Zeros(n), x, default, [], n, new SampleArgs(Sample: false), 0);
         b.Context.Synchronize();
         return launched;

@@ -19,7 +19,7 @@ public sealed class FaultTests
 {
     private static readonly string[] s_givingBack = ["cuModuleUnload", "cuStreamDestroy", "cuEventDestroy", "cuGraphExecDestroy", "cuGraphDestroy", "cuDevicePrimaryCtxRelease", "cuMemFreeHost"];
 
-    /// <summary>Makes a model, trains it a step and lets it write: the loss and the tokens.</summary>
+    /// <summary>Makes a model, trains it a step and lets it write, the last tokens from a recorded step: the loss and the tokens.</summary>
     private static (double Loss, int[] Tokens) Work(Func<IBackend> open)
     {
         ModelConfig config = new()
@@ -52,7 +52,9 @@ public sealed class FaultTests
         optimiser.ClipGradNorm(1);
         optimiser.Step(1e-2);
         optimiser.ZeroGrad();
-        int[][] made = new Generator(model).Generate([[1, 2, 3]], [1], new Repeng.Steering.Generation.Steering(adapter), new SamplingSettings { Sample = false }, 3, [], 0);
+        var generator = new Generator(model);
+        int[][] made = generator.Generate([[1, 2, 3]], [1], new Repeng.Steering.Generation.Steering(adapter), new SamplingSettings { Sample = false }, 8, [], 0);
+        Assert.Equal(device.Backend is CudaBackend ? 5 : 0, generator.ReplayedSteps);
         return (result.Total, made[0]);
     }
 

@@ -12,13 +12,16 @@ public sealed partial class CudaBackend
     private const int DecodeRows = 16, SplitKeys = 256;
 
     /// <inheritdoc/>
-    public void AttentionForward(View o, View lse, View q, View k, View v, View firstKey, in AttentionArgs args)
+    public void AttentionForward(View o, View lse, View q, View k, View v, View firstKey, in AttentionArgs args) => ForwardAttention(nameof(AttentionForward), o, lse, q, k, v, firstKey, 0, args);
+
+    // cached: where the number of keys before the queries' own lies on the device; 0 where args say how many keys there are.
+    private void ForwardAttention(string op, View o, View lse, View q, View k, View v, View firstKey, nint cached, in AttentionArgs args)
     {
         long queries = Check.AttentionForward(o, lse, q, k, v, firstKey, args);
-        RequireHeads(nameof(AttentionForward), args);
+        RequireHeads(op, args);
         if (queries == 0)
             return;
-        AttentionParams p = Params(args) with { O = o.Address, Lse = lse.Address, Q = q.Address, K = k.Address, V = v.Address, FirstKey = firstKey.Address };
+        AttentionParams p = Params(args) with { O = o.Address, Lse = lse.Address, Q = q.Address, K = k.Address, V = v.Address, FirstKey = firstKey.Address, Cached = cached };
         int d = Padded(args.HeadDim), problemRows = args.QueryLength * args.Group;
         uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
         KernelArguments a = default;
@@ -173,5 +176,6 @@ public sealed partial class CudaBackend
         public int Splits;
         public float Scale;
         public float SoftCap;
+        public nint Cached;
     }
 }

@@ -77,6 +77,7 @@ public sealed partial class CudaBackend : IBackend
         if (source.Length != destination.Bytes)
             throw new ArgumentException($"Upload: {source.Length} bytes into a view of {destination.Bytes}");
         Context.Upload(destination.Address, source);
+        Interlocked.Add(ref _uploadedBytes, (source.Length + IRecording.UploadUnit - 1) & -IRecording.UploadUnit);
     }
 
     /// <inheritdoc/>
@@ -179,6 +180,7 @@ public sealed partial class CudaBackend : IBackend
             {
                 nint old = room.Address;
                 room = default;
+                Interlocked.Increment(ref _moves);
                 Context.Synchronize();
                 Context.Free(old);
             }

@@ -7,7 +7,7 @@ namespace Repeng.Kernels.Cuda;
 /// A device in use: its primary context and one stream, on which everything is queued in order. Safe to call from any
 /// thread; each call makes the context current on its thread first. After a kernel fault every further call fails with what happened.
 /// </summary>
-public sealed unsafe class CudaContext : IDisposable
+public sealed unsafe partial class CudaContext : IDisposable
 {
     private const int LogBytes = 16384;
     private const uint NonBlocking = 1;
@@ -15,6 +15,9 @@ public sealed unsafe class CudaContext : IDisposable
     private readonly CudaContextHandle _handle;
     private CudaException? _lost;
     private bool _disposed;
+
+    // Of the thread that records; null while none does.
+    private Recording? _recording;
 
     private CudaContext(CudaDriver driver, CudaDeviceInfo device, CudaContextHandle handle, CudaStreamHandle stream) =>
         (Driver, Device, _handle, Stream) = (driver, device, handle, stream);
@@ -84,6 +87,7 @@ public sealed unsafe class CudaContext : IDisposable
     public nint Allocate(long bytes)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(bytes);
+        RequireNotRecording("an allocation");
         MakeCurrent();
         CuResult result = Driver.MemAlloc(out nint address, (nuint)Math.Max(bytes, 1));
         if (result == CuResult.OutOfMemory)
@@ -109,6 +113,7 @@ public sealed unsafe class CudaContext : IDisposable
         // A lost context has taken its memory with it.
         if (_lost is not null)
             return;
+        RequireNotRecording("freeing memory");
         // Freed whatever the first of the two says: nobody would try again.
         CuResult current = Driver.CtxSetCurrent(_handle.Context), freed = Driver.MemFree(address);
         Check(current, "cuCtxSetCurrent");
@@ -130,6 +135,13 @@ public sealed unsafe class CudaContext : IDisposable
         if (source.IsEmpty)
             return;
         MakeCurrent();
+        if (Mine is { } recording)
+        {
+            // The copy that is recorded reads memory of the recording's own.
+            byte* kept = recording.Keep(source);
+            Check(Driver.MemcpyHtoDAsync(destination, kept, (nuint)source.Length, Stream.Value), "cuMemcpyHtoDAsync", Mebibytes(source.Length));
+            return;
+        }
         fixed (byte* from = source)
         {
             Check(Driver.MemcpyHtoDAsync(destination, from, (nuint)source.Length, Stream.Value), "cuMemcpyHtoDAsync", Mebibytes(source.Length));
@@ -142,6 +154,7 @@ public sealed unsafe class CudaContext : IDisposable
     {
         if (destination.IsEmpty)
             return;
+        RequireNotRecording("a download");
         MakeCurrent();
         fixed (byte* to = destination)
         {
@@ -171,6 +184,7 @@ public sealed unsafe class CudaContext : IDisposable
     /// <summary>Waits for everything queued; a kernel that failed is told here at the latest.</summary>
     public void Synchronize()
     {
+        RequireNotRecording("waiting for the device");
         MakeCurrent();
         Check(Driver.StreamSynchronize(Stream.Value), "cuStreamSynchronize", "a kernel queued before it may be the cause");
     }
@@ -180,6 +194,7 @@ public sealed unsafe class CudaContext : IDisposable
     /// <param name="ptx">PTX text, UTF-8.</param>
     public CudaModule LoadModule(string name, ReadOnlySpan<byte> ptx)
     {
+        RequireNotRecording("loading kernels");
         MakeCurrent();
         byte[] image = new byte[ptx.Length + 1], log = new byte[LogBytes];
         ptx.CopyTo(image);
@@ -196,45 +211,6 @@ public sealed unsafe class CudaContext : IDisposable
             }
             return new CudaModule(this, name, new CudaModuleHandle(Driver, _handle, module));
         }
-    }
-
-    /// <summary>Records what <paramref name="queue"/> queues, without running it, as a graph that can be launched again and again.</summary>
-    public CudaGraphHandle Capture(Action queue)
-    {
-        ArgumentNullException.ThrowIfNull(queue);
-        MakeCurrent();
-        Check(Driver.StreamBeginCapture(Stream.Value), "cuStreamBeginCapture");
-        nint graph;
-        try
-        {
-            queue();
-        }
-        catch
-        {
-            // The stream must leave its capture before it can be used or destroyed.
-            if (Driver.StreamEndCapture(Stream.Value, out graph) == CuResult.Success && graph != 0)
-                Driver.GraphDestroy(graph);
-            throw;
-        }
-        Check(Driver.StreamEndCapture(Stream.Value, out graph), "cuStreamEndCapture");
-        CuResult result = Driver.GraphInstantiate(out nint executable, graph, 0);
-        CuResult destroyed = Driver.GraphDestroy(graph);
-        Check(result, "cuGraphInstantiateWithFlags");
-        var handle = new CudaGraphHandle(Driver, _handle, executable);
-        if (destroyed != CuResult.Success)
-        {
-            handle.Dispose();
-            Check(destroyed, "cuGraphDestroy");
-        }
-        return handle;
-    }
-
-    /// <summary>Queues a captured graph.</summary>
-    public void Launch(CudaGraphHandle graph)
-    {
-        ArgumentNullException.ThrowIfNull(graph);
-        MakeCurrent();
-        Check(Driver.GraphLaunch(graph.Value, Stream.Value), "cuGraphLaunch");
     }
 
     /// <summary>A new event.</summary>

@@ -22,8 +22,23 @@ public sealed class Device : IDisposable
     /// <summary>The ops.</summary>
     public IBackend Backend { get; }
 
-    /// <summary>Memory of activations, gradients and parameters.</summary>
-    public MemoryPool Pool { get; }
+    /// <summary>Memory of activations, gradients and parameters; new tensors take theirs here and give it back where they took it.</summary>
+    public MemoryPool Pool { get; private set; }
+
+    /// <summary>New tensors take their memory from another pool of this device until what is returned is disposed.</summary>
+    public PoolScope UsePool(MemoryPool pool)
+    {
+        var scope = new PoolScope(this, Pool);
+        Pool = pool;
+        return scope;
+    }
+
+    /// <summary>See <see cref="UsePool"/>.</summary>
+    public readonly struct PoolScope(Device device, MemoryPool before) : IDisposable
+    {
+        /// <summary>The pool is the one from before.</summary>
+        public void Dispose() => device.Pool = before;
+    }
 
     /// <summary>Threads for host work, such as the SVD of a weight: the CPU backend's own, or a pool of its own.</summary>
     public CpuWorkers HostWorkers => _hostWorkers ??= (Backend as CpuBackend)?.Workers ?? new CpuWorkers(_hostThreads);

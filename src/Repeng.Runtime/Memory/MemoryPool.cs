@@ -8,7 +8,9 @@ namespace Repeng.Runtime;
 /// gives the same numbers, so a dry run over a backend that computes nothing predicts a real one.
 /// Not thread-safe: one pool belongs to one thread of control.
 /// </summary>
-public sealed class MemoryPool(IBackend backend) : IDisposable
+/// <param name="backend">The device.</param>
+/// <param name="keeps">Whether unused blocks are kept even where others are asked for that they do not fit: a sequence of requests that is repeated then ends up without a request to the device.</param>
+public sealed class MemoryPool(IBackend backend, bool keeps = false) : IDisposable
 {
     // Sizes ascending, and the free blocks of each, perhaps none; a block may serve a request down to 3/4 of its size.
     // Arrays, because a pass takes and returns hundreds of blocks a token: no node is made or dropped for that.
@@ -43,7 +45,7 @@ public sealed class MemoryPool(IBackend backend) : IDisposable
         }
 
         // What lies unused is given back before the device is asked for more than it held so far.
-        if (Reserved + size > PeakReserved && Reserved - InUse > size)
+        if (!keeps && Reserved + size > PeakReserved && Reserved - InUse > size)
             Trim(Reserved + size - PeakReserved);
         nint fresh = backend.Allocate(size);
         _blocks.Add(fresh, size);

@@ -11,6 +11,7 @@ namespace Repeng.Runtime;
 public sealed class Tensor : IDisposable
 {
     private readonly long _granted;
+    private readonly MemoryPool? _pool;
     private readonly object? _owner;
     private readonly Tensor? _parent;
     private readonly bool _isPart;
@@ -19,6 +20,7 @@ public sealed class Tensor : IDisposable
     private int _references = 1;
     private View _grad;
     private long _gradGranted;
+    private MemoryPool? _gradPool;
 
     /// <summary>New memory from the device's pool; contents are undefined.</summary>
     public Tensor(Device device, DType type, params ReadOnlySpan<int> shape)
@@ -26,7 +28,8 @@ public sealed class Tensor : IDisposable
         Device = device;
         Shape = shape.ToArray();
         long length = Count(Shape);
-        Data = new View(device.Pool.Take(length * type.Size(), out _granted), length, type);
+        _pool = device.Pool;
+        Data = new View(_pool.Take(length * type.Size(), out _granted), length, type);
     }
 
     /// <summary>Wraps memory that <paramref name="owner"/> keeps alive.</summary>
@@ -202,7 +205,7 @@ public sealed class Tensor : IDisposable
         if (_references < 0)
             throw new InvalidOperationException($"tensor {Name} [{string.Join(", ", Shape)}] released twice");
         if (_granted > 0)
-            Device.Pool.Return(Data.Address, _granted);
+            _pool!.Return(Data.Address, _granted);
         Data = default;
         _parent?.Release();
         (_owner as PackedStorage)?.Dispose();
@@ -219,7 +222,10 @@ public sealed class Tensor : IDisposable
         }
         fresh = _grad.IsEmpty;
         if (fresh)
-            _grad = new View(Device.Pool.Take(Length * sizeof(float), out _gradGranted), Length, DType.F32);
+        {
+            _gradPool = Device.Pool;
+            _grad = new View(_gradPool.Take(Length * sizeof(float), out _gradGranted), Length, DType.F32);
+        }
         return _grad;
     }
 
@@ -240,7 +246,7 @@ public sealed class Tensor : IDisposable
     {
         if (_isPart || other._isPart || !_grad.IsEmpty || other._grad.IsEmpty || other.RetainGrad || other.Length != Length || other.Device != Device)
             return false;
-        (_grad, _gradGranted) = (other._grad, other._gradGranted);
+        (_grad, _gradGranted, _gradPool) = (other._grad, other._gradGranted, other._gradPool);
         other._grad = default;
         return true;
     }
@@ -250,7 +256,7 @@ public sealed class Tensor : IDisposable
     {
         if (_grad.IsEmpty)
             return;
-        Device.Pool.Return(_grad.Address, _gradGranted);
+        _gradPool!.Return(_grad.Address, _gradGranted);
         _grad = default;
     }
 

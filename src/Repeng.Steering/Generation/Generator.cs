@@ -17,8 +17,13 @@ public sealed record Steering(IAdapter? Adapter = null, VectorControl? Vector = 
 
     /// <summary>A context for one pass in which each row has its own coefficient.</summary>
     public ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache = null, IAdapterPass? pass = null, Func<string, bool>? capture = null) =>
+        Context(tape, tokens, coefficients, cache, pass, step: null, capture);
+
+    /// <summary>As the other one, of a decoding step that reads on the device what changes from token to token.</summary>
+    internal ForwardContext Context(Tape tape, TokenBatch tokens, float[] coefficients, KvCache? cache, IAdapterPass? pass, StepState? step, Func<string, bool>? capture = null) =>
         new(tape, tokens, cache)
         {
+            Step = step,
             Adapter = pass ?? Adapter?.Pass(tape, coefficients, tokens.Length),
             Edit = Vector?.Pass(coefficients),
             Capture = capture,
@@ -41,6 +46,15 @@ public sealed record Steering(IAdapter? Adapter = null, VectorControl? Vector = 
 /// <summary>Generates with a KV cache, all rows in one batch, each row steered by its own coefficient.</summary>
 public sealed class Generator(DecoderModel model)
 {
+    /// <summary>Whether a device that records (<see cref="IRecording"/>) runs the steps after the prompts from a recording. The tokens are the same to the bit.</summary>
+    public bool RecordSteps { get; init; } = true;
+
+    /// <summary>Steps of the last generation that were run from a recording.</summary>
+    public int ReplayedSteps { get; private set; }
+
+    /// <summary>Recordings that the last generation made.</summary>
+    public int RecordedSteps { get; private set; }
+
     /// <summary>
     /// Continues each prompt until an end token or maxNewTokens. Returns the new tokens of each row, the end token
     /// included when it was reached. Throws <see cref="UserErrorException"/> where the coefficient of a row makes its logits infinite, with the block.
@@ -76,6 +90,7 @@ public sealed class Generator(DecoderModel model)
         using var choice = new TokenChoice(model, steering, settings, prompts, coefficients, maxNewTokens);
         List<int>[] made = [.. prompts.Select(_ => new List<int>())];
         var done = new bool[prompts.Count];
+        using DecodeSteps? steps = RecordSteps && DecodeSteps.CanRun(model, steering) ? new DecodeSteps(model, steering, coefficients, cache) : null;
         using var adapterTape = new Tape(model.Device, record: false);
         IAdapterPass? decodePass = null;
         for (int step = 0; step < maxNewTokens && !stop.IsCancellationRequested; step++)
@@ -84,10 +99,9 @@ public sealed class Generator(DecoderModel model)
             // The terms of one-token passes are all the same; they are made once.
             if (step > 0)
                 decodePass ??= steering.Adapter?.Pass(adapterTape, coefficients, 1);
-            ForwardContext context = steering.Context(tape, next, coefficients, cache, step > 0 ? decodePass : null);
-            Tensor hidden = model.Forward(context);
-            int[] last = [.. Enumerable.Range(0, next.Batch).Select(b => (b + 1) * next.Length - 1)];
-            int[] chosen = choice.Next(model.Logits(context, hidden, next.Length == 1 ? null : last), made, done, step);
+            Tensor logits = step > 0 && steps is not null ? steps.Next(next.Ids, decodePass, maxNewTokens - step) : Logits(tape, next, step > 0 ? decodePass : null);
+            int[] chosen = choice.Next(logits, made, done, step);
+            (ReplayedSteps, RecordedSteps) = (steps?.Replayed ?? 0, steps?.Recorded ?? 0);
             var ids = new int[prompts.Count];
             for (int b = 0; b < ids.Length; b++)
             {
@@ -107,5 +121,13 @@ public sealed class Generator(DecoderModel model)
             next = new TokenBatch(prompts.Count, 1, ids, starts);
         }
         return [.. made.Select(m => m.ToArray())];
+
+        Tensor Logits(Tape tape, TokenBatch tokens, IAdapterPass? pass)
+        {
+            ForwardContext context = steering.Context(tape, tokens, coefficients, cache, pass);
+            Tensor hidden = model.Forward(context);
+            int[] last = [.. Enumerable.Range(0, tokens.Batch).Select(b => (b + 1) * tokens.Length - 1)];
+            return model.Logits(context, hidden, tokens.Length == 1 ? null : last);
+        }
     }
 }

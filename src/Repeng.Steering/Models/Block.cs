@@ -126,13 +126,16 @@ public sealed class Block(ModelConfig config, int index)
         int batch = c.Tokens.Batch, length = c.Tokens.Length, keys = length, capacity = 0;
         if (c.Cache is not null)
         {
-            c.Cache.Append(Index, k, v, length);
+            if (c.Step is null)
+                c.Cache.Append(Index, k, v, length);
+            else
+                c.Cache.Append(Index, k, v, c.Step.Length);
             (k, v) = (c.Cache.Keys(Index), c.Cache.Values(Index));
-            (keys, capacity) = (c.Cache.Length + length, c.Cache.Capacity);
+            (keys, capacity) = (c.Step is null ? c.Cache.Length + length : c.Cache.Capacity, c.Cache.Capacity);
         }
         var args = new AttentionArgs(batch, length, keys, config.NumHeads, config.NumKvHeads, config.HeadDim,
             config.AttentionScale, config.AttentionSoftCap, window, capacity);
-        Tensor o = tape.Attention(q, k, v, c.FirstKey, args, Sinks);
+        Tensor o = tape.Attention(q, k, v, c.FirstKey, args, Sinks, c.Step?.Length);
         // With a sink a query that sees no key gives 0 there too.
         if (c.EagerPadding && Sinks is null)
             o = EagerPadding.Add(tape, c.Tokens, args, o, q, k, v);

@@ -92,7 +92,8 @@ public sealed class DecoderModel : IDisposable
         Tensor x = c.Hidden ?? c.Out(Config.EmbeddingPath, Embed(c), null);
         Keep(c, x);
         int last = c.LastBlock ?? Config.NumLayers - 1;
-        TokensRun += (long)tokens.Ids.Length * (last - c.FirstBlock + 1);
+        if (c.Step is null)
+            TokensRun += (long)tokens.Ids.Length * (last - c.FirstBlock + 1);
         for (int i = c.FirstBlock; i <= last; i++)
         {
             Block block = Blocks[i];
@@ -120,7 +121,9 @@ public sealed class DecoderModel : IDisposable
             if (i < Config.NumLayers - 1)
                 Keep(c, x);
         }
-        c.Cache?.Advance(tokens.Length);
+        // A step that is recorded counts its tokens when it has run.
+        if (c.Step is null)
+            c.Cache?.Advance(tokens.Length);
         if (c.LastBlock is not null)
             return x;
         x = c.Out(FinalNorm.Path, ApplyNorm(tape, Config, FinalNorm, x), null);
@@ -209,7 +212,7 @@ public sealed class DecoderModel : IDisposable
     private Tensor Embed(ForwardContext c)
     {
         Tape tape = c.Tape;
-        Tensor ids = tape.New(c.Tokens.Ids, c.Tokens.Ids.Length);
+        Tensor ids = c.Step?.Ids ?? tape.New(c.Tokens.Ids, c.Tokens.Ids.Length);
         Tensor x = tape.Embedding(Embedding, ids, Config.EmbeddingScale);
         return PositionEmbedding is null ? x : tape.Add(x, tape.Embedding(PositionEmbedding, c.Positions));
     }
@@ -234,7 +237,7 @@ public sealed class DecoderModel : IDisposable
         for (int b = 0; prefixes is null && b < tokens.Batch; b++)
             for (int t = 0; t < tokens.Length; t++)
                 positions[b * tokens.Length + t] = Math.Max(0, offset + t - tokens.Starts[b]);
-        c.Positions = c.Tape.New(positions, positions.Length);
+        c.Positions = c.Step?.Positions ?? c.Tape.New(positions, positions.Length);
         c.FirstKey = c.Tape.New(tokens.Starts, tokens.Batch);
         if (prefixes is not null)
         {
@@ -246,6 +249,15 @@ public sealed class DecoderModel : IDisposable
         (c.Rope, c.LocalRope) = (_rope, _localRope);
     }
 
+    /// <summary>Tables of rotary angles that were made so far: what reads them in a recorded step is to be recorded anew where it has grown.</summary>
+    internal int RopeTablesMade { get; private set; }
+
+    /// <summary>Counts a decoding step of a token a sequence that went through every block.</summary>
+    internal void CountStep(int batch) => TokensRun += (long)batch * Config.NumLayers;
+
+    /// <summary>Makes the tables that a step behind a cache reads, where they are not there.</summary>
+    internal void EnsureRope(KvCache cache) => EnsureRope(cache.Capacity - cache.Starts.Min());
+
     // Tables grow with the longest text; the long factors of longrope hold for the whole batch (and, with a cache, for its capacity).
     private void EnsureRope(int longest)
     {
@@ -255,6 +267,7 @@ public sealed class DecoderModel : IDisposable
         if (_rope is not null && longest <= _ropePositions && isLong == _ropeLong && Config.Rope.Scaling?.Type != RopeScalingType.Dynamic)
             return;
         DropRope();
+        RopeTablesMade++;
         _ropePositions = isLong || Config.Rope.Scaling is { Type: RopeScalingType.LongRope or RopeScalingType.Dynamic } ? longest : Math.Min(Math.Max(longest, 256) * 2, Math.Max(Config.MaxPositions, longest));
         _ropeLong = isLong;
         _rope = Table(Config.Rope, longest);

@@ -51,6 +51,12 @@ public interface IModuleEdit
     bool RequiresGrad => false;
 }
 
+/// <summary>What changes from token to token of a decoding step, on the device.</summary>
+/// <param name="Ids">I32 [batch]: the token of each sequence.</param>
+/// <param name="Positions">I32 [batch]: its position.</param>
+/// <param name="Length">I32 [1]: tokens that the cache holds before it.</param>
+internal sealed record StepState(Tensor Ids, Tensor Positions, Tensor Length);
+
 /// <summary>What one forward pass works with and what it brings back.</summary>
 public sealed class ForwardContext
 {
@@ -114,6 +120,9 @@ public sealed class ForwardContext
 
     /// <summary>Give padding the values and gradients that transformers' eager attention gives it: see <see cref="Models.EagerPadding"/>. No real token's value changes.</summary>
     public bool EagerPadding { get; init; }
+
+    /// <summary>Where a decoding step reads on the device what changes from token to token; null for a pass that is given its tokens.</summary>
+    internal StepState? Step { get; init; }
 
     internal Tensor Positions { get; set; } = null!;
 

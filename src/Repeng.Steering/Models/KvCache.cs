@@ -51,6 +51,10 @@ public sealed class KvCache : IDisposable
         }
     }
 
+    /// <summary>Writes the keys and values of one new token a sequence (each [batch, width]) behind as many of a layer as length (I32 [1]) says on the device.</summary>
+    internal void Append(int layer, Tensor keys, Tensor values, Tensor length) =>
+        ((IRecording)keys.Device.Backend).AppendToCache(_keys[layer].Data, _values[layer].Data, keys.Data, values.Data, length.Data, Batch, Capacity, keys.Cols);
+
     /// <summary>Counts tokens that every layer has appended.</summary>
     public void Advance(int length) => Length += length;
 

@@ -33,6 +33,9 @@ public sealed class VectorControl : IDisposable
         _directions = byPath.ToDictionary(d => d.Key, d => Tensor.From(model.Device, d.Value.Components == 1 ? d.Value.Values : d.Value.Sum(), d.Value.Width));
     }
 
+    /// <summary>Whether an operator that was given takes the place of y + control.</summary>
+    public bool HasOperator => _operator is not null;
+
     /// <summary>Dotted paths of the steered modules.</summary>
     public IReadOnlyCollection<string> Modules => _directions.Keys;
 
