@@ -239,7 +239,7 @@ template <int LINES, int D, int THREADS, bool ADD, typename Place> __device__ __
 /// o = softmax(mask(cap(scale·q·kᵀ)))·v and lse of 16 rows a warp, or HALVES warps. With SPLIT the sums over keys
 /// [z·splitKeys, (z + 1)·splitKeys) go to partial instead, with their maximum and denominator.
 /// Where p.cached is given the number of keys is *p.cached + queryLength, so that a launch that was recorded serves every length up to
-/// p.keyLength, which the grid covers: a stretch without keys leaves a maximum of −∞ and sums of 0, which change no bit of the join.
+/// p.keyLength, which the grid covers: a stretch without keys leaves a maximum of −∞ and a denominator of 0, which change no bit of the join.
 /// Reads each row of q once, K and V once a block; writes o and lse.
 template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ void forward(const AttentionParams &p)
 {
@@ -254,6 +254,18 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
     {
         begin = larger(begin, blockIdx.z * p.splitKeys);
         end = smaller(end, (blockIdx.z + 1) * p.splitKeys);
+        if (begin >= end)
+        {
+            // No key: the join takes a denominator of 0 for that, and asks for nothing else.
+            i64 lines = (i64)p.batch * p.kvHeads * of.rows, at = ((i64)blockIdx.z * p.batch * p.kvHeads + blockIdx.y) * of.rows + start;
+            float *none = p.partial + p.splits * lines * p.headDim + at;
+            for (int r = threadIdx.x; r < smaller(ROWS, of.rows - start); r += THREADS)
+            {
+                none[r] = -positive_infinity();
+                none[p.splits * lines + r] = 0.0f;
+            }
+            return;
+        }
     }
     bool vectorQ = of.vector(p.q, p.q), vectorKv = of.vector(p.k, p.v);
     int row0 = start + line + g, row1 = row0 + 8;
@@ -376,7 +388,7 @@ KERNEL(32) attention_split_128(const AttentionParams p) { forward<128, 1, 1, tru
 KERNEL(64) attention_split_256(const AttentionParams p) { forward<256, 2, 2, true>(p); }
 
 /// o and lse from the stretches of attention_split, in their order; a block a row of o, threads along headDim.
-/// Reads 4·splits·(headDim + 2) bytes a row, writes 4·(headDim + 1).
+/// Reads 8·splits bytes a row and 4·headDim of each stretch that has keys, writes 4·(headDim + 1).
 KERNEL(128) attention_join(const AttentionParams p)
 {
     int head = blockIdx.x % p.heads, group = p.heads / p.kvHeads, kvHead = head / group;
@@ -395,7 +407,8 @@ KERNEL(128) attention_join(const AttentionParams p)
     {
         float sum = 0.0f;
         for (int s = 0; s < p.splits; s++)
-            sum = fma(p.partial[(s * lines + line) * p.headDim + d], exp_of(maxima[s * lines + line] - base), sum);
+            if (totals[s * lines + line] != 0.0f)
+                sum = fma(p.partial[(s * lines + line) * p.headDim + d], exp_of(maxima[s * lines + line] - base), sum);
         p.o[(i64)blockIdx.x * p.headDim + d] = sum * inverse;
     }
     if (threadIdx.x == 0)
