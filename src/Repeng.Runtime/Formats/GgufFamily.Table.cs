@@ -80,6 +80,7 @@ internal sealed partial record GgufFamily
             ModelType = "mixtral",
             ModelClass = "MixtralForCausalLM",
             Block = [.. s_preNorms, .. s_attention, ("ffn_gate_inp", "block_sparse_moe.gate")],
+            OldMlp = "block_sparse_moe",
             Experts = [("ffn_gate_exps", "block_sparse_moe.experts.{0}.w1"), ("ffn_down_exps", "block_sparse_moe.experts.{0}.w2"), ("ffn_up_exps", "block_sparse_moe.experts.{0}.w3")],
             Fields = [.. s_fields, new("expert_count", "num_local_experts"), new("expert_used_count", "num_experts_per_tok")],
             Biases = [],

@@ -37,6 +37,9 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
     /// <summary>Stems of tensors that hold all experts of a block one after the other, and the name of expert {0}.</summary>
     public (string Gguf, string Config)[] Experts { get; init; } = [];
 
+    /// <summary>What config.json's world calls the module of the experts in <see cref="Block"/> and <see cref="Experts"/>, where transformers 5, which calls it mlp in every family, has another name than before; else null.</summary>
+    public string? OldMlp { get; init; }
+
     /// <summary>Tensors of a block whose name in config.json's world has no suffix.</summary>
     public (string Gguf, string Config)[] Bare { get; init; } = [];
 
@@ -118,6 +121,8 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
         if (!name.StartsWith(Blocks + ".", StringComparison.Ordinal) || !TryNumber(name.AsSpan(Blocks.Length + 1), out int block, out int length))
             return null;
         string rest = name[(Blocks.Length + 2 + length)..];
+        if (OldMlp is not null && rest.StartsWith("mlp.", StringComparison.Ordinal))
+            rest = OldMlp + rest["mlp".Length..];
         foreach ((string gguf, string config) in Block)
             if (Suffix(rest, config) is { } suffix)
                 return ($"blk.{block}.{gguf}{suffix}", null);
@@ -132,6 +137,9 @@ internal sealed partial record GgufFamily(string Architecture, string ModelType,
         }
         return null;
     }
+
+    /// <summary>What config.json's world calls a projection of an expert: by ffn_gate_exps, ffn_up_exps or ffn_down_exps.</summary>
+    public string ExpertProjection(string gguf) => Experts.First(e => e.Gguf == gguf).Config.Split('.')[^1];
 
     /// <summary>The names that a GGUF tensor has in config.json's world (one for each expert); null where the family has no such tensor.</summary>
     public IReadOnlyList<string>? FromGguf(string name, long blocks, int experts)

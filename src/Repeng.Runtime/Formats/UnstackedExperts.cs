@@ -4,8 +4,8 @@ namespace Repeng.Runtime.Formats;
 
 /// <summary>
 /// Experts that a checkpoint stacks in one tensor a projection (LIST.gate_up_proj, LIST.down_proj and their _bias, or in
-/// MXFP4 their _blocks and _scales), under the names of single experts (LIST.0.gate_proj.weight …), [out, in] each. MXFP4 is
-/// seen as ggml's blocks of the same numbers. Other tensors pass as they are.
+/// MXFP4 their _blocks and _scales), under the names that the family gives to single experts (LIST.0.gate_proj.weight,
+/// LIST.0.w1.weight …), [out, in] each. MXFP4 is seen as ggml's blocks of the same numbers. Other tensors pass as they are.
 /// </summary>
 internal sealed unsafe class UnstackedExperts : ITensorSource
 {
@@ -16,14 +16,16 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
 
     private readonly ITensorSource _source;
     private readonly bool _interleaved;
+    private readonly string[] _gateUp, _down;
     private readonly Dictionary<string, Part> _parts = new(StringComparer.Ordinal);
     private readonly List<string> _names = [];
     private readonly Lock _lock = new();
     private (string Name, float[] Values)? _last;
 
-    private UnstackedExperts(ITensorSource source, bool interleaved)
+    private UnstackedExperts(ITensorSource source, GgufFamily family)
     {
-        (_source, _interleaved) = (source, interleaved);
+        (_source, _interleaved) = (source, family.StacksInterleaved);
+        (_gateUp, _down) = ([family.ExpertProjection("ffn_gate_exps"), family.ExpertProjection("ffn_up_exps")], [family.ExpertProjection("ffn_down_exps")]);
         foreach (string name in source.Names)
             if (IsStack(name))
                 Split(source.Info(name));
@@ -41,7 +43,7 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
 
     /// <summary>The source itself where it stacks nothing.</summary>
     public static ITensorSource Of(ITensorSource source, GgufFamily family) =>
-        family.Experts.Length > 0 && source.Names.Any(n => IsStack(n) || PackedStem(n, Mxfp4.Blocks) is not null) ? new UnstackedExperts(source, family.StacksInterleaved) : source;
+        family.Experts.Length > 0 && source.Names.Any(n => IsStack(n) || PackedStem(n, Mxfp4.Blocks) is not null) ? new UnstackedExperts(source, family) : source;
 
     /// <inheritdoc/>
     public bool TryGetInfo(string name, out TensorInfo info)
@@ -117,9 +119,9 @@ internal sealed unsafe class UnstackedExperts : ITensorSource
         if (stack.Elements == 0 || experts > MostExperts || outputs > int.MaxValue || inputs > Array.MaxLength / outputs)
             throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; from 1 to {MostExperts} experts of 1 to {Array.MaxLength} values each are supported");
         if (fused && outputs % 2 != 0)
-            throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; its {outputs} outputs must be an even number, half for gate_proj and half for up_proj");
+            throw FileErrors.Bad(Description, $"tensor {FileErrors.Quote(stack.Name)} has shape {stack.ShapeText}; its {outputs} outputs must be an even number, half for {_gateUp[0]} and half for {_gateUp[1]}");
         string list = stem[..(stem.LastIndexOf(List, StringComparison.Ordinal) + List.Length)];
-        string[] projections = fused ? ["gate_proj", "up_proj"] : ["down_proj"];
+        string[] projections = fused ? _gateUp : _down;
         long rows = outputs / projections.Length;
         for (int expert = 0; expert < experts; expert++)
             for (int half = 0; half < projections.Length; half++)

@@ -75,19 +75,49 @@ public sealed class StackedQuantisationGoldenTests : IDisposable
     public void The_names_of_transformers_5_are_read(string name)
     {
         ModelConfig config = Open(name, out _, out string folder);
-        using SafetensorsFile given = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")), relaid = Relaid(given, config.Experts!), expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
-        string path = Path.Combine(_folder, "renamed.safetensors");
-        var writer = new SafetensorsWriter();
-        foreach (string n in relaid.Names)
-            writer.Add(n.Replace($".{config.Names.Mlp}.", ".mlp.", StringComparison.Ordinal), relaid.Info(n).Shape, relaid.ReadF32(n));
-        writer.Write(path);
-        using SafetensorsFile renamed = SafetensorsFile.Open(path);
+        using SafetensorsFile given = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")), relaid = Relaid(given, config.Experts!), renamed = WithNewNames(relaid, config), expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
         using Device device = Device.Cpu(2);
         using DecoderModel model = ModelLoader.Load(device, config, renamed);
         TokenBatch tokens = GoldenFiles.Batch(expected);
         double error = GoldenFiles.ErrorOverReal(tokens, Logits(model, tokens), expected.ReadF32("logits"));
         Assert.True(error <= Tolerance, $"{name}: error {error:g4}, allowed {Tolerance:g4}");
         Assert.Contains(model.Linears.Keys, p => p.Contains($".mlp.{config.Experts!.List}.0.", StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [MemberData(nameof(Models))]
+    public void A_stack_goes_into_gguf_as_its_experts_do(string name)
+    {
+        ModelConfig config = Open(name, out JsonObject json, out string folder);
+        using SafetensorsFile given = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")), relaid = Relaid(given, config.Experts!), renamed = WithNewNames(relaid, config);
+        string[] paths = [.. Enumerable.Range(0, 3).Select(i => Path.Combine(_folder, $"{i}.gguf"))];
+        GgufGoldenTests.WriteOrSkip(paths[0], folder, new GgufModelWriter.Options { Type = "F32" });
+        foreach ((SafetensorsFile source, string path) in new[] { relaid, renamed }.Zip(paths[1..]))
+            GgufModelWriter.Write(path, json, folder, source, new GgufModelWriter.Options { Type = "F32" });
+        using GgufFile one = GgufFile.Open(paths[0]);
+        foreach (string path in paths[1..])
+        {
+            using GgufFile other = GgufFile.Open(path);
+            Assert.Equal(one.Names, other.Names);
+            Assert.All(one.Names, n => Assert.Equal(one.ReadBytes(n), other.ReadBytes(n)));
+        }
+
+        // A LoRA over experts in stacks, under their new names, finds the stacks of the file.
+        using Device device = Device.Cpu(2);
+        using DecoderModel model = ModelLoader.Load(device, config, renamed);
+        using PeftAdapter lora = PeftFactory.Create(model, new PeftSettings { Kind = "lora", Rank = 2, TargetModules = $@".*\.{config.Experts!.List}\.\d+\..*", InitNoise = 0.2 });
+        string file = Path.Combine(_folder, "lora.gguf");
+        using (ModelFiles files = ModelFiles.Open(folder))
+            LoraExport.WriteGguf(file, files, lora, 1);
+        using GgufModel gguf = GgufModel.Open(paths[2]);
+        using DecoderModel read = ModelLoader.Load(device, ModelBundle.ConfigOf(gguf, paths[2]), gguf.Tensors);
+        using IAdapter loaded = AdapterFile.LoadAny(read, file);
+        using SafetensorsFile expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        float[] wanted = Logits(model, tokens, lora, 1);
+        Assert.True(GoldenFiles.ErrorOverReal(tokens, Logits(model, tokens), wanted) > 1e-3, $"{name}: the LoRA does nothing");
+        double error = GoldenFiles.ErrorOverReal(tokens, Logits(read, tokens, loaded, 1), wanted);
+        Assert.True(error <= Tolerance, $"{name}: error {error:g4}, allowed {Tolerance:g4}");
     }
 
     [Theory]
@@ -162,6 +192,17 @@ public sealed class StackedQuantisationGoldenTests : IDisposable
             Assert.True(error <= 10 * Tolerance, $"{name} {adapter.Kind}: error {error:g4}");
             Assert.True(GoldenFiles.ErrorOverReal(tokens, Logits(model, tokens), with) > 1e-3, $"{name} {adapter.Kind}: the adapter does nothing");
         }
+    }
+
+    // The module of the experts as transformers 5 calls it.
+    private SafetensorsFile WithNewNames(SafetensorsFile source, ModelConfig config)
+    {
+        string path = Path.Combine(_folder, "renamed.safetensors");
+        var writer = new SafetensorsWriter();
+        foreach (string n in source.Names)
+            writer.Add(n.Replace($".{config.Names.Mlp}.", ".mlp.", StringComparison.Ordinal), source.Info(n).Shape, source.ReadF32(n));
+        writer.Write(path);
+        return SafetensorsFile.Open(path);
     }
 
     private static ModelConfig Open(string name, out JsonObject json, out string folder)
