@@ -125,6 +125,9 @@ public sealed record ModelConfig
     /// <summary>Module that holds everything but the head, with its dot.</summary>
     public string Prefix { get; init; } = "model.";
 
+    /// <summary>What the prefix is where another version of transformers wrote the file; null for none.</summary>
+    public string? OtherPrefix { get; init; }
+
     /// <summary>List of blocks below the prefix.</summary>
     public string Layers { get; init; } = "layers";
 

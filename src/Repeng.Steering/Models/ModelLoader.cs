@@ -54,6 +54,8 @@ public static unsafe partial class ModelLoader
     private static ModelConfig AsNamed(ModelConfig config, ITensorSource source)
     {
         const string Now = "mlp";
+        if (config.OtherPrefix is { } other && config with { Prefix = other } is var moved && !source.Contains($"{config.EmbeddingPath}.weight") && source.Contains($"{moved.EmbeddingPath}.weight"))
+            config = moved;
         if (config.Experts is not { } x || config.Names.Mlp == Now || Array.IndexOf(x.Layers, true) is not (>= 0 and var layer))
             return config;
         string Router(string mlp) => $"{config.BlockPath(layer)}.{mlp}.{x.Router}.weight";

@@ -47,6 +47,50 @@ public sealed class FamilyGoldenTests
         }
     }
 
+    /// <summary>Text models that a multimodal family nests.</summary>
+    public static IEnumerable<TheoryDataRow<string>> Nested => Golden.OrAbsent(Names.Select(n => n.Data).Where(n => n != Golden.Absent && ModelType(n).EndsWith("_text", StringComparison.Ordinal))).Select(n => new TheoryDataRow<string>(n));
+
+    [Theory]
+    [MemberData(nameof(Nested))]
+    public void A_multimodal_checkpoint_is_its_text_model_under_either_name(string name)
+    {
+        string folder = Golden.Require("models", name);
+        JsonObject text = GoldenFiles.Json(Path.Combine(folder, "config.json"));
+        using Device device = Device.Cpu();
+        using DecoderModel plain = GoldenFiles.Load(device, folder);
+        using SafetensorsFile source = SafetensorsFile.Open(Path.Combine(folder, "model.safetensors")), expected = SafetensorsFile.Open(Path.Combine(folder, "expected.safetensors"));
+        TokenBatch tokens = GoldenFiles.Batch(expected);
+        float[] wanted = Logits(plain);
+        foreach (string prefix in new[] { "language_model.model.", "model.language_model." })
+        {
+            var writer = new SafetensorsWriter();
+            foreach (string n in source.Names)
+                writer.Add(n.StartsWith("model.", StringComparison.Ordinal) ? prefix + n["model.".Length..] : n, source.Info(n).Shape, source.ReadF32(n));
+            writer.Add("vision_tower.weight", [2], new float[2]);
+            DirectoryInfo made = Directory.CreateTempSubdirectory("repeng-multimodal-");
+            try
+            {
+                writer.Write(Path.Combine(made.FullName, "model.safetensors"));
+                File.WriteAllText(Path.Combine(made.FullName, "config.json"), new JsonObject { ["model_type"] = ModelType(name)[..^"_text".Length], ["text_config"] = text.DeepClone(), ["vision_config"] = new JsonObject() }.ToJsonString());
+                using DecoderModel model = GoldenFiles.Load(device, made.FullName);
+                Assert.Equal(wanted, Logits(model));
+                Assert.All(model.Parameters.Keys.Where(k => k.Contains("layers", StringComparison.Ordinal)), k => Assert.StartsWith(prefix, k));
+            }
+            finally
+            {
+                made.Delete(recursive: true);
+            }
+        }
+
+        float[] Logits(DecoderModel model)
+        {
+            using var tape = new Tape(device, record: false);
+            return model.Logits(tape, model.Forward(new ForwardContext(tape, tokens))).ToArray();
+        }
+    }
+
+    private static string ModelType(string name) => (string)GoldenFiles.Json(Path.Combine(Golden.Require("models", name), "config.json"))["model_type"]!;
+
     [Theory]
     [MemberData(nameof(Names))]
     public void Gradients_of_every_parameter_are_those_of_transformers(string name)

@@ -11,7 +11,7 @@ internal static class OlmoFamily
         PostMlpNorm = "post_feedforward_layernorm",
     };
 
-    public static ModelConfig Olmo2(ConfigReader c) => LlamaFamily.Describe(c) with { Names = PostNormNames, QkNorm = QkNormKind.FullWidth };
+    public static ModelConfig Olmo2(ConfigReader c) => LlamaFamily.Describe(c) with { Names = PostNormNames, QkNorm = QkNormKind.FullWidth, MlpBias = false };
 
     public static ModelConfig Olmo3(ConfigReader c) => Olmo2(c) with
     {
