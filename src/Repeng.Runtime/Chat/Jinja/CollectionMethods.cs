@@ -55,7 +55,7 @@ internal static class CollectionMethods
     public static object? OfNumber(object number, string name) => name switch
     {
         "real" => number is bool ? PyNumber.Add(0L, number) : number,
-        "imag" => number is double ? 0.0 : 0L,
+        "imag" => number is double ? 0.0 : (object)0L,
         "numerator" when number is not double => PyNumber.Add(0L, number),
         "denominator" when number is not double => 1L,
         "is_integer" when number is double d => new Builtin(name, (_, _) => double.IsFinite(d) && Math.Floor(d) == d),

@@ -9,8 +9,8 @@ internal static class NumberFilters
     {
         object?[] b = a.Bind("int", 0, "default", "base");
         object? fallback = CallArguments.Or(b[0], 0L);
-        if (CallArguments.Or(b[1], 10L) is not long radix || radix is not (0 or >= 2 and <= 36))
-            throw Fault.Type("int: the base must be an integer between 2 and 36, or 0");
+        // As in Python the base counts for texts alone, and one that does not exist is a number that cannot be read.
+        long? radix = CallArguments.Or(b[1], 10L) is long n and (0 or >= 2 and <= 36) ? n : null;
         switch (value)
         {
             case Undefined undefined:
@@ -22,7 +22,7 @@ internal static class NumberFilters
             case string or Markup:
                 string text = PyText.Str(r, value);
                 r.Step(text.Length);
-                if (TryParse(text, (int)radix, out object? number))
+                if (radix is { } known && TryParse(text, (int)known, out object? number))
                     return number;
                 return FloatText.TryParse(text, out double real) && double.IsFinite(real) ? PyNumber.Truncate(real) : fallback;
             default:

@@ -130,10 +130,17 @@ internal static class SequenceFilters
             ? [.. text.Split(',').Select(Access.ParsePath)]
             : [Access.ParsePath(attribute)];
         List<object?> items = Iteration.ToList(r, value);
-        return new PyList(Sorting.Sort(r, items, Key, Operators.Truth(CallArguments.Or(b[0], false))));
+        return new PyList(Sorting.Sort(r, items, Key, Direction(b[0])));
 
         object? Key(object? item) => new PyList([.. paths.Select(path => FoldCase(r, Access.ByPath(r, item, path, null), caseSensitive))]);
     }
+
+    // Python's sorted asks for a number here, where all else takes any value for true or false.
+    private static bool Direction(object? reverse) => CallArguments.Or(reverse, false) switch
+    {
+        bool or long or System.Numerics.BigInteger => Operators.Truth(CallArguments.Or(reverse, false)),
+        var other => throw Fault.Type($"'{TypeNames.Of(other)}' object cannot be interpreted as an integer"),
+    };
 
     public static object? DictSort(Renderer r, object? value, CallArguments a)
     {
@@ -148,7 +155,7 @@ internal static class SequenceFilters
             throw Fault.Type($"dictsort: a mapping is needed, not {TypeNames.Of(value)}");
         r.ChargeElements(dict.Count * 2L);
         List<KeyValuePair<object?, object?>> sorted = Sorting.Sort(r, [.. dict.Pairs],
-            pair => FoldCase(r, by == "key" ? pair.Key : pair.Value, caseSensitive), Operators.Truth(CallArguments.Or(b[2], false)));
+            pair => FoldCase(r, by == "key" ? pair.Key : pair.Value, caseSensitive), Direction(b[2]));
         return new PyList([.. sorted.Select(pair => new PyTuple([pair.Key, pair.Value]))]);
     }
 

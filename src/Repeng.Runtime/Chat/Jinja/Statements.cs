@@ -142,8 +142,14 @@ internal sealed class FilterBlock(FilterExpression filter, Statement[] body, int
         Scope outer = r.Scope;
         r.Scope = new Scope(outer);
         string text = r.Capture(() => r.Execute(body), out Flow flow);
+        // Jinja joins what the filters give to the text around it as it is, without making it text.
         if (flow == Flow.Normal)
-            r.Write(PyText.Str(r, filter.ApplyChain(r, text)));
+            r.Write(filter.ApplyChain(r, text) switch
+            {
+                string s => s,
+                Markup m => m.Text,
+                var other => throw Fault.Type($"a filter block: expected str instance, {TypeNames.Of(other)} found"),
+            });
         r.Scope = outer;
         return flow;
     }

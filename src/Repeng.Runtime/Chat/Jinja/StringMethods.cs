@@ -47,16 +47,16 @@ internal static class StringMethods
         ["rjust"] = (r, s, a) => Pad(r, s, a, "rjust"),
         ["zfill"] = ZeroFill,
         ["format"] = (r, s, a) => FormatMethod.Apply(r, s, a),
-        ["isdigit"] = (r, s, _) => All(r, s, rune => CharUnicodeInfo.GetDigitValue(rune.ToString(), 0) >= 0),
-        ["isdecimal"] = (r, s, _) => All(r, s, rune => CharUnicodeInfo.GetDecimalDigitValue(rune.ToString(), 0) >= 0),
-        ["isnumeric"] = (r, s, _) => All(r, s, IsNumeric),
-        ["isalpha"] = (r, s, _) => All(r, s, Rune.IsLetter),
-        ["isalnum"] = (r, s, _) => All(r, s, rune => Rune.IsLetter(rune) || IsNumeric(rune)),
-        ["isspace"] = (_, s, _) => s.Length > 0 && PyText.IsBlank(s),
-        ["isascii"] = (_, s, _) => Ascii.IsValid(s),
-        ["isidentifier"] = (r, s, _) => s.Length > 0 && (s[0] == '_' || char.IsLetter(s[0])) && All(r, s, rune => rune.Value == '_' || Rune.IsLetterOrDigit(rune)),
-        ["islower"] = (r, s, _) => IsCase(r, s, upper: false),
-        ["isupper"] = (r, s, _) => IsCase(r, s, upper: true),
+        ["isdigit"] = (r, s, a) => NoMore(a, "isdigit", All(r, s, rune => CharUnicodeInfo.GetDigitValue(rune.ToString(), 0) >= 0)),
+        ["isdecimal"] = (r, s, a) => NoMore(a, "isdecimal", All(r, s, rune => CharUnicodeInfo.GetDecimalDigitValue(rune.ToString(), 0) >= 0)),
+        ["isnumeric"] = (r, s, a) => NoMore(a, "isnumeric", All(r, s, IsNumeric)),
+        ["isalpha"] = (r, s, a) => NoMore(a, "isalpha", All(r, s, Rune.IsLetter)),
+        ["isalnum"] = (r, s, a) => NoMore(a, "isalnum", All(r, s, rune => Rune.IsLetter(rune) || IsNumeric(rune))),
+        ["isspace"] = (r, s, a) => NoMore(a, "isspace", s.Length > 0 && PyText.IsBlank(s)),
+        ["isascii"] = (r, s, a) => NoMore(a, "isascii", Ascii.IsValid(s)),
+        ["isidentifier"] = (r, s, a) => NoMore(a, "isidentifier", s.Length > 0 && (s[0] == '_' || char.IsLetter(s[0])) && All(r, s, rune => rune.Value == '_' || Rune.IsLetterOrDigit(rune))),
+        ["islower"] = (r, s, a) => NoMore(a, "islower", IsCase(r, s, upper: false)),
+        ["isupper"] = (r, s, a) => NoMore(a, "isupper", IsCase(r, s, upper: true)),
     }.ToFrozenDictionary();
 
     /// <summary>The method bound to a text, or <see cref="Access.NotFound"/>. Methods of safe text give safe text.</summary>
@@ -127,6 +127,12 @@ internal static class StringMethods
         => Array.Exists(a.Positional, value => value is Markup) ? new([.. a.Positional.Select(PlainValue)], [.. a.Keywords]) : a;
 
     private static object? PlainValue(object? value) => value is Markup markup ? markup.Text : value;
+
+    private static object? NoMore(CallArguments a, string name, bool result)
+    {
+        a.Bind(name, 0);
+        return result;
+    }
 
     private static string NoArguments(Renderer r, CallArguments a, string name, string result)
     {

@@ -32,8 +32,8 @@ internal static class Tests
         ["escaped"] = (_, v, _) => v is Markup,
         ["sameas"] = (_, v, a) => Same(v, a.Bind("sameas", 1, "other")[0]),
         ["in"] = (r, v, a) => Operators.Contains(r, a.Bind("in", 1, "seq")[0], v),
-        ["filter"] = (_, v, _) => v is string name && Filters.Exists(name),
-        ["test"] = (_, v, _) => v is string name && Exists(name),
+        ["filter"] = (_, v, _) => Name(v) is { } name && Filters.Exists(name),
+        ["test"] = (_, v, _) => Name(v) is { } name && Exists(name),
         ["=="] = (r, v, a) => Compare.Holds(r, Comparison.Equal, v, Other(a)),
         ["eq"] = (r, v, a) => Compare.Holds(r, Comparison.Equal, v, Other(a)),
         ["equalto"] = (r, v, a) => Compare.Holds(r, Comparison.Equal, v, Other(a)),
@@ -57,6 +57,15 @@ internal static class Tests
         => s_tests.TryGetValue(name, out Test? test)
             ? test(r, value, arguments)
             : throw new Fault(ChatTemplateErrorKind.Syntax, $"there is no test named '{name}'");
+
+    // Jinja looks the value up in a dict, which lists and dicts cannot be in.
+    private static string? Name(object? value) => value switch
+    {
+        string name => name,
+        Markup markup => markup.Text,
+        PyList or PyDict => throw Fault.Type($"unhashable type: '{TypeNames.Of(value)}'"),
+        _ => null,
+    };
 
     private static object? Other(CallArguments a) => a.Bind("the test", 1, "/other")[0];
 

@@ -95,9 +95,13 @@ internal static class TextFilters
     {
         object?[] b = a.Bind("truncate", 0, "length", "killwords", "end", "leeway");
         string? given = value as string ?? (value as Markup)?.Text;
-        if (given is not { } text || CallArguments.Or(b[2], "...") is not string end
-            || CallArguments.Or(b[0], 255L) is not long length || (CallArguments.Or(b[3], null) ?? 5L) is not long leeway)
-            throw Fault.Type("truncate: a text, an integer length, a text for the end and an integer leeway are needed");
+        if (CallArguments.Or(b[2], "...") is not string end || CallArguments.Or(b[0], 255L) is not long length || (CallArguments.Or(b[3], null) ?? 5L) is not long leeway)
+            throw Fault.Type("truncate: an integer length, a text for the end and an integer leeway are needed");
+        // Whatever is short enough stays as it is, a list or nothing at all, too.
+        if (given is null && length >= PyText.Length(end) && leeway >= 0 && Iteration.KnownLength(r, value) <= length + leeway)
+            return value;
+        if (given is not { } text)
+            throw Fault.Type($"truncate: a text is needed, not {TypeNames.Of(value)}");
         r.Scan((long)text.Length + end.Length);
         int endLength = PyText.Length(end);
         if (length < endLength || leeway < 0)
