@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using Repeng.Bench.Boards;
 using Repeng.Bench.Startup;
@@ -13,13 +14,13 @@ namespace Repeng.Bench.Hub;
 /// A large file of a hub on this machine: the command line's fetch, whole and killed twice, beside curl, each a process of its own. A fetch ends with the
 /// file checked and on the disk and curl's does not, so curl is also timed with the file flushed: where that alone takes longer, nothing that flushes can be faster.
 /// </summary>
-internal static class HubBench
+internal static unsafe partial class HubBench
 {
     private const string Repository = "org/model", File = "big.gguf";
     private const double Target = 0.8;
 
-    /// <summary>Seconds of a fetch, of its start up to the first request, of what came until the last byte was in the file, and of hash and disk behind that.</summary>
-    private sealed record Fetched(double All, double Start, double Transfer, double Rest);
+    /// <summary>Seconds of a fetch, of its start up to the first request, of what came until the last byte was in the file, and of hash and disk behind that; and processor time of client and server, all processes together.</summary>
+    private sealed record Fetched(double All, double Start, double Transfer, double Rest, double Client, double Server);
 
     public static int Run(string[] args)
     {
@@ -102,7 +103,20 @@ internal static class HubBench
     private static int Count(string option, string text) => int.TryParse(text, CultureInfo.InvariantCulture, out int n) && n > 0 ? n : throw new UserErrorException($"hub: {option} needs a number from 1 on, not {text}");
 
     private static string Parts(List<Fetched> runs) =>
-        FormattableString.Invariant($"start {Median(runs.Select(f => f.Start)):F2}, bytes {Median(runs.Select(f => f.Transfer)):F2}, then hash and disk {Median(runs.Select(f => f.Rest)):F2}");
+        FormattableString.Invariant($"start {Median(runs.Select(f => f.Start)):F2}, bytes {Median(runs.Select(f => f.Transfer)):F2}, then hash and disk {Median(runs.Select(f => f.Rest)):F2}; processor time {Median(runs.Select(f => f.Client)):F2}, of the server {Median(runs.Select(f => f.Server)):F2}");
+
+    private static double ServerTime() => Environment.CpuUsage.TotalTime.TotalSeconds;
+
+    // Of all children that have ended, with theirs.
+    private static double ChildrenTime()
+    {
+        const int Children = -1;
+        long* usage = stackalloc long[18];
+        return GetUsage(Children, usage) == 0 ? usage[0] + usage[2] + 1e-6 * (usage[1] + usage[3]) : throw new UserErrorException("hub: getrusage failed");
+    }
+
+    [LibraryImport("libc", EntryPoint = "getrusage")]
+    private static partial int GetUsage(int who, long* usage);
 
     private static (double Alone, double Flushed) Curl(HubServer server, string folder)
     {
@@ -124,7 +138,7 @@ internal static class HubBench
     {
         string home = Path.Combine(folder, "hf"), blob = Path.Combine(home, "hub", "models--org--model", "blobs", server.Etag(File)), partial = blob + ".incomplete";
         long size = server.Size(File);
-        double all = 0, first = 0, last = 0, whole = 0;
+        double all = 0, first = 0, last = 0, whole = 0, client = ChildrenTime(), own = ServerTime();
         for (int run = 0; run <= kills; run++)
         {
             ProcessStartInfo start = program.Start("fetch", $"{Repository}:{File}");
@@ -154,10 +168,11 @@ internal static class HubBench
             first = asked;
             Check(run < kills || child.ExitCode == 0, $"the fetch failed: {said.Result}");
         }
+        (client, own) = (ChildrenTime() - client, ServerTime() - own);
         server.Change = null;
         CheckHash(server, blob);
         Directory.Delete(home, recursive: true);
-        return new Fetched(all, first, whole - first, last - whole);
+        return new Fetched(all, first, whole - first, last - whole, client, own);
     }
 
     private static void CheckHash(HubServer server, string file)

@@ -15,9 +15,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     // From a near server small ranges are faster: what came is written while it is still in the processor's cache
     // (docs/decisions.md). Over a longer way every request costs its time, and large ranges are.
     private const int NearRange = 1 << 19, FarRange = 8 << 20;
-    // Written by the core that received it, before anything else takes its place in that core's cache.
-    private const int StreamPart = 1 << 17;
-    // The first answers come slowly from everywhere: connections are made, code is compiled.
+    // The first answers come slowly from everywhere: connections are made, code is compiled. One that comes quickly is enough.
     private const int AnswersToJudgeBy = 16;
     // A near server's stream is kept while it is as fast as this; a slower one may be held back by the connection.
     private const long StreamWindow = 16 << 20, StreamBytesPerSecond = 50 << 20;
@@ -94,7 +92,8 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
     /// </summary>
     private async Task Stream(HubAnswer? answer, bool whole, PartialFile output, CancellationToken stop)
     {
-        byte[] part = GC.AllocateUninitializedArray<byte>(StreamPart);
+        output.PastCache = !whole;
+        FilePart part = output.Rent();
         for (int failures = 0; ;)
         {
             long before = output.Length, at = whole ? 0 : before;
@@ -107,7 +106,7 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
                 using CancellationTokenSource stall = CancellationTokenSource.CreateLinkedTokenSource(stop);
                 var window = Stopwatch.StartNew();
                 long inWindow = 0;
-                while (await Fill(body, part, 0, stall, stop) is > 0 and var count)
+                while (await Fill(body, part.Memory[..Wanted(at)], 0, stall, stop) is > 0 and var count)
                 {
                     await Take(count);
                     inWindow += count;
@@ -150,9 +149,13 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
                     throw new UserErrorException($"{_what}: the server sends more than the {size} bytes that it names; nothing more was fetched");
                 if (skip > 0)
                     listener.Received(file.Name, -skip);
-                if (skip < count)
-                    await output.Append(part.AsMemory(skip, count - skip));
+                if (skip == count)
+                    return;
+                await output.Append(part, skip, count - skip);
+                part = output.Rent();
             }
+
+            int Wanted(long from) => output.PartSize - (int)(from % output.PartSize);
         }
     }
 
@@ -162,8 +165,8 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
             throw new UserErrorException($"{_what}: the server answered some ranges and not others; nothing more was fetched, run it again to go on");
     }
 
-    // Known after some answers; where a size of ranges is set, they are wanted.
-    private bool IsNear => settings.RangeBytes is null && !_narrow && _answers >= AnswersToJudgeBy && _latency <= settings.NearLatency;
+    // Where a size of ranges is set, they are wanted.
+    private bool IsNear => settings.RangeBytes is null && !_narrow && _latency <= settings.NearLatency;
 
     /// <summary>Ranges side by side up to the end, or until the server turns out to be near.</summary>
     private async Task Ranges(HubAnswer? firstAnswer, int firstRange, PartialFile output, CancellationToken stop)
@@ -175,9 +178,9 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
         HubAnswer? answer = firstAnswer;
         try
         {
-            while (next < size && !IsNear || flying.Count > 0)
+            while (next < size && IsWanted() || flying.Count > 0)
             {
-                while (next < size && !IsNear && flying.Count < settings.Connections)
+                while (next < size && IsWanted() && flying.Count < settings.Connections)
                     Start();
                 (byte[] bytes, int count) = await flying.Dequeue();
                 if (next < size && !IsNear)
@@ -196,6 +199,9 @@ internal sealed class BlobDownload(HubHttp http, HubSettings settings, HubListen
                 await task.ContinueWith(static t => _ = t.Exception, TaskScheduler.Default);
             throw;
         }
+
+        // An answer that is there is taken, whatever it tells.
+        bool IsWanted() => !IsNear || answer is not null;
 
         void Start()
         {

@@ -7,6 +7,7 @@ namespace Repeng.Runtime.Hub;
 internal sealed class BlobHash : IDisposable
 {
     private readonly IncrementalHash? _hash;
+    private OpenSslSha256? _open;
 
     /// <param name="etag">64 or 40 hexadecimal digits; of anything else nothing is checked.</param>
     /// <param name="size">Bytes of the file, which git puts before them.</param>
@@ -14,7 +15,7 @@ internal sealed class BlobHash : IDisposable
     {
         Expected = etag;
         if (IsSha256(etag))
-            _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+            _hash = (_open = OpenSslSha256.TryCreate()) is null ? IncrementalHash.CreateHash(HashAlgorithmName.SHA256) : null;
         else if (HubReference.IsCommitText(etag) && size >= 0)
         {
             _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA1);
@@ -26,13 +27,25 @@ internal sealed class BlobHash : IDisposable
     public string Expected { get; }
 
     /// <summary>Name of the hash; null where the etag is none.</summary>
-    public string? Kind => _hash is null ? null : Expected.Length == 64 ? "sha256" : "git sha1";
+    public string? Kind => _open is not null ? "sha256" : _hash is null ? null : Expected.Length == 64 ? "sha256" : "git sha1";
+
+    /// <summary>The hash where its state can be kept; null where it cannot.</summary>
+    public OpenSslSha256? Kept => _open;
+
+    /// <summary>Begins anew; only where the state can be kept.</summary>
+    public void Restart() => _open = OpenSslSha256.TryCreate()!;
 
     /// <summary>Takes the next bytes.</summary>
-    public void Append(ReadOnlySpan<byte> bytes) => _hash?.AppendData(bytes);
+    public void Append(ReadOnlySpan<byte> bytes)
+    {
+        if (_open is null)
+            _hash?.AppendData(bytes);
+        else
+            _open.Append(bytes);
+    }
 
     /// <summary>The hash of all bytes; the etag itself where there is nothing to check.</summary>
-    public string Finish() => _hash is null ? Expected : Convert.ToHexStringLower(_hash.GetHashAndReset());
+    public string Finish() => _open is not null ? Convert.ToHexStringLower(_open.Finish()) : _hash is null ? Expected : Convert.ToHexStringLower(_hash.GetHashAndReset());
 
     /// <summary>64 hexadecimal digits, lower case.</summary>
     public static bool IsSha256(string text) => text.Length == 64 && text.All(char.IsAsciiHexDigitLower);

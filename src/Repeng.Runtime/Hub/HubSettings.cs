@@ -50,7 +50,7 @@ public sealed record HubSettings
     /// <summary>Writes to the file that a download grows in; tests put full disks here.</summary>
     internal PartialWrite Write { get; init; } = static (file, bytes, offset) => RandomAccess.Write(file, bytes, offset);
 
-    /// <summary>Reads that file back to hash it; by one thread, in order.</summary>
+    /// <summary>Reads that file back to hash it, by one thread in order; where an earlier run noted a hash, by another one, which compares.</summary>
     internal PartialRead Read { get; init; } = static (file, bytes, offset) => RandomAccess.Read(file, bytes, offset);
 
     /// <summary>Brings what was written of that file to the disk.</summary>
@@ -58,6 +58,9 @@ public sealed record HubSettings
 
     /// <summary>Written bytes after which the disk gets something to do, so that the flush at the end finds little left.</summary>
     internal long FlushEvery { get; init; } = 16 << 20;
+
+    /// <summary>Hashed bytes after which the state of the hash is noted for the next run; a multiple of 64, and files below two of them are hashed again.</summary>
+    internal long NoteEvery { get; init; } = 8 << 20;
 
     /// <summary>A server that answers within this is near: over a longer way every request costs its time.</summary>
     internal TimeSpan NearLatency { get; init; } = TimeSpan.FromMilliseconds(5);
