@@ -1,9 +1,9 @@
 // AdamW (Loshchilov and Hutter; torch.optim.AdamW) over many tensors in one launch.
-//! adamw | adamw | block 256 | grid sum over tensors of ceil(n / 1024) | shared 0
+//! adamw | adamw | block 256 | grid sum over the tensors of ceil(n / 1024) | shared 0 | AdamWTensors, then the numbers
 //! adamw | adamw_one | block 256 | grid ceil(n / 1024) | shared 0
 #include "common.cuh"
 
-/// A tensor: addresses of param, grad, m, v (fp32) and the number of elements; 40 bytes, in device memory.
+/// A tensor: addresses of param, grad, m, v (fp32) and the number of elements.
 struct AdamWTensor
 {
     float *param;
@@ -11,6 +11,20 @@ struct AdamWTensor
     float *m;
     float *v;
     i64 n;
+};
+
+/// Tensors of a launch, by value: elements of each, and blocks up to its last one.
+struct AdamWTensors
+{
+    static const int Most = 16;
+    float *param[Most];
+    const float *grad[Most];
+    float *m[Most];
+    float *v[Most];
+    int n[Most];
+    int end[Most];
+    int count;
+    int reserved;
 };
 
 /// decay = lr·λ, mix1 = 1 − β1, mix2 = 1 − β2, inverseRoot2 = 1/√(1 − β2^step), stepSize = lr/(1 − β1^step), each computed
@@ -54,20 +68,14 @@ __device__ __forceinline__ void adamw_block(const AdamWTensor &t, i64 base, floa
     }
 }
 
-/// One step on `count` tensors. firstBlock[count + 1]: the number of blocks before each tensor (prefix sums of
-/// ceil(n / 1024)). A block finds its tensor by bisection. Reads 16 and writes 12 bytes an element.
-KERNEL(256) adamw(const AdamWTensor *PLAIN tensors, const int *PLAIN firstBlock, int count, float decay, float mix1, float beta2, float mix2, float inverseRoot2, float stepSize, float eps)
+/// One step on up to 16 tensors. Reads 16 and writes 12 bytes an element.
+KERNEL(256) adamw(const AdamWTensors t, float decay, float mix1, float beta2, float mix2, float inverseRoot2, float stepSize, float eps)
 {
-    int low = 0, high = count;
-    while (high - low > 1)
-    {
-        int middle = (low + high) >> 1;
-        if (firstBlock[middle] <= (int)blockIdx.x)
-            low = middle;
-        else
-            high = middle;
-    }
-    adamw_block(tensors[low], (i64)(blockIdx.x - firstBlock[low]) * 1024, decay, mix1, beta2, mix2, inverseRoot2, stepSize, eps);
+    int i = 0, first = 0;
+    while (i < t.count - 1 && (int)blockIdx.x >= t.end[i])
+        first = t.end[i++];
+    AdamWTensor one = {t.param[i], t.grad[i], t.m[i], t.v[i], t.n[i]};
+    adamw_block(one, (i64)((int)blockIdx.x - first) * 1024, decay, mix1, beta2, mix2, inverseRoot2, stepSize, eps);
 }
 
 /// The same step on one tensor whose addresses are arguments: IBackend.AdamW.

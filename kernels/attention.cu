@@ -13,18 +13,18 @@
 //
 // attention_forward_D: a block owns 16 rows a warp. attention_split_D: a block of one warp owns 16 rows and a stretch of keys (decode), and
 // leaves unnormalised sums that attention_join adds in the order of the stretches.
-// Floor: 4·(2·|q| + 2·|k|) bytes forward, 4·(4·|q| + 6·|k|) backward (with dq, dk, dv read and written) over the bandwidth, or 9
+// Floor: 4·(2·|q| + 2·|k|) bytes forward, 4·(4·|q| + 6·|k|) backward (with dq, dk, dv read and written; 4·(3·|q| + 4·|k|) where they are the first) over the bandwidth, or 9
 // times 2·rows·keys·headDim (backward 26) over the bf16 tensor rate.
 //! attention | attention_forward_32, _64, _128 | block 128 | grid (ceil(queryLength * group / 64), batch * kvHeads) | shared 512 * D | one parameter: AttentionParams
 //! attention | attention_forward_256 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 98304
 //! attention | attention_split_32, _64, _128, attention_split_256 | block 32; 64 for D = 256 | grid (ceil(queryLength * group / 16), batch * kvHeads, splits) | shared 320 * D | p.partial: splits * batch * kvHeads * rows * (headDim + 2) floats, rows = queryLength * group; p.splitKeys a multiple of 32
 //! attention | attention_join | block 128 | grid batch * queryLength * heads | shared 0
 //! attention | attention_delta | block 256 | grid ceil(batch * queryLength * heads / 8) | shared 0
-//! attention | attention_keys_32, attention_keys_64 | block 128 | grid (ceil(keyLength / 64), batch * kvHeads) | shared 768 * D + 256 | dk += and dv +=, either may be null
+//! attention | attention_keys_32, attention_keys_64 | block 128 | grid (ceil(keyLength / 64), batch * kvHeads) | shared 768 * D + 256 | dk and dv, either may be null; += with accumulate
 //! attention | attention_keys_128 | block 128 | grid (ceil(keyLength / 32), batch * kvHeads) | shared 65792
 //! attention | attention_keys_256 | block 128 | grid (ceil(keyLength / 16), batch * kvHeads) | shared 65664
-//! attention | attention_queries_32, attention_queries_64 | block 128 | grid (ceil(queryLength * group / 64), batch * kvHeads) | shared 768 * D | dq +=
-//! attention | attention_queries_128 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 65536 | dq +=
+//! attention | attention_queries_32, attention_queries_64 | block 128 | grid (ceil(queryLength * group / 64), batch * kvHeads) | shared 768 * D | dq; += with accumulate
+//! attention | attention_queries_128 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 65536 | dq; += with accumulate
 //! attention | attention_queries_256 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 98304
 #include "math.cuh"
 #include "mma.cuh"
@@ -57,6 +57,8 @@ struct AttentionParams
     float scale;
     float softCap;
     const int *cached; // forward and split: keys before the queries' own, in device memory; null where keyLength says how many keys there are
+    int accumulate; // backward: gradients are added to what is there
+    int reserved;
 };
 
 const float Log2E = 1.44269504088896341f;
@@ -207,7 +209,7 @@ template <int D, int COLS> __device__ __forceinline__ void put(u8 *tile, const f
 }
 
 /// Writes (or adds) the lines of a tile to memory, neighbours by neighbours: place(line) gives where a line begins, or null.
-template <int LINES, int D, int THREADS, bool ADD, typename Place> __device__ __forceinline__ void write_lines(const u8 *tile, int headDim, bool vector, Place place)
+template <int LINES, int D, int THREADS, typename Place> __device__ __forceinline__ void write_lines(const u8 *tile, int headDim, bool vector, bool add, Place place)
 {
 #pragma unroll 1
     for (int i = threadIdx.x; i < LINES * D / 4; i += THREADS)
@@ -220,7 +222,7 @@ template <int LINES, int D, int THREADS, bool ADD, typename Place> __device__ __
         to += col;
         if (vector)
         {
-            if (ADD)
+            if (add)
             {
                 float4 w = *(const float4 *)to;
                 v = make_float4(w.x + v.x, w.y + v.y, w.z + v.z, w.w + v.w);
@@ -232,7 +234,7 @@ template <int LINES, int D, int THREADS, bool ADD, typename Place> __device__ __
 #pragma unroll
         for (int e = 0; e < 4; e++)
             if (col + e < headDim)
-                to[e] = ADD ? to[e] + four[e] : four[e];
+                to[e] = add ? to[e] + four[e] : four[e];
     }
 }
 
@@ -356,8 +358,8 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
     {
         i64 problems = (i64)p.batch * p.kvHeads, lines = problems * of.rows, at = ((i64)blockIdx.z * problems + blockIdx.y) * of.rows;
         float *maxima = p.partial + p.splits * lines * p.headDim, *totals = maxima + p.splits * lines;
-        write_lines<ROWS, D, THREADS, false>(
-            qs, p.headDim, of.vector(p.partial, nullptr), [&](int r) { return start + r < of.rows ? p.partial + (at + start + r) * p.headDim : nullptr; });
+        write_lines<ROWS, D, THREADS>(
+            qs, p.headDim, of.vector(p.partial, nullptr), false, [&](int r) { return start + r < of.rows ? p.partial + (at + start + r) * p.headDim : nullptr; });
         if (first0)
         {
             maxima[at + row0] = most0;
@@ -370,8 +372,8 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
         }
         return;
     }
-    write_lines<ROWS, D, THREADS, false>(
-        qs, p.headDim, of.vector(p.o, nullptr), [&](int r) { return start + r < of.rows ? p.o + of.row_offset(start + r) : nullptr; });
+    write_lines<ROWS, D, THREADS>(
+        qs, p.headDim, of.vector(p.o, nullptr), false, [&](int r) { return start + r < of.rows ? p.o + of.row_offset(start + r) : nullptr; });
     if (first0)
         p.lse[of.row_index(row0)] = total0 == 0.0f ? -positive_infinity() : most0 + log_of(total0);
     if (first1)
@@ -439,7 +441,7 @@ __device__ __forceinline__ void gradient(const Problem &of, float &s, float &dp,
     dp = seen ? s * (dp - delta) * slope * of.p.scale : 0.0f;
 }
 
-/// dk += dSᵀ·q and dv += Pᵀ·dO of KEYS keys; a warp owns 16 keys and COLS = D / SPLIT columns, and walks over the rows in
+/// dk (+)= dSᵀ·q and dv (+)= Pᵀ·dO of KEYS keys; a warp owns 16 keys and COLS = D / SPLIT columns, and walks over the rows in
 /// order, ROWS at a time. Reads K, V once and q, dO, lse, delta of the rows that see the keys, once a block of keys.
 template <int D, int SPLIT, int ROWS> __device__ __forceinline__ void key_gradients(const AttentionParams &p)
 {
@@ -504,18 +506,18 @@ template <int D, int SPLIT, int ROWS> __device__ __forceinline__ void key_gradie
     put<D, COLS>(vs, sumV, line, col, 1.0f, 1.0f);
     __syncthreads();
     if (p.dk != nullptr)
-        write_lines<KEYS, D, THREADS, true>(
-            ks, p.headDim, of.vector(p.dk, nullptr), [&](int r) { return start + r < p.keyLength ? p.dk + of.key_offset(start + r) : nullptr; });
+        write_lines<KEYS, D, THREADS>(
+            ks, p.headDim, of.vector(p.dk, nullptr), p.accumulate != 0, [&](int r) { return start + r < p.keyLength ? p.dk + of.key_offset(start + r) : nullptr; });
     if (p.dv != nullptr)
-        write_lines<KEYS, D, THREADS, true>(
-            vs, p.headDim, of.vector(p.dv, nullptr), [&](int r) { return start + r < p.keyLength ? p.dv + of.key_offset(start + r) : nullptr; });
+        write_lines<KEYS, D, THREADS>(
+            vs, p.headDim, of.vector(p.dv, nullptr), p.accumulate != 0, [&](int r) { return start + r < p.keyLength ? p.dv + of.key_offset(start + r) : nullptr; });
 }
 KERNEL_OF(128, 1) attention_keys_32(const AttentionParams p) { key_gradients<32, 1, 32>(p); }
 KERNEL_OF(128, 1) attention_keys_64(const AttentionParams p) { key_gradients<64, 1, 32>(p); }
 KERNEL_OF(128, 1) attention_keys_128(const AttentionParams p) { key_gradients<128, 2, 32>(p); }
 KERNEL_OF(128, 1) attention_keys_256(const AttentionParams p) { key_gradients<256, 4, 16>(p); }
 
-/// dq += dS·k of ROWS rows; a warp owns 16 rows and COLS = D / SPLIT columns, and walks over the keys in order, KEYS at a
+/// dq (+)= dS·k of ROWS rows; a warp owns 16 rows and COLS = D / SPLIT columns, and walks over the keys in order, KEYS at a
 /// time. Reads q, dO, lse, delta once and the keys that the rows see, once a block of rows.
 template <int D, int SPLIT, int KEYS> __device__ __forceinline__ void query_gradients(const AttentionParams &p)
 {
@@ -572,8 +574,8 @@ template <int D, int SPLIT, int KEYS> __device__ __forceinline__ void query_grad
     __syncthreads();
     put<D, COLS>(qs, sum, line, col, 1.0f, 1.0f);
     __syncthreads();
-    write_lines<ROWS, D, THREADS, true>(
-        qs, p.headDim, of.vector(p.dq, nullptr), [&](int r) { return start + r < of.rows ? p.dq + of.row_offset(start + r) : nullptr; });
+    write_lines<ROWS, D, THREADS>(
+        qs, p.headDim, of.vector(p.dq, nullptr), p.accumulate != 0, [&](int r) { return start + r < of.rows ? p.dq + of.row_offset(start + r) : nullptr; });
 }
 KERNEL_OF(128, 1) attention_queries_32(const AttentionParams p) { query_gradients<32, 1, 32>(p); }
 KERNEL_OF(128, 1) attention_queries_64(const AttentionParams p) { query_gradients<64, 1, 32>(p); }

@@ -72,21 +72,91 @@ KERNEL(256) add_scaled(float *y, const float *x, i64 n, float p)
         [&](i64 i) { y[i] = fma(x[i], p, y[i]); });
 }
 
-/// y[n] = f(gate[n])·up[n]. Reads 8n bytes, writes 4n.
-template <typename F> __device__ __forceinline__ void gated_forward(float *y, const float *gate, const float *up, i64 n)
+/// Tensors of copy_several, by value: elements of each, and blocks up to its last one.
+struct CopyParams
 {
+    static const int Most = 30;
+    float *y[Most];
+    const float *x[Most];
+    int n[Most];
+    int end[Most];
+    int count;
+    int accumulate;
+};
+
+/// y[i] = p·x[i] (y[i] += with accumulate) of up to 30 tensors; y[i] may be x[i]. Reads 4n bytes (8n with accumulate) of each, writes 4n.
+//! elementwise | copy_several | block 256 | grid sum over the tensors of ceil(n / 1024) | shared 0 | CopyParams, then the factor
+KERNEL(256) copy_several(const CopyParams t, float p)
+{
+    int i = 0, first = 0;
+    while (i < t.count - 1 && (int)blockIdx.x >= t.end[i])
+        first = t.end[i++];
+    float *y = t.y[i];
+    const float *x = t.x[i];
+    bool accumulate = t.accumulate != 0;
     four_each(
-        flat_base(), n, aligned16(y, gate, up),
-        [&](i64 i) {
-            float4 g = load4(gate + i), u = load4(up + i);
-            store4(y + i, make_float4(F::apply(g.x, 0.0f) * u.x, F::apply(g.y, 0.0f) * u.y, F::apply(g.z, 0.0f) * u.z, F::apply(g.w, 0.0f) * u.w));
+        (i64)((int)blockIdx.x - first) * 1024, t.n[i], aligned16(y, x),
+        [&](i64 at) {
+            float4 v = load4(x + at);
+            if (accumulate)
+            {
+                float4 d = load4(y + at);
+                store4(y + at, make_float4(fma(v.x, p, d.x), fma(v.y, p, d.y), fma(v.z, p, d.z), fma(v.w, p, d.w)));
+            }
+            else
+                store4(y + at, make_float4(v.x * p, v.y * p, v.z * p, v.w * p));
         },
-        [&](i64 i) { y[i] = F::apply(gate[i], 0.0f) * up[i]; });
+        [&](i64 at) { y[at] = accumulate ? fma(x[at], p, y[at]) : x[at] * p; });
 }
 
-/// dGate += dy·up·f′(gate), dUp += dy·f(gate); either may be null, and up where dGate is. Reads 20n bytes, writes 8n with both.
-template <typename F> __device__ __forceinline__ void gated_backward(float *dGate, float *dUp, const float *dy, const float *gate, const float *up, i64 n)
+/// y[batch, rows, cols] = x·s[batch, cols] (y += with accumulate) of n = batch·rows·cols elements, area = rows·cols. Reads 4(n + |s|) bytes (8n with
+/// accumulate), writes 4n.
+//! elementwise | scale_columns | block 256 | grid ceil(n / 1024) | shared 0 | n below 2^31
+KERNEL(256) scale_columns(float *y, const float *x, const float *PLAIN s, int n, int area, int cols, int accumulate)
 {
+    auto factor = [&](int i) { return s + i / area * cols + i % cols; };
+    four_each(
+        flat_base(), n, (cols & 3) == 0 && aligned16(y, x, s),
+        [&](i64 i) {
+            float4 v = load4(x + i), w = load4(factor((int)i));
+            v = make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
+            if (accumulate)
+            {
+                float4 d = load4(y + i);
+                v = make_float4(d.x + v.x, d.y + v.y, d.z + v.z, d.w + v.w);
+            }
+            store4(y + i, v);
+        },
+        [&](i64 i) {
+            float v = x[i] * *factor((int)i);
+            y[i] = accumulate ? y[i] + v : v;
+        });
+}
+
+/// y[n] = f(gate[n])·up[n], and copy[n], if not null, the same rounded to bf16. Reads 8n bytes, writes 4n, 6n with the copy.
+template <typename F> __device__ __forceinline__ void gated_forward(float *y, const float *gate, const float *up, i64 n, BF16 *copy)
+{
+    four_each(
+        flat_base(), n, aligned16(y, gate, up, copy),
+        [&](i64 i) {
+            float4 g = load4(gate + i), u = load4(up + i);
+            float4 v = make_float4(F::apply(g.x, 0.0f) * u.x, F::apply(g.y, 0.0f) * u.y, F::apply(g.z, 0.0f) * u.z, F::apply(g.w, 0.0f) * u.w);
+            store4(y + i, v);
+            if (copy)
+                *(uint2 *)(copy + i) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+        },
+        [&](i64 i) {
+            float v = F::apply(gate[i], 0.0f) * up[i];
+            y[i] = v;
+            if (copy)
+                narrow(v, copy[i]);
+        });
+}
+
+/// dGate = dy·up·f′(gate), dUp = dy·f(gate) (+= with accumulate); either may be null, and up where dGate is. Reads 12n bytes (20n with accumulate), writes 8n with both.
+template <typename F> __device__ __forceinline__ void gated_backward(float *dGate, float *dUp, const float *dy, const float *gate, const float *up, i64 n, int accumulate)
+{
+    bool addGate = dGate && accumulate, addUp = dUp && accumulate;
     auto one = [&](float g, float x, float u, float &intoGate, float &intoUp) {
         float derivative, value = F::both(x, derivative);
         intoGate = fma(g * u, derivative, intoGate);
@@ -97,7 +167,7 @@ template <typename F> __device__ __forceinline__ void gated_backward(float *dGat
         [&](i64 i) {
             float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             float4 g = load4(dy + i), x = load4(gate + i), u = dGate ? load4(up + i) : zero;
-            float4 a = dGate ? load4(dGate + i) : zero, b = dUp ? load4(dUp + i) : zero;
+            float4 a = addGate ? load4(dGate + i) : zero, b = addUp ? load4(dUp + i) : zero;
             float ax = a.x, ay = a.y, az = a.z, aw = a.w, bx = b.x, by = b.y, bz = b.z, bw = b.w;
             one(g.x, x.x, u.x, ax, bx);
             one(g.y, x.y, u.y, ay, by);
@@ -109,7 +179,7 @@ template <typename F> __device__ __forceinline__ void gated_backward(float *dGat
                 store4(dUp + i, make_float4(bx, by, bz, bw));
         },
         [&](i64 i) {
-            float a = dGate ? dGate[i] : 0.0f, b = dUp ? dUp[i] : 0.0f;
+            float a = addGate ? dGate[i] : 0.0f, b = addUp ? dUp[i] : 0.0f;
             one(dy[i], gate[i], dGate ? up[i] : 0.0f, a, b);
             if (dGate)
                 dGate[i] = a;
@@ -119,8 +189,8 @@ template <typename F> __device__ __forceinline__ void gated_backward(float *dGat
 }
 
 #define ENTRY(name, Type)                                                                                                \
-    KERNEL(256) gated_forward_##name(float *y, const float *gate, const float *up, i64 n) { gated_forward<Type>(y, gate, up, n); } \
-    KERNEL(256) gated_backward_##name(float *dGate, float *dUp, const float *dy, const float *gate, const float *up, i64 n) { gated_backward<Type>(dGate, dUp, dy, gate, up, n); }
+    KERNEL(256) gated_forward_##name(float *y, const float *gate, const float *up, i64 n, BF16 *copy) { gated_forward<Type>(y, gate, up, n, copy); } \
+    KERNEL(256) gated_backward_##name(float *dGate, float *dUp, const float *dy, const float *gate, const float *up, i64 n, int accumulate) { gated_backward<Type>(dGate, dUp, dy, gate, up, n, accumulate); }
 FOR_EVERY_GATE(ENTRY)
 #undef ENTRY
 

@@ -5,6 +5,7 @@
 // Floor: the bytes in each docstring over the device's bandwidth.
 //! norm | *_warp | block 256 | grid ceil(rows / 8) | shared 0 | cols <= 512
 //! norm | *_block | block 256 | grid rows | shared 0 | any cols
+//! norm | rms_norm_rope_* | block 256 | grid ceil(rows * heads / 32) | shared 0 | heads of 32, 64, 128 or 256 elements that are all rotated, by halves; everything on 16 bytes
 //! norm | norm_weight_partial | block 256 | grid (ceil(cols / 32), ceil(rows / 1024)) | shared 0
 #include "common.cuh"
 
@@ -52,14 +53,16 @@ __device__ __forceinline__ void load(float *v, const float *p)
 }
 __device__ __forceinline__ void store(float *p, const float *v) { *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]); }
 
-/// y = (x − mean)·rstd·(weight + offset) + bias of one row. What is not kept is read again in each pass.
+/// y = (x − mean)·rstd·(weight + offset) + bias of one row, and copy, if not null, the same rounded to bf16. What is not kept is read again in each pass.
 template <int THREADS, bool CENTERED, bool VECTOR>
-__device__ __forceinline__ void normalise_row(float *y, float *meanOut, float *rstdOut, const float *x, const float *weight, const float *bias, int row, int cols, float eps, float offset)
+__device__ __forceinline__ void normalise_row(float *y, float *meanOut, float *rstdOut, const float *x, const float *weight, const float *bias, int row, int cols, float eps, float offset, BF16 *copy)
 {
     typedef Group<THREADS> G;
     int lane = G::lane();
     x += (i64)row * cols;
     y += (i64)row * cols;
+    if (copy)
+        copy += (i64)row * cols;
     float kept[Kept];
     float mean = 0.0f;
     if (CENTERED)
@@ -112,49 +115,54 @@ __device__ __forceinline__ void normalise_row(float *y, float *meanOut, float *r
             w[e] = CENTERED ? fma(unit, w[e], b[e]) : unit * (w[e] + offset);
         }
         store(y + i, w);
+        if (copy)
+            *(uint2 *)(copy + i) = make_uint2(pack_bf16(w[0], w[1]), pack_bf16(w[2], w[3]));
     });
 #pragma unroll 1
     for (int i = rest_of_row<THREADS, VECTOR>(lane); i < cols; i += THREADS)
     {
-        float unit = (x[i] - mean) * rstd;
-        y[i] = CENTERED ? fma(unit, weight[i], bias[i]) : unit * (weight[i] + offset);
+        float unit = (x[i] - mean) * rstd, value = CENTERED ? fma(unit, weight[i], bias[i]) : unit * (weight[i] + offset);
+        y[i] = value;
+        if (copy)
+            narrow(value, copy[i]);
     }
 }
 
 template <int THREADS, bool CENTERED>
-__device__ __forceinline__ void norm_forward(float *y, float *mean, float *rstd, const float *x, const float *weight, const float *bias, int rows, int cols, float eps, float offset)
+__device__ __forceinline__ void norm_forward(float *y, float *mean, float *rstd, const float *x, const float *weight, const float *bias, int rows, int cols, float eps, float offset, BF16 *copy)
 {
     int row = Group<THREADS>::row();
     if (row >= rows)
         return;
-    if ((cols & 3) == 0 && aligned16(y, x, weight, CENTERED ? bias : nullptr))
-        normalise_row<THREADS, CENTERED, true>(y, mean, rstd, x, weight, bias, row, cols, eps, offset);
+    if ((cols & 3) == 0 && aligned16(y, x, weight, CENTERED ? bias : nullptr, copy))
+        normalise_row<THREADS, CENTERED, true>(y, mean, rstd, x, weight, bias, row, cols, eps, offset, copy);
     else
-        normalise_row<THREADS, CENTERED, false>(y, mean, rstd, x, weight, bias, row, cols, eps, offset);
+        normalise_row<THREADS, CENTERED, false>(y, mean, rstd, x, weight, bias, row, cols, eps, offset, copy);
 }
 
-/// y = x / sqrt(mean(x²) + eps)·(weight + weightOffset), rstd[rows]. Reads 4(rows·cols + cols) bytes, writes 4(rows·cols + rows).
-KERNEL(256) rms_norm_forward_warp(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, int rows, int cols, float eps, float weightOffset)
+/// y = x / sqrt(mean(x²) + eps)·(weight + weightOffset), rstd[rows], and copy [rows, cols], if not null, y rounded to bf16. Reads 4(rows·cols + cols) bytes,
+/// writes 4(rows·cols + rows), and 2·rows·cols of a copy.
+KERNEL(256) rms_norm_forward_warp(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, int rows, int cols, float eps, float weightOffset, BF16 *copy)
 {
-    norm_forward<32, false>(y, nullptr, rstd, x, weight, nullptr, rows, cols, eps, weightOffset);
+    norm_forward<32, false>(y, nullptr, rstd, x, weight, nullptr, rows, cols, eps, weightOffset, copy);
 }
-KERNEL(256) rms_norm_forward_block(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, int rows, int cols, float eps, float weightOffset)
+KERNEL(256) rms_norm_forward_block(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, int rows, int cols, float eps, float weightOffset, BF16 *copy)
 {
-    norm_forward<256, false>(y, nullptr, rstd, x, weight, nullptr, rows, cols, eps, weightOffset);
+    norm_forward<256, false>(y, nullptr, rstd, x, weight, nullptr, rows, cols, eps, weightOffset, copy);
 }
 /// y = (x − mean)·rstd·weight + bias; mean[rows], rstd[rows]. Reads 4(rows·cols + 2·cols) bytes, writes 4(rows·cols + 2·rows).
 KERNEL(256) layer_norm_forward_warp(float *y, float *mean, float *rstd, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN bias, int rows, int cols, float eps)
 {
-    norm_forward<32, true>(y, mean, rstd, x, weight, bias, rows, cols, eps, 0.0f);
+    norm_forward<32, true>(y, mean, rstd, x, weight, bias, rows, cols, eps, 0.0f, nullptr);
 }
 KERNEL(256) layer_norm_forward_block(float *y, float *mean, float *rstd, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN bias, int rows, int cols, float eps)
 {
-    norm_forward<256, true>(y, mean, rstd, x, weight, bias, rows, cols, eps, 0.0f);
+    norm_forward<256, true>(y, mean, rstd, x, weight, bias, rows, cols, eps, 0.0f, nullptr);
 }
 
-/// With u = (x − mean)·rstd and g = dy·(weight + offset): dx += rstd·(g − mean(g) − u·mean(g·u)), mean(g) left out for RMSNorm.
+/// With u = (x − mean)·rstd and g = dy·(weight + offset): dx (+)= rstd·(g − mean(g) − u·mean(g·u)), mean(g) left out for RMSNorm.
 template <int THREADS, bool CENTERED, bool VECTOR>
-__device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, const float *x, const float *weight, float mean, float rstd, int row, int cols, float offset)
+__device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, const float *x, const float *weight, float mean, float rstd, int row, int cols, float offset, int accumulate)
 {
     typedef Group<THREADS> G;
     int lane = G::lane();
@@ -185,8 +193,9 @@ __device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, c
     }
     float meanG = CENTERED ? G::sum(sumG) / (float)cols : 0.0f, meanGu = G::sum(sumGu) / (float)cols;
     visit_row<THREADS, VECTOR>(lane, cols, [&](int k, int i) {
-        float d[4];
-        load(d, dx + i);
+        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (accumulate)
+            load(d, dx + i);
 #pragma unroll
         for (int e = 0; e < 4; e++)
             d[e] = fma(rstd, fma(u[k + e], -meanGu, g[k + e] - meanG), d[e]);
@@ -194,39 +203,39 @@ __device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, c
     });
 #pragma unroll 1
     for (int i = rest_of_row<THREADS, VECTOR>(lane); i < cols; i += THREADS)
-        dx[i] = fma(rstd, fma((x[i] - mean) * rstd, -meanGu, dy[i] * (weight[i] + offset) - meanG), dx[i]);
+        dx[i] = fma(rstd, fma((x[i] - mean) * rstd, -meanGu, dy[i] * (weight[i] + offset) - meanG), accumulate ? dx[i] : 0.0f);
 }
 
 template <int THREADS, bool CENTERED>
-__device__ __forceinline__ void norm_backward(float *dx, const float *dy, const float *x, const float *weight, const float *mean, const float *rstd, int rows, int cols, float offset)
+__device__ __forceinline__ void norm_backward(float *dx, const float *dy, const float *x, const float *weight, const float *mean, const float *rstd, int rows, int cols, float offset, int accumulate)
 {
     int row = Group<THREADS>::row();
     if (row >= rows)
         return;
     float m = CENTERED ? mean[row] : 0.0f;
     if ((cols & 3) == 0 && aligned16(dx, dy, x, weight))
-        input_gradient_row<THREADS, CENTERED, true>(dx, dy, x, weight, m, rstd[row], row, cols, offset);
+        input_gradient_row<THREADS, CENTERED, true>(dx, dy, x, weight, m, rstd[row], row, cols, offset, accumulate);
     else
-        input_gradient_row<THREADS, CENTERED, false>(dx, dy, x, weight, m, rstd[row], row, cols, offset);
+        input_gradient_row<THREADS, CENTERED, false>(dx, dy, x, weight, m, rstd[row], row, cols, offset, accumulate);
 }
 
-/// dx += of RMSNorm. Reads 4(3·rows·cols + cols + rows) bytes, writes 4·rows·cols.
-KERNEL(256) rms_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset)
+/// dx = (dx += with accumulate) of RMSNorm. Reads 4(2·rows·cols + cols + rows) bytes (3·rows·cols with accumulate), writes 4·rows·cols.
+KERNEL(256) rms_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset, int accumulate)
 {
-    norm_backward<32, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset);
+    norm_backward<32, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset, accumulate);
 }
-KERNEL(256) rms_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset)
+KERNEL(256) rms_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset, int accumulate)
 {
-    norm_backward<256, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset);
+    norm_backward<256, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset, accumulate);
 }
-/// dx += of LayerNorm. Reads 4(3·rows·cols + cols + 2·rows) bytes, writes 4·rows·cols.
-KERNEL(256) layer_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN mean, const float *PLAIN rstd, int rows, int cols)
+/// dx = (dx += with accumulate) of LayerNorm. Reads 4(2·rows·cols + cols + 2·rows) bytes (3·rows·cols with accumulate), writes 4·rows·cols.
+KERNEL(256) layer_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN mean, const float *PLAIN rstd, int rows, int cols, int accumulate)
 {
-    norm_backward<32, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f);
+    norm_backward<32, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f, accumulate);
 }
-KERNEL(256) layer_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN mean, const float *PLAIN rstd, int rows, int cols)
+KERNEL(256) layer_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN mean, const float *PLAIN rstd, int rows, int cols, int accumulate)
 {
-    norm_backward<256, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f);
+    norm_backward<256, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f, accumulate);
 }
 
 /// Sums over a chunk of 1024 rows: weights[chunk, col] = Σ dy·(x − mean)·rstd, biases[chunk, col] = Σ dy, in double; biases may
@@ -260,3 +269,156 @@ KERNEL(256) norm_weight_partial(double *weights, double *biases, const float *PL
             target[(i64)blockIdx.y * cols + col] = sum;
     }
 }
+
+/// Heads that a warp takes one after the other: they share the weight, and those of a token its angles.
+const int HeadsOfWarp = 4;
+
+/// A head of D elements in a warp: a lane holds four neighbours, of 256 those 128 further on too.
+template <int D> struct Head
+{
+    static const int Chunks = D > 128 ? 2 : 1, N = 4 * Chunks, Half = D / 2;
+    int lane, token;
+    bool there, inverse;
+    float c[4], s[4];
+
+    __device__ __forceinline__ Head(bool back)
+    {
+        lane = threadIdx.x & 31;
+        token = -1;
+        there = D >= 128 || lane * 4 < D;
+        inverse = back;
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            c[e] = s[e] = 0.0f;
+    }
+    __device__ __forceinline__ i64 start(int line) const { return (i64)line * D + lane * 4; }
+    __device__ __forceinline__ void read(float (&v)[N], const float *from) const
+    {
+#pragma unroll
+        for (int k = 0; k < Chunks; k++)
+        {
+            if (there)
+                load(v + 4 * k, from + k * 128);
+            else
+                v[0] = v[1] = v[2] = v[3] = 0.0f;
+        }
+    }
+    /// The angles of a token, where they are not those that are here.
+    __device__ __forceinline__ void of(int next, const float *cos, const float *sin, const int *positions)
+    {
+        if (next == token)
+            return;
+        token = next;
+        i64 angle = (i64)positions[token] * Half + (lane * 4) % Half;
+        if (!there)
+            return;
+        load(c, cos + angle);
+        load(s, sin + angle);
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            s[e] = inverse ? -s[e] : s[e];
+    }
+    /// Turns the pairs (i, i + D/2) as rope does, in place.
+    __device__ __forceinline__ void turn(float (&v)[N]) const
+    {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+        {
+            if constexpr (Chunks == 2)
+            {
+                float a = v[e], b = v[4 + e];
+                v[e] = a * c[e] - b * s[e];
+                v[4 + e] = b * c[e] + a * s[e];
+            }
+            else
+            {
+                float own = v[e], other = shuffle_xor(own, Half / 4);
+                v[e] = lane * 4 < Half ? own * c[e] - other * s[e] : own * c[e] + other * s[e];
+            }
+        }
+    }
+};
+
+/// y = rope(RMSNorm(x)) of each head and rstd[rows·heads], with the bits of rms_norm_forward_warp and rope. Reads 4·n bytes, the weight and the angles of a token
+/// once for four heads, writes 4·n, n = rows·heads·D.
+template <int D> __device__ __forceinline__ void norm_rope_forward(float *y, float *rstdOut, const float *x, const float *weight, const float *cos, const float *sin, const int *positions, int lines, int heads, float eps, float offset)
+{
+    const int N = Head<D>::N;
+    int first = (blockIdx.x * 8 + (threadIdx.x >> 5)) * HeadsOfWarp, end = smaller(lines, first + HeadsOfWarp);
+    if (first >= lines)
+        return;
+    Head<D> head(false);
+    float w[N];
+    head.read(w, weight + head.lane * 4);
+#pragma unroll 1
+    for (int line = first; line < end; line++)
+    {
+        float v[N], squares = 0.0f;
+        head.read(v, x + head.start(line));
+        head.of(line / heads, cos, sin, positions);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            squares = fma(v[e], v[e], squares);
+        float rstd = 1.0f / square_root(warp_sum(squares) / (float)D + eps);
+        if (head.lane == 0)
+            rstdOut[line] = rstd;
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            v[e] = v[e] * rstd * (w[e] + offset);
+        head.turn(v);
+#pragma unroll
+        for (int k = 0; k < Head<D>::Chunks; k++)
+            if (head.there)
+                store(y + head.start(line) + k * 128, v + 4 * k);
+    }
+}
+
+/// dx (+)= of norm_rope_forward, with the bits of rope's inverse and rms_norm_backward_warp. Reads 8·n bytes (12·n with accumulate) and what the forward pass reads, writes 4·n.
+template <int D> __device__ __forceinline__ void norm_rope_backward(float *dx, const float *dy, const float *x, const float *weight, const float *rstds, const float *cos, const float *sin, const int *positions, int lines, int heads, float offset, int accumulate)
+{
+    const int N = Head<D>::N;
+    int first = (blockIdx.x * 8 + (threadIdx.x >> 5)) * HeadsOfWarp, end = smaller(lines, first + HeadsOfWarp);
+    if (first >= lines)
+        return;
+    Head<D> head(true);
+    float w[N];
+    head.read(w, weight + head.lane * 4);
+#pragma unroll 1
+    for (int line = first; line < end; line++)
+    {
+        float g[N], u[N], rstd = rstds[line], sum = 0.0f;
+        head.read(g, dy + head.start(line));
+        head.read(u, x + head.start(line));
+        head.of(line / heads, cos, sin, positions);
+        head.turn(g);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+        {
+            g[e] = g[e] * (w[e] + offset);
+            u[e] = u[e] * rstd;
+            sum = fma(g[e], u[e], sum);
+        }
+        float mean = warp_sum(sum) / (float)D;
+#pragma unroll
+        for (int k = 0; k < Head<D>::Chunks; k++)
+        {
+            float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (accumulate && head.there)
+                load(d, dx + head.start(line) + k * 128);
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                d[e] = fma(rstd, fma(u[4 * k + e], -mean, g[4 * k + e]), d[e]);
+            if (head.there)
+                store(dx + head.start(line) + k * 128, d);
+        }
+    }
+}
+
+#define ENTRY(D)                                                                                                         \
+    KERNEL(256) rms_norm_rope_forward_##D(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN cos, const float *PLAIN sin, const int *PLAIN positions, int lines, int heads, float eps, float offset) { norm_rope_forward<D>(y, rstd, x, weight, cos, sin, positions, lines, heads, eps, offset); } \
+    KERNEL(256) rms_norm_rope_backward_##D(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, const float *PLAIN cos, const float *PLAIN sin, const int *PLAIN positions, int lines, int heads, float offset, int accumulate) { norm_rope_backward<D>(dx, dy, x, weight, rstd, cos, sin, positions, lines, heads, offset, accumulate); }
+ENTRY(32)
+ENTRY(64)
+ENTRY(128)
+ENTRY(256)
+#undef ENTRY

@@ -109,14 +109,6 @@ internal static partial class KernelCases
         }
     }
 
-    /// <summary>AdamWTensor of kernels/adamw.cu.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private record struct Moments
-    {
-        public nint Param, Grad, M, V;
-        public long N;
-    }
-
     /// <summary>SampleRow of kernels/sampling.cu.</summary>
     [StructLayout(LayoutKind.Sequential)]
     private record struct SampleRow
@@ -133,13 +125,7 @@ internal static partial class KernelCases
         const long n = 64 * 64;
         const int tensors = 8;
         yield return new($"{n}", g => g.Backend.AdamW(g.Positive(n), g.Signed(n), g.Signed(n), g.Positive(n), n, new AdamWArgs(1e-3, 0.9, 0.999, 1e-8, 0.01, 2)), ("adamw_one", new Floor(16 * n, 12 * n)));
-        yield return new($"{tensors} × {n}", g =>
-            {
-                Moments[] all = [.. Enumerable.Range(0, tensors).Select(_ => new Moments { Param = g.Positive(n).Address, Grad = g.Signed(n).Address, M = g.Signed(n).Address, V = g.Positive(n).Address, N = n })];
-                View first = g.Ints([.. Enumerable.Range(0, tensors + 1).Select(i => i * (int)Ceil(n, 1024))]);
-                nint table = g.Bytes(MemoryMarshal.AsBytes(all.AsSpan()));
-                g.Launch("adamw", "adamw", new(tensors * Ceil(n, 1024)), 256, 0, (ref a) => a.Add(table).Add(first).Add(tensors).Add(1e-5f).Add(0.1f).Add(0.999f).Add(0.001f).Add(1.0f).Add(1e-3f).Add(1e-8f));
-            },
+        yield return new($"{tensors} × {n}", g => g.Backend.AdamWSeveral([.. Enumerable.Range(0, tensors).Select(_ => new AdamWTensor(g.Positive(n), g.Signed(n), g.Signed(n), g.Positive(n)))], new AdamWArgs(1e-3, 0.9, 0.999, 1e-8, 0.01, 2)),
             ("adamw", new Floor(16 * n * tensors, 12 * n * tensors)));
         const int experts = 128, chosen = 8;
         const long pairs = Rows * chosen;

@@ -44,8 +44,16 @@ internal static partial class KernelCases
             string name = Snake(op.ToString());
             yield return new(shape, g => g.Backend.GatedForward(g.Zeros(n), g.Signed(n), g.Signed(n), n, op), ($"gated_forward_{name}", new Floor(2 * e, e)));
             yield return new(shape, g => g.Backend.GatedBackward(g.Zeros(n), g.Zeros(n), g.Signed(n), g.Signed(n), g.Signed(n), n, op), ($"gated_backward_{name}", new Floor(5 * e, 2 * e)));
+            yield return new($"{shape}, written", g => g.Backend.GatedBackward(g.Zeros(n), g.Zeros(n), g.Signed(n), g.Signed(n), g.Signed(n), n, op, accumulate: false), ($"gated_backward_{name}", new Floor(3 * e, 2 * e)));
         }
         yield return new(shape, g => g.Backend.AddScaled(g.Zeros(n), g.Signed(n), n, 0.5f), ("add_scaled", new Floor(2 * e, e)));
+        yield return new($"8 × {4096}", g =>
+        {
+            View[] to = [.. Enumerable.Range(0, 8).Select(_ => g.Zeros(4096))];
+            g.Backend.CopySeveral(to, [.. Enumerable.Range(0, 8).Select(_ => g.Signed(4096))], accumulate: true);
+        }, ("copy_several", new Floor(8 * 8 * 4096, 8 * 4 * 4096)));
+        // A warp reads two rows, and their factors once.
+        yield return new("8 × 64 × 64", g => g.Backend.ScaleColumns(g.Zeros(32768), g.Signed(32768), g.Signed(512), 8, 64, 64, accumulate: false), ("scale_columns", new Floor((4 * 32768) + (4 * 512), 4 * 32768, 10 * 32768)));
         yield return new(shape, g => g.Backend.AddBias(g.Zeros(n), g.Signed(Hidden), Rows, Hidden), ("add_bias", new Floor(e + (4 * Hidden), e, (2 * e) + (4.0 * Rows * Hidden))));
         yield return new(shape, g => g.Launch("elementwise", "add_bias", new(Rows * Ceil(Hidden, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(n)).Add(g.Signed(Hidden)).Add(Rows).Add((long)Hidden)), ("add_bias", new Floor(e + (4 * Hidden), e, (2 * e) + (4.0 * Rows * Hidden))));
         yield return new(shape, g => g.Launch("elementwise", "fill", new(Ceil(n, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(n)).Add(n).Add(1f)), ("fill", new Floor(0, e)));
@@ -102,10 +110,26 @@ internal static partial class KernelCases
                 ($"rms_norm_forward_{kind}", new Floor(e + (4 * cols), e + (4 * rows), 3 * e)));
             yield return new(shape, g => g.Backend.RmsNormBackward(g.Zeros(n), default, g.Signed(n), g.Signed(n), g.Signed(cols), g.Positive(rows), rows, cols, 0),
                 ($"rms_norm_backward_{kind}", new Floor((3 * e) + (4 * cols) + (4 * rows), e, 5 * e)));
+            yield return new($"{shape}, written", g => g.Backend.RmsNormBackward(g.Zeros(n), default, g.Signed(n), g.Signed(n), g.Signed(cols), g.Positive(rows), rows, cols, 0, accumulate: false),
+                ($"rms_norm_backward_{kind}", new Floor((2 * e) + (4 * cols) + (4 * rows), e, 4 * e)));
             yield return new(shape, g => g.Backend.LayerNormForward(g.Zeros(n), g.Zeros(rows), g.Zeros(rows), g.Signed(n), g.Signed(cols), g.Signed(cols), rows, cols, 1e-5f),
                 ($"layer_norm_forward_{kind}", new Floor(e + (8 * cols), e + (8 * rows), 4 * e)));
             yield return new(shape, g => g.Backend.LayerNormBackward(g.Zeros(n), default, default, g.Signed(n), g.Signed(n), g.Signed(cols), g.Positive(rows), g.Positive(rows), rows, cols),
                 ($"layer_norm_backward_{kind}", new Floor((3 * e) + (4 * cols) + (8 * rows), e, 5 * e)));
+        }
+        foreach (int dim in new[] { 32, 64, 128, 256 })
+        {
+            const int tokens = 16;
+            var args = new NormRopeArgs(tokens, KvHeads, dim, dim, false, 1e-6f, 0);
+            long n = (long)args.Lines * dim, e = 4 * n, angles = 4 * tokens * dim;
+            int[] positions = [.. Enumerable.Range(0, tokens)];
+            string shape = $"{tokens} × {KvHeads} × {dim}";
+            // Every fourth head asks for the weight and for the angles and position of its token; rstd is a sector a head.
+            double rest = (4.0 * args.Lines) + (4 * dim), cached = (0.5 * e) + (40 * args.Lines);
+            yield return new(shape, g => g.Backend.NormRopeForward(g.Zeros(n), g.Zeros(args.Lines), g.Signed(n), g.Signed(dim), g.Signed(tokens * dim / 2), g.Signed(tokens * dim / 2), g.Ints(positions), args),
+                ($"rms_norm_rope_forward_{dim}", new Floor(e + angles + rest, e, (2 * e) + cached)));
+            yield return new(shape, g => g.Backend.NormRopeBackward(g.Zeros(n), default, g.Signed(n), g.Signed(n), g.Signed(dim), g.Positive(args.Lines), g.Signed(tokens * dim / 2), g.Signed(tokens * dim / 2), g.Ints(positions), g.Zeros(n), args, accumulate: false),
+                ($"rms_norm_rope_backward_{dim}", new Floor((2 * e) + angles + rest, e, (3 * e) + cached)));
         }
         const long m = 1024 * Hidden;
         yield return new($"1024 × {Hidden}", g => g.Backend.RmsNormBackward(default, g.Zeros(Hidden), g.Signed(m), g.Signed(m), g.Signed(Hidden), g.Positive(1024), 1024, Hidden, 0),

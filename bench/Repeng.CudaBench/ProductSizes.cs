@@ -5,8 +5,8 @@ namespace Repeng.CudaBench;
 /// <summary>What the parameters of a product or of attention say of its operands.</summary>
 internal static class ProductSizes
 {
-    // Offsets of the sizes in MatMulParams and AttentionParams.
-    private const int Sizes = 96;
+    // Offsets of the sizes in MatMulParams and AttentionParams; number of AttentionParams.accumulate among them.
+    private const int Sizes = 96, Adds = 12;
 
     /// <summary>Bytes of the operands, each once, and FLOP that the operation needs; 0 for other kernels.</summary>
     public static (double Bytes, double Flop) Of(RecordedLaunch launch)
@@ -26,8 +26,8 @@ internal static class ProductSizes
         return launch.Kernel.Split('_')[1] switch
         {
             "forward" => (4 * ((2 * queries) + (2 * keys)), 4 * pairs * sizes[5]),
-            "keys" => (4 * ((2 * queries) + (6 * keys)), 8 * pairs * sizes[5]),
-            "queries" => (4 * ((4 * queries) + (2 * keys)), 6 * pairs * sizes[5]),
+            "keys" => (4 * ((2 * queries) + ((sizes[Adds] != 0 ? 6 : 4) * keys)), 8 * pairs * sizes[5]),
+            "queries" => (4 * (((sizes[Adds] != 0 ? 4 : 3) * queries) + (2 * keys)), 6 * pairs * sizes[5]),
             _ => (0, 0),
         };
     }

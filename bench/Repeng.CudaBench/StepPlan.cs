@@ -184,7 +184,7 @@ internal static class StepPlan
         CultureInfo c = CultureInfo.InvariantCulture;
         page.Append(c, $"### By kernel, {Name(precision)}\n\n");
         double needed = all.Sum(p => p.Needed * p.Count), mma = all.Sum(p => p.Cost.Mma * p.Count);
-        page.Append(c, $"{all.Sum(p => p.Count):0} launches of {all.Select(p => p.Launch.Kernel).Distinct().Count()} kernels; {needed / 1e12:0.0} TFLOP of products, {mma / 1e12:0.0} TFLOP on the tensor cores; {record.Moves:0} fills and copies of {record.MovedBytes / 1e9:0.00} GB.\n\n");
+        page.Append(c, $"{all.Sum(p => p.Count):0} launches of {all.Select(p => p.Launch.Kernel).Distinct().Count()} kernels; {needed / 1e12:0.0} TFLOP of products, {mma / 1e12:0.0} TFLOP on the tensor cores; {record.Moves:0} fills and copies of {record.MovedBytes / 1e9:0.00} GB.{(record.DecodedBytes > 0 ? $" Weights stay decoded to bf16 from the step before: {(record.DecodedBytes / 1e9).ToString("0.00", c)} GB of memory." : "")}\n\n");
         page.Append("| kernel | launches | tensor TFLOP | DRAM GB | asked GB | G instructions |");
         foreach (Machine m in Machine.All)
             page.Append(c, $" {m.Name} ms | limit |");

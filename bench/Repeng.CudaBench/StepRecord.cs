@@ -21,7 +21,7 @@ namespace Repeng.CudaBench;
 internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage, CudaPrecision Precision = CudaPrecision.Exact);
 
 /// <summary>The launches of one step, each kind with how often it happens in all 36 blocks.</summary>
-internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double Count)> Launches, double MovedBytes, double Moves)
+internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double Count)> Launches, double MovedBytes, double Moves, long DecodedBytes)
 {
     public const int Blocks = 36;
 
@@ -46,26 +46,14 @@ internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double C
         TiedHead = true,
     };
 
-    /// <summary>
-    /// Runs the engine's own step over a driver that runs nothing, on 5 and on 6 blocks; what the sixth adds, every further one adds.
-    /// </summary>
+    /// <summary>Runs the engine's own step over a driver that runs nothing. All blocks, as launches over all adapted layers depend on their number.</summary>
     public static StepRecord Of(StepShape shape)
     {
-        const int few = 5;
-        (Dictionary<string, (RecordedLaunch Launch, int Count)> less, double bytesLess, int movesLess) = Record(shape, few);
-        (Dictionary<string, (RecordedLaunch Launch, int Count)> more, double bytesMore, int movesMore) = Record(shape, few + 1);
-        List<(RecordedLaunch, double)> launches = [];
-        foreach ((string signature, (RecordedLaunch launch, int count)) in more)
-        {
-            int before = less.TryGetValue(signature, out var b) ? b.Count : 0;
-            double all = before + ((count - before) * (double)(Blocks - few));
-            if (all > 0)
-                launches.Add((launch, all));
-        }
-        return new StepRecord(launches, bytesLess + ((bytesMore - bytesLess) * (Blocks - few)), movesLess + ((movesMore - movesLess) * (double)(Blocks - few)));
+        (Dictionary<string, (RecordedLaunch Launch, int Count)> counts, double bytes, int moves, long decoded) = Record(shape, Blocks);
+        return new StepRecord([.. counts.Values.Select(c => (c.Launch, (double)c.Count))], bytes, moves, decoded);
     }
 
-    private static (Dictionary<string, (RecordedLaunch Launch, int Count)>, double Bytes, int Moves) Record(StepShape shape, int blocks)
+    private static (Dictionary<string, (RecordedLaunch Launch, int Count)>, double Bytes, int Moves, long Decoded) Record(StepShape shape, int blocks)
     {
         using var driver = new RecordingDriver();
         using var device = new Device(CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, shape.Precision));
@@ -95,7 +83,7 @@ internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double C
         Dictionary<string, (RecordedLaunch Launch, int Count)> counts = [];
         foreach (RecordedLaunch launch in driver.Launches)
             counts[launch.Signature] = (launch, counts.TryGetValue(launch.Signature, out var c) ? c.Count + 1 : 1);
-        return (counts, driver.MovedBytes, driver.Moves);
+        return (counts, driver.MovedBytes, driver.Moves, ((CudaBackend)device.Backend).DecodedBytes);
 
         void Step()
         {

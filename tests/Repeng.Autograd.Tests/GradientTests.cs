@@ -97,6 +97,29 @@ public sealed class GradientTests
     }
 
     [Fact]
+    public void A_stack_leaves_parts_that_are_not_reached_without_a_gradient()
+    {
+        using Device device = Device.Cpu(1);
+        using Tensor a = Input(device, [2, 3], 1), b = Input(device, [2, 3], 2);
+        using var tape = new Tape(device);
+        Tensor[] parts = [];
+        Tensor y = tape.Unary(tape.Stack([a, b], i => parts[i].GradArrived), UnaryOp.Square);
+        parts = [tape.Own(y.Part(0, 2, 3)), tape.Own(y.Part(6, 2, 3))];
+        tape.Backward(tape.Sum(parts[1]));
+        Assert.True(a.Grad.IsEmpty);
+        Assert.Equal(b.ToArray().Select(v => 2 * v), b.GradToArray());
+        // A second pass adds to what is there.
+        parts = [];
+        y = tape.Unary(tape.Stack([a, b], i => parts[i].GradArrived), UnaryOp.Square);
+        parts = [tape.Own(y.Part(0, 2, 3)), tape.Own(y.Part(6, 2, 3))];
+        tape.Backward(tape.Add(tape.Sum(parts[0]), tape.Sum(parts[1])));
+        Assert.Equal(a.ToArray().Select(v => 2 * v), a.GradToArray());
+        Assert.Equal(b.ToArray().Select(v => 4 * v), b.GradToArray());
+        a.FreeGrad();
+        b.FreeGrad();
+    }
+
+    [Fact]
     public void A_frozen_path_records_nothing()
     {
         using Device device = Device.Cpu(1);
@@ -146,6 +169,8 @@ public sealed class GradientTests
             ["LayerNorm"] = ([[3, 6], [6], [6]], (t, x) => t.LayerNorm(x[0], x[1], x[2], 1e-5f)),
             ["Rope"] = ([[4, 8]], (t, x) => t.Rope(x[0], Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 2, 4, interleaved: false)),
             ["Rope interleaved"] = ([[4, 8]], (t, x) => t.Rope(x[0], Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 2, 4, interleaved: true)),
+            ["NormRope"] = ([[4, 8], [4]], (t, x) => t.NormRope(x[0], x[1], 1e-6f, 1, Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 4, interleaved: false)),
+            ["NormRope of a part, interleaved"] = ([[4, 12], [6]], (t, x) => t.NormRope(x[0], x[1], 1e-6f, 0, Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 4, interleaved: true)),
             ["Gated Silu"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.Silu)),
             ["Gated GeluTanh"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.GeluTanh)),
             ["Sum of a tensor and itself"] = ([[3, 4]], (t, x) => t.Add(x[0], x[0])),
@@ -165,6 +190,12 @@ public sealed class GradientTests
             ["SliceRows"] = ([[4, 3]], (t, x) => t.SliceRows(x[0], 1, 2)),
             ["SplitColumns"] = ([[3, 6]], (t, x) => t.SplitColumns(x[0], 2, 1, 3) is var p ? t.MatMul(p[0], p[2], transA: true) : null!),
             ["ConcatRows"] = ([[2, 3], [1, 3]], (t, x) => t.ConcatRows(x[0], x[1])),
+            ["Stack"] = ([[2, 3], [2, 3]], (t, x) => t.Stack([x[0], x[1], x[0]])),
+            ["ScaleColumns"] = ([[2, 3, 4], [2, 4]], (t, x) => t.ScaleColumns(x[0], x[1])),
+            ["MatMulEach"] = ([[2, 3, 4], [2, 4, 5]], (t, x) => t.MatMulEach(x[0], x[1])),
+            ["MatMulEach bT"] = ([[2, 3, 4], [2, 5, 4]], (t, x) => t.MatMulEach(x[0], x[1], transB: true)),
+            ["Difference from a constant"] = ([[3, 4]], (t, x) => t.Subtract(t.Multiply(x[0], x[0]), Fixed(t, 3, 4, 7))),
+            ["BlockDiagonal of a stack"] = ([[2, 2, 3, 3]], (t, x) => t.BlockDiagonal(x[0])),
             ["BlockDiagonal"] = ([[2, 3, 3]], (t, x) => t.BlockDiagonal(x[0])),
             ["Skew"] = ([[2, 3, 3]], (t, x) => t.Skew(x[0])),
             ["Cayley"] = ([[4, 4]], (t, x) => t.Cayley(t.Skew(x[0]))),

@@ -17,6 +17,7 @@ public sealed class AttentionKernelTests
         public int Batch, QueryLength, KeyLength, Heads, KvHeads, HeadDim, KeyStride, Window, SplitKeys, Splits;
         public float Scale, SoftCap;
         public ulong Cached;
+        public int Accumulate, Reserved;
     }
 
     public static TheoryData<AttentionArgs> Cases() =>
@@ -53,6 +54,7 @@ public sealed class AttentionKernelTests
         (int padded, int blockRows, int keyRows, int sharedKeys, int sharedQueries) = Shape(a.HeadDim);
         Params p = new()
         {
+            Accumulate = 1,
             O = gpu.Empty<float>(q.Length),
             Lse = gpu.Empty<float>(queries),
             Q = gpu.Upload(q),

@@ -16,7 +16,6 @@ public sealed class BoardTests
     // Kernels that no op launches; a name that ends in * stands for all that begin with it.
     private static readonly (string Kernel, string Reason)[] s_notLaunched =
     [
-        ("adamw", "all tensors of a step in one launch: the op takes one tensor, adamw_one runs it"),
         ("fill", "fills are the driver's cuMemsetD32"),
         ("copy_bytes", "copies are the driver's cuMemcpyDtoD"),
         ("fill_uniform", "no op of the contract draws random numbers; sample draws its own"),

@@ -218,8 +218,8 @@ public sealed class DryBackendTests
 
     private static IEnumerable<MethodInfo> OpMethods()
     {
-        // MatMulTerm and MatMulGroups are sequences of products and take spans, which reflection cannot pass; routing writes its choice. They have tests of their own.
-        string[] others = [nameof(IBackend.Allocate), nameof(IBackend.Free), nameof(IBackend.Upload), nameof(IBackend.Download), nameof(IBackend.MatMulTerm), nameof(IBackend.MatMulGroups), nameof(IBackend.RouteForward)];
+        // Sequences of ops take spans, which reflection cannot pass; routing writes its choice. They have tests of their own.
+        string[] others = [nameof(IBackend.Allocate), nameof(IBackend.Free), nameof(IBackend.Upload), nameof(IBackend.Download), nameof(IBackend.MatMulTerm), nameof(IBackend.MatMulGroups), nameof(IBackend.CopySeveral), nameof(IBackend.AdamWSeveral), nameof(IBackend.RouteForward)];
         return typeof(IBackend).GetMethods().Where(m => !m.IsSpecialName && !others.Contains(m.Name));
     }
 
@@ -240,6 +240,8 @@ public sealed class DryBackendTests
             return new TermArgs(2, 3, 4, 2);
         if (type == typeof(MatMulArgs))
             return new MatMulArgs(4, 4, 4);
+        if (type == typeof(NormRopeArgs))
+            return new NormRopeArgs(4, 2, 4, 4, false, 1e-6f, 0);
         if (type == typeof(RouteArgs))
             return new RouteArgs(4, 4, 2, true);
         if (type == typeof(AttentionArgs))

@@ -31,9 +31,8 @@ public sealed partial class Tape
         {
             using Scope scope = BeginScope();
             Tensor delta = New(lse.Shape);
-            Backend.AttentionBackward(
-                q.RequiresGrad ? q.GradToAdd() : default, k.RequiresGrad ? k.GradToAdd() : default, v.RequiresGrad ? v.GradToAdd() : default,
-                o.Grad, o.Data, lse.Data, delta.Data, q.Data, k.Data, v.Data, firstKey.Data, a);
+            View[] d = Tensor.GradsForWrite(out bool fresh, q.RequiresGrad ? q : null, k.RequiresGrad ? k : null, v.RequiresGrad ? v : null);
+            Backend.AttentionBackward(d[0], d[1], d[2], o.Grad, o.Data, lse.Data, delta.Data, q.Data, k.Data, v.Data, firstKey.Data, a, accumulate: !fresh);
             if (sinks is { RequiresGrad: true })
                 Backend.AttentionSinksBackward(sinks.GradToAdd(), delta.Data, lse.Data, sinks.Data, rows, a.Heads);
         });

@@ -26,7 +26,7 @@ public sealed partial class Tape
         Backend.Binary(y.Data, a.Data, b.Data, rows, cols, op, broadcast);
         if (!Tracks(a, b))
             return y;
-        if (op is BinaryOp.Add && needs == a.Length)
+        if ((op is BinaryOp.Add || (op is BinaryOp.Subtract && !b.RequiresGrad)) && needs == a.Length)
             return Record(y, [], () =>
             {
                 if (b.RequiresGrad)
@@ -55,6 +55,28 @@ public sealed partial class Tape
     /// <summary>p·x.</summary>
     public Tensor Scale(Tensor x, float p) => Unary(x, UnaryOp.Scale, p);
 
+    /// <summary>x [count, rows, cols] with the columns of each matrix times its own factors s [count, cols].</summary>
+    public Tensor ScaleColumns(Tensor x, Tensor s)
+    {
+        int cols = x.Cols, count = s.Rows, rows = count == 0 ? 0 : x.Rows / count;
+        if (s.Cols != cols || count * rows != x.Rows)
+            throw new ArgumentException($"columns of {x} by factors {s}");
+        Tensor y = New(x.Shape);
+        Backend.ScaleColumns(y.Data, x.Data, s.Data, count, rows, cols, accumulate: false);
+        if (!Tracks(x, s))
+            return y;
+        return Record(y, [x, s], () =>
+        {
+            if (x.RequiresGrad)
+            {
+                View dx = x.GradForWrite(out bool fresh);
+                Backend.ScaleColumns(dx, y.Grad, s.Data, count, rows, cols, accumulate: !fresh);
+            }
+            if (s.RequiresGrad)
+                Backend.ScaleColumnsBackward(s.GradToAdd(), y.Grad, x.Data, count, rows, cols);
+        });
+    }
+
     /// <summary>f(gate)·up: SwiGLU (Silu) or GeGLU (Gelu, GeluTanh).</summary>
     public Tensor Gated(Tensor gate, Tensor up, UnaryOp op)
     {
@@ -62,9 +84,11 @@ public sealed partial class Tape
         Backend.GatedForward(y.Data, gate.Data, up.Data, gate.Length, op);
         if (!Tracks(gate, up))
             return y;
-        return Record(y, [gate, up], () => Backend.GatedBackward(
-            gate.RequiresGrad ? gate.GradToAdd() : default, up.RequiresGrad ? up.GradToAdd() : default,
-            y.Grad, gate.Data, up.Data, gate.Length, op));
+        return Record(y, [gate, up], () =>
+        {
+            View[] d = Tensor.GradsForWrite(out bool fresh, gate.RequiresGrad ? gate : null, up.RequiresGrad ? up : null);
+            Backend.GatedBackward(d[0], d[1], y.Grad, gate.Data, up.Data, gate.Length, op, accumulate: !fresh);
+        });
     }
 
     /// <summary>x [batch·length, d] + coefficient[row]·direction[d]: a control vector added to hidden states. Gradients pass to x and to direction.</summary>

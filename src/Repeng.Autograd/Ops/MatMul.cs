@@ -34,4 +34,32 @@ public sealed partial class Tape
             }
         });
     }
+
+    /// <summary>y[i] = a[i]·b[i] for the matrices of two stacks, a [count, M, K], b [count, K, N] (transB: [count, N, K]); as one call.</summary>
+    public Tensor MatMulEach(Tensor a, Tensor b, bool transB = false)
+    {
+        if (a.Shape is not [int count, int m, int k] || b.Shape is not [int countB, int rowsB, int colsB] || count != countB || k != (transB ? colsB : rowsB))
+            throw new ArgumentException($"products of the matrices of {a} and {b}{(transB ? "ᵀ" : "")}: sizes differ");
+        int n = transB ? rowsB : colsB;
+        long sizeA = (long)m * k, sizeB = (long)k * n, sizeY = (long)m * n;
+        Tensor y = New(count, m, n);
+        Backend.MatMul(y.Data, a.Data, b.Data, new MatMulArgs(m, n, k, TransB: transB, Batch: count, StrideA: sizeA, StrideB: sizeB, StrideC: sizeY));
+        if (!Tracks(a, b))
+            return y;
+        return Record(y, [a, b], () =>
+        {
+            if (a.RequiresGrad)
+            {
+                View da = a.GradForWrite(out bool fresh);
+                Backend.MatMul(da, y.Grad, b.Data, new MatMulArgs(m, k, n, false, !transB, !fresh, Batch: count, StrideA: sizeY, StrideB: sizeB, StrideC: sizeA));
+            }
+            if (b.RequiresGrad)
+            {
+                View db = b.GradForWrite(out bool fresh);
+                Backend.MatMul(db, transB ? y.Grad : a.Data, transB ? a.Data : y.Grad, transB
+                    ? new MatMulArgs(n, k, m, true, false, !fresh, Batch: count, StrideA: sizeY, StrideB: sizeA, StrideC: sizeB)
+                    : new MatMulArgs(k, n, m, true, false, !fresh, Batch: count, StrideA: sizeA, StrideB: sizeY, StrideC: sizeB));
+            }
+        });
+    }
 }

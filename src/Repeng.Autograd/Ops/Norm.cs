@@ -15,9 +15,13 @@ public sealed partial class Tape
         Backend.RmsNormForward(y.Data, rstd.Data, x.Data, weight.Data, rows, cols, eps, weightOffset);
         if (!Tracks(x, weight))
             return y;
-        return Record(y, [x, weight, rstd], () => Backend.RmsNormBackward(
-            x.RequiresGrad ? x.GradToAdd() : default, weight.RequiresGrad ? weight.GradToAdd() : default,
-            y.Grad, x.Data, weight.Data, rstd.Data, rows, cols, weightOffset));
+        return Record(y, [x, weight, rstd], () =>
+        {
+            bool fresh = false;
+            Backend.RmsNormBackward(
+                x.RequiresGrad ? x.GradForWrite(out fresh) : default, weight.RequiresGrad ? weight.GradToAdd() : default,
+                y.Grad, x.Data, weight.Data, rstd.Data, rows, cols, weightOffset, accumulate: !fresh);
+        });
     }
 
     /// <summary>LayerNorm over the last dimension.</summary>
@@ -29,9 +33,13 @@ public sealed partial class Tape
         Backend.LayerNormForward(y.Data, mean.Data, rstd.Data, x.Data, weight.Data, bias.Data, rows, cols, eps);
         if (!Tracks(x, weight, bias))
             return y;
-        return Record(y, [x, weight, mean, rstd], () => Backend.LayerNormBackward(
-            x.RequiresGrad ? x.GradToAdd() : default, weight.RequiresGrad ? weight.GradToAdd() : default, bias.RequiresGrad ? bias.GradToAdd() : default,
-            y.Grad, x.Data, weight.Data, mean.Data, rstd.Data, rows, cols));
+        return Record(y, [x, weight, mean, rstd], () =>
+        {
+            bool fresh = false;
+            Backend.LayerNormBackward(
+                x.RequiresGrad ? x.GradForWrite(out fresh) : default, weight.RequiresGrad ? weight.GradToAdd() : default, bias.RequiresGrad ? bias.GradToAdd() : default,
+                y.Grad, x.Data, weight.Data, mean.Data, rstd.Data, rows, cols, accumulate: !fresh);
+        });
     }
 
     /// <summary>
@@ -48,6 +56,27 @@ public sealed partial class Tape
         {
             View dx = x.GradForWrite(out bool fresh);
             Backend.Rope(dx, y.Grad, cos.Data, sin.Data, positions.Data, rows, heads, headDim, rotaryDim, interleaved, inverse: true, accumulate: !fresh);
+        });
+    }
+
+    /// <summary>
+    /// <see cref="RmsNorm"/> of each head of x [rows, heads·headDim], weight [headDim], and <see cref="Rope"/> of the result, as one op.
+    /// </summary>
+    public Tensor NormRope(Tensor x, Tensor weight, float eps, float weightOffset, Tensor cos, Tensor sin, Tensor positions, int rotaryDim, bool interleaved)
+    {
+        int dim = checked((int)weight.Length);
+        var args = new NormRopeArgs(x.Rows, x.Cols / dim, dim, rotaryDim, interleaved, eps, weightOffset);
+        Tensor y = New(x.Shape), rstd = New(args.Lines);
+        Backend.NormRopeForward(y.Data, rstd.Data, x.Data, weight.Data, cos.Data, sin.Data, positions.Data, args);
+        if (!Tracks(x, weight))
+            return y;
+        return Record(y, [x, weight, rstd, cos, sin, positions], () =>
+        {
+            using Scope scope = BeginScope();
+            bool fresh = false;
+            Backend.NormRopeBackward(
+                x.RequiresGrad ? x.GradForWrite(out fresh) : default, weight.RequiresGrad ? weight.GradToAdd() : default,
+                y.Grad, x.Data, weight.Data, rstd.Data, cos.Data, sin.Data, positions.Data, New(x.Shape).Data, args, accumulate: !fresh);
         });
     }
 }

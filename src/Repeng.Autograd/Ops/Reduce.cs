@@ -101,20 +101,57 @@ public sealed partial class Tape
         });
     }
 
-    /// <summary>A [nb·bs, nb·bs] matrix with the blocks [nb, bs, bs] on its diagonal.</summary>
+    /// <summary>
+    /// Tensors of one shape as one, [count, …shape] (copies), so that ops on many small ones are few calls.
+    /// </summary>
+    /// <param name="parts">One tensor or more.</param>
+    /// <param name="reached">
+    /// Which parts get their share of the gradient; null for all. Others are left without one, as if nothing had depended on them, where
+    /// what follows the stack was used for some of the parts alone.
+    /// </param>
+    public Tensor Stack(IReadOnlyList<Tensor> parts, Func<int, bool>? reached = null)
+    {
+        Tensor[] inputs = [.. parts];
+        long length = inputs[0].Length;
+        if (Array.Find(inputs, p => !p.Shape.AsSpan().SequenceEqual(inputs[0].Shape)) is { } other)
+            throw new ArgumentException($"a stack of {inputs[0]} and {other}: shapes differ");
+        Tensor y = New([inputs.Length, .. inputs[0].Shape]);
+        Backend.CopySeveral(Slices(y.Data), Array.ConvertAll(inputs, p => p.Data), accumulate: false);
+        if (!Tracks(inputs))
+            return y;
+        return Record(y, [], () =>
+        {
+            View[] from = Slices(y.Grad);
+            List<View> first = [], firstFrom = [], more = [], moreFrom = [];
+            for (int i = 0; i < inputs.Length; i++)
+            {
+                if (!inputs[i].RequiresGrad || reached?.Invoke(i) == false)
+                    continue;
+                View grad = inputs[i].GradForWrite(out bool fresh);
+                (fresh ? first : more).Add(grad);
+                (fresh ? firstFrom : moreFrom).Add(from[i]);
+            }
+            Backend.CopySeveral(first.ToArray(), firstFrom.ToArray(), accumulate: false);
+            Backend.CopySeveral(more.ToArray(), moreFrom.ToArray(), accumulate: true);
+        });
+
+        View[] Slices(View whole) => [.. Enumerable.Range(0, inputs.Length).Select(i => whole.Slice(i * length, length))];
+    }
+
+    /// <summary>A [nb·bs, nb·bs] matrix with the blocks [nb, bs, bs] on its diagonal; of blocks [count, nb, bs, bs] a stack of them.</summary>
     public Tensor BlockDiagonal(Tensor blocks)
     {
-        int nb = blocks.Shape[0], bs = blocks.Shape[1], n = nb * bs;
-        Tensor y = Filled(0, n, n);
-        for (int i = 0; i < nb; i++)
-            Backend.CopyColumns(y.Data.Slice((long)i * bs * n, (long)bs * n), n, i * bs, blocks.Data.Slice((long)i * bs * bs, (long)bs * bs), bs, 0, bs, bs, accumulate: false);
+        int nb = blocks.Shape[^3], bs = blocks.Shape[^1], n = nb * bs, all = (int)(blocks.Length / ((long)bs * bs));
+        Tensor y = Filled(0, [.. blocks.Shape.AsSpan(0, blocks.Shape.Length - 3), n, n]);
+        for (int i = 0; i < all; i++)
+            Backend.CopyColumns(y.Data.Slice((long)i * bs * n, (long)bs * n), n, i % nb * bs, blocks.Data.Slice((long)i * bs * bs, (long)bs * bs), bs, 0, bs, bs, accumulate: false);
         if (!Tracks(blocks))
             return y;
         return Record(y, [], () =>
         {
             View d = blocks.GradToAdd();
-            for (int i = 0; i < nb; i++)
-                Backend.CopyColumns(d.Slice((long)i * bs * bs, (long)bs * bs), bs, 0, y.Grad.Slice((long)i * bs * n, (long)bs * n), n, i * bs, bs, bs, accumulate: true);
+            for (int i = 0; i < all; i++)
+                Backend.CopyColumns(d.Slice((long)i * bs * bs, (long)bs * bs), bs, 0, y.Grad.Slice((long)i * bs * n, (long)bs * n), n, i % nb * bs, bs, bs, accumulate: true);
         });
     }
 

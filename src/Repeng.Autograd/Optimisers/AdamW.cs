@@ -49,13 +49,26 @@ public sealed class AdamW : IDisposable
     public void Step(double learningRate)
     {
         Steps++;
+        // Neighbours with one device and one decay are one call.
+        var together = new List<AdamWTensor>();
+        (IBackend? Backend, double Decay) of = default;
         for (int i = 0; i < Parameters.Count; i++)
         {
             Tensor p = Parameters[i];
             if (p.Grad.IsEmpty)
                 continue;
-            double decay = NoDecay?.Invoke(p) == true ? 0 : WeightDecay;
-            p.Device.Backend.AdamW(p.Data, p.Grad, _m[i].Data, _v[i].Data, p.Length, new AdamWArgs(learningRate, Beta1, Beta2, Eps, decay, Steps));
+            (IBackend, double) own = (p.Device.Backend, NoDecay?.Invoke(p) == true ? 0 : WeightDecay);
+            if (own != of)
+                Run();
+            of = own;
+            together.Add(new AdamWTensor(p.Data, p.Grad, _m[i].Data, _v[i].Data));
+        }
+        Run();
+
+        void Run()
+        {
+            of.Backend?.AdamWSeveral(together.ToArray(), new AdamWArgs(learningRate, Beta1, Beta2, Eps, of.Decay, Steps));
+            together.Clear();
         }
     }
 
@@ -80,9 +93,11 @@ public sealed class AdamW : IDisposable
         double norm = Math.Sqrt(total);
         double factor = maxNorm / (norm + 1e-6);
         if (factor < 1)
-            foreach (Tensor p in Parameters)
-                if (!p.Grad.IsEmpty)
-                    p.Device.Backend.Unary(p.Grad, p.Grad, p.Length, UnaryOp.Scale, (float)factor);
+            foreach (IGrouping<IBackend, View> grads in Parameters.Where(p => !p.Grad.IsEmpty).GroupBy(p => p.Device.Backend, p => p.Grad))
+            {
+                View[] views = [.. grads];
+                grads.Key.CopySeveral(views, views, accumulate: false, (float)factor);
+            }
         return norm;
     }
 

@@ -30,9 +30,10 @@ public partial interface IBackend
 
     /// <summary>
     /// dq, dk, dv += gradients, given dO and what the forward pass left. delta [Batch, QueryLength, Heads] is
-    /// scratch (receives Σ dO·o). Deterministic: each key head sums its queries in a fixed order.
+    /// scratch (receives Σ dO·o). Deterministic: each key head sums its queries in a fixed order. Without accumulate dq, dk, dv are overwritten, with
+    /// the bits of adding to zeros.
     /// </summary>
-    void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args);
+    void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args, bool accumulate = true);
 
     /// <summary>
     /// Attention sinks (Xiao et al. 2023; gpt-oss): a score of each head that takes part in the softmax and has no value. From what

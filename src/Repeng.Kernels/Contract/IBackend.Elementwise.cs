@@ -107,6 +107,9 @@ public enum Broadcast
 /// <summary>AdamW's numbers for one step (Loshchilov and Hutter; torch.optim.AdamW): decoupled decay, bias correction by step (from 1).</summary>
 public readonly record struct AdamWArgs(double LearningRate, double Beta1, double Beta2, double Eps, double WeightDecay, int Step);
 
+/// <summary>A tensor of <see cref="IBackend.AdamWSeveral"/>: parameter, gradient and moments of one length.</summary>
+public readonly record struct AdamWTensor(View Param, View Grad, View M, View V);
+
 public partial interface IBackend
 {
     /// <summary>y[n] = f(x[n]); y may be x (in place).</summary>
@@ -124,11 +127,51 @@ public partial interface IBackend
     /// <summary>y[n] += p·x[n].</summary>
     void AddScaled(View y, View x, long n, float p);
 
+    /// <summary>
+    /// y[i] (=|+=) p·x[i] for each pair of views of one length: many small tensors in one call, which a backend may run at once. y[i] may be x[i]; no view stands in y twice.
+    /// </summary>
+    void CopySeveral(ReadOnlySpan<View> y, ReadOnlySpan<View> x, bool accumulate, float p = 1)
+    {
+        if (y.Length != x.Length)
+            throw new ArgumentException($"CopySeveral: {x.Length} views into {y.Length}");
+        for (int i = 0; i < y.Length; i++)
+        {
+            if (accumulate)
+                AddScaled(y[i], x[i], y[i].Length, p);
+            else if (p == 1)
+                Copy(y[i], x[i]);
+            else
+                Unary(y[i], x[i], y[i].Length, UnaryOp.Scale, p);
+        }
+    }
+
+    /// <summary>y[batch, rows, cols] (=|+=) x·s[batch, cols]: the columns of each matrix by factors of its own; with accumulate the gradient of x by that of y.</summary>
+    void ScaleColumns(View y, View x, View s, int batch, int rows, int cols, bool accumulate)
+    {
+        long area = (long)rows * cols;
+        for (int i = 0; i < batch; i++)
+        {
+            (View to, View from, View factors) = (y.Slice(i * area, area), x.Slice(i * area, area), s.Slice((long)i * cols, cols));
+            if (accumulate)
+                BinaryBackward(to, default, from, default, factors, rows, cols, BinaryOp.Multiply, Broadcast.OverRows);
+            else
+                Binary(to, from, factors, rows, cols, BinaryOp.Multiply, Broadcast.OverRows);
+        }
+    }
+
+    /// <summary>ds[batch, cols] += Σ_rows dy·x, the factors' gradient of <see cref="ScaleColumns"/>, in a fixed order.</summary>
+    void ScaleColumnsBackward(View ds, View dy, View x, int batch, int rows, int cols)
+    {
+        long area = (long)rows * cols;
+        for (int i = 0; i < batch; i++)
+            BinaryBackward(default, ds.Slice((long)i * cols, cols), dy.Slice(i * area, area), x.Slice(i * area, area), default, rows, cols, BinaryOp.Multiply, Broadcast.OverRows);
+    }
+
     /// <summary>y[n] = f(gate[n])·up[n] with f = Silu (SwiGLU), GeluTanh or Gelu (GeGLU).</summary>
     void GatedForward(View y, View gate, View up, long n, UnaryOp op);
 
-    /// <summary>dGate += dy·up·f'(gate); dUp += dy·f(gate) (either may be empty).</summary>
-    void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op);
+    /// <summary>dGate += dy·up·f'(gate); dUp += dy·f(gate) (either may be empty). Without accumulate they are overwritten, with the bits of adding to zeros.</summary>
+    void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op, bool accumulate = true);
 
     /// <summary>y[outer, inner] = Σ_n x[outer, n, inner] (added to y when accumulate). Sums in a fixed order with fp32 partial sums that keep the error of long sums small.</summary>
     void ReduceSum(View y, View x, int outer, int n, int inner, bool accumulate);
@@ -147,4 +190,11 @@ public partial interface IBackend
 
     /// <summary>One AdamW step on param[n] with gradient grad[n] and moments m[n], v[n], all in place.</summary>
     void AdamW(View param, View grad, View m, View v, long n, in AdamWArgs args);
+
+    /// <summary>The same step on several tensors, which a backend may run at once; the bits are those of one after the other.</summary>
+    void AdamWSeveral(ReadOnlySpan<AdamWTensor> tensors, in AdamWArgs args)
+    {
+        foreach (AdamWTensor t in tensors)
+            AdamW(t.Param, t.Grad, t.M, t.V, t.Param.Length, args);
+    }
 }

@@ -6,7 +6,7 @@ namespace Repeng.Kernels;
 /// <item>All matrices are row-major and contiguous unless an argument says otherwise. Sizes are elements.</item>
 /// <item>Activations and gradients are fp32. Weights may be fp32, fp16, bf16 or packed (quantised) where stated.</item>
 /// <item>Forward ops overwrite their outputs. Backward ops ADD to the gradients they produce (names that
-/// start with d), so that several uses of a tensor sum up; an empty gradient view is skipped.</item>
+/// start with d), so that several uses of a tensor sum up; an empty gradient view is skipped. Those that take accumulate overwrite them without it.</item>
 /// <item>Ops allocate nothing, keep nothing, and give the same bits at any thread count.</item>
 /// <item>Operands never overlap unless the op says "in place".</item>
 /// </list>

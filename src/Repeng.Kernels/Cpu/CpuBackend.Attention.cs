@@ -36,10 +36,14 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <inheritdoc/>
-    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
+    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args, bool accumulate = true)
     {
         long queries = Check.AttentionBackward(dq, dk, dv, dO, o, lse, delta, q, k, v, firstKey, args);
         CheckFirstKeys(nameof(AttentionBackward), firstKey, args);
+        // Items add up rows that others began: dk and dv of a key by all tiles of queries.
+        foreach (View d in (ReadOnlySpan<View>)[dq, dk, dv])
+            if (!accumulate && !d.IsEmpty)
+                Fill(d, 0);
         if (queries == 0)
             return;
         AttentionContext context = new()

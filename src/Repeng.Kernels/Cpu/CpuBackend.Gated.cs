@@ -26,7 +26,7 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <inheritdoc/>
-    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op)
+    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op, bool accumulate = true)
     {
         Check.Size(n, nameof(GatedBackward), nameof(n));
         dy.Require(n, DType.F32, nameof(GatedBackward), nameof(dy));
@@ -42,6 +42,7 @@ public sealed unsafe partial class CpuBackend
         {
             DGate = dGate.IsEmpty ? null : (float*)dGate.Address,
             DUp = dUp.IsEmpty ? null : (float*)dUp.Address,
+            Keep = Vector256.Create(accumulate ? uint.MaxValue : 0).AsSingle(),
             Dy = (float*)dy.Address,
             Gate = (float*)gate.Address,
             Up = (float*)up.Address,
@@ -66,6 +67,9 @@ public sealed unsafe partial class CpuBackend
         public float* DUp;
         public float* Dy;
 
+        // All bits where gradients are added to what is there, none where they are the first: zeros then stand for what memory holds.
+        public V Keep;
+
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         public static void Forward<TFunction>(void* context, long begin, long end) where TFunction : struct, IUnaryFunction
         {
@@ -86,9 +90,10 @@ public sealed unsafe partial class CpuBackend
         {
             GatedJob* job = (GatedJob*)context;
             float* gate = job->Gate, up = job->Up, dy = job->Dy, dGate = job->DGate, dUp = job->DUp;
+            V keep = job->Keep;
             long i = begin;
             for (; i <= end - SimdMath.Lanes; i += SimdMath.Lanes)
-                Add<TFunction>(dGate == null ? null : dGate + i, dUp == null ? null : dUp + i, dy + i, gate + i, up + i);
+                Add<TFunction>(dGate == null ? null : dGate + i, dUp == null ? null : dUp + i, dy + i, gate + i, up + i, keep);
             if (i < end)
             {
                 // The rest through padded copies, so that it goes the same way as full vectors.
@@ -104,7 +109,7 @@ public sealed unsafe partial class CpuBackend
                 }
                 if (dUp != null)
                     Unsafe.CopyBlock(padded + (4 * Lanes), dUp + i, bytes);
-                Add<TFunction>(dGate == null ? null : padded + (3 * Lanes), dUp == null ? null : padded + (4 * Lanes), padded + Lanes, padded, padded + (2 * Lanes));
+                Add<TFunction>(dGate == null ? null : padded + (3 * Lanes), dUp == null ? null : padded + (4 * Lanes), padded + Lanes, padded, padded + (2 * Lanes), keep);
                 if (dGate != null)
                     Unsafe.CopyBlock(dGate + i, padded + (3 * Lanes), bytes);
                 if (dUp != null)
@@ -113,13 +118,13 @@ public sealed unsafe partial class CpuBackend
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static void Add<TFunction>(float* dGate, float* dUp, float* dy, float* gate, float* up) where TFunction : struct, IGateFunction
+        private static void Add<TFunction>(float* dGate, float* dUp, float* dy, float* gate, float* up, V keep) where TFunction : struct, IGateFunction
         {
             V upstream = Vector256.Load(dy), value = TFunction.Both(Vector256.Load(gate), out V derivative);
             if (dGate != null)
-                Vector256.Store(SimdMath.MulAdd(upstream * Vector256.Load(up), derivative, Vector256.Load(dGate)), dGate);
+                Vector256.Store(SimdMath.MulAdd(upstream * Vector256.Load(up), derivative, Vector256.Load(dGate) & keep), dGate);
             if (dUp != null)
-                Vector256.Store(SimdMath.MulAdd(upstream, value, Vector256.Load(dUp)), dUp);
+                Vector256.Store(SimdMath.MulAdd(upstream, value, Vector256.Load(dUp) & keep), dUp);
         }
     }
 }

@@ -26,7 +26,7 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <inheritdoc/>
-    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset)
+    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset, bool accumulate = true)
     {
         const string Op = "RmsNormBackward";
         long size = CheckNorm(Op, rows, cols, x, weight);
@@ -41,6 +41,7 @@ public sealed unsafe partial class CpuBackend
             Weight = weight.Floats,
             Dy = dy.Floats,
             Dx = dx.IsEmpty ? null : dx.Floats,
+            Overwrites = !accumulate,
             DWeight = dWeight.IsEmpty ? null : dWeight.Floats,
             Rows = rows,
             Cols = cols,
@@ -75,7 +76,7 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <inheritdoc/>
-    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols)
+    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols, bool accumulate = true)
     {
         const string Op = "LayerNormBackward";
         long size = CheckNorm(Op, rows, cols, x, weight);
@@ -94,6 +95,7 @@ public sealed unsafe partial class CpuBackend
             Dy = dy.Floats,
             Centered = true,
             Dx = dx.IsEmpty ? null : dx.Floats,
+            Overwrites = !accumulate,
             DWeight = dWeight.IsEmpty ? null : dWeight.Floats,
             DBias = dBias.IsEmpty ? null : dBias.Floats,
             Rows = rows,

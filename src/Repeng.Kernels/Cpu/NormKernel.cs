@@ -20,6 +20,9 @@ internal unsafe struct NormContext
     internal float Eps, WeightOffset;
     internal bool Centered;
 
+    // Dx is written, not added to.
+    internal bool Overwrites;
+
     /// <summary>
     /// Splits the rows by their shape alone, so that partial sums of the weights' gradients do not depend on the number
     /// of threads: chunks of about 16 Ki elements, at most 64 of them.
@@ -91,6 +94,8 @@ internal static unsafe class NormKernel<V, S>
             float* x = c.X + (long)row * c.Cols;
             float* dy = c.Dy + (long)row * c.Cols;
             float mean = c.Centered ? c.Mean[row] : 0, rstd = c.Rstd[row];
+            if (c.Dx != null && c.Overwrites)
+                new Span<float>(c.Dx + (long)row * c.Cols, c.Cols).Clear();
             if (c.Dx != null)
                 AddInputGradient(c.Dx + (long)row * c.Cols, dy, x, mean, rstd, c);
             if (dWeight != null)

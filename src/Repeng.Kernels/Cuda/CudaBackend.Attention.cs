@@ -42,12 +42,22 @@ public sealed partial class CudaBackend
     }
 
     /// <inheritdoc/>
-    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
+    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args, bool accumulate = true)
     {
         long queries = Check.AttentionBackward(dq, dk, dv, dO, o, lse, delta, q, k, v, firstKey, args);
         RequireHeads(nameof(AttentionBackward), args);
+        // Rows of a cache behind the last key belong to nobody's block.
+        if (!accumulate && args.KeyStride > args.KeyLength)
+        {
+            ZeroGradients(dq, dk, dv);
+            accumulate = true;
+        }
         if (queries == 0)
+        {
+            if (!accumulate)
+                ZeroGradients(dq, dk, dv);
             return;
+        }
         AttentionParams p = Params(args) with
         {
             O = o.Address,
@@ -61,6 +71,7 @@ public sealed partial class CudaBackend
             DQ = dq.IsEmpty ? 0 : dq.Address,
             DK = dk.IsEmpty ? 0 : dk.Address,
             DV = dv.IsEmpty ? 0 : dv.Address,
+            Accumulate = accumulate ? 1 : 0,
         };
         int d = Padded(args.HeadDim);
         uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
@@ -124,6 +135,13 @@ public sealed partial class CudaBackend
         Kernel(Attention, "attention_sinks_backward").Launch(new((uint)heads), new(Threads), 0, ref a);
     }
 
+    private void ZeroGradients(View dq, View dk, View dv)
+    {
+        foreach (View d in (ReadOnlySpan<View>)[dq, dk, dv])
+            if (!d.IsEmpty)
+                Fill(d, 0);
+    }
+
     // Kernels exist for heads padded to these sizes.
     private static int Padded(int headDim) => headDim <= 32 ? 32 : headDim <= 64 ? 64 : headDim <= 128 ? 128 : 256;
 
@@ -177,5 +195,7 @@ public sealed partial class CudaBackend
         public float Scale;
         public float SoftCap;
         public nint Cached;
+        public int Accumulate;
+        public int Reserved;
     }
 }

@@ -1,9 +1,12 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
 namespace Repeng.Kernels.Cuda;
 
 public sealed partial class CudaBackend
 {
     private const string Elementwise = "elementwise";
-    private const int Threads = 256, FlatTile = 1024;
+    private const int Threads = 256, FlatTile = 1024, CopiesTogether = 30, LeastGatedCopy = 1 << 16;
 
     // Entry names as functions.cuh spells the enums: SoftCap is soft_cap.
     private static readonly string[] s_unaryForward = [.. Enum.GetValues<UnaryOp>().Select(o => "unary_forward_" + Snake(o.ToString()))];
@@ -55,6 +58,74 @@ public sealed partial class CudaBackend
     }
 
     /// <inheritdoc/>
+    public void CopySeveral(ReadOnlySpan<View> y, ReadOnlySpan<View> x, bool accumulate, float p = 1)
+    {
+        const string Op = nameof(CopySeveral);
+        if (y.Length != x.Length)
+            throw new ArgumentException($"{Op}: {x.Length} views into {y.Length}");
+        CopyParams some = default;
+        some.Accumulate = accumulate ? 1 : 0;
+        long blocks = 0;
+        for (int i = 0; i < y.Length; i++)
+        {
+            long n = y[i].Length;
+            y[i].Require(n, DType.F32, Op, nameof(y));
+            x[i].Require(n, DType.F32, Op, nameof(x));
+            if (n > int.MaxValue && accumulate)
+                AddScaled(y[i], x[i], n, p);
+            else if (n > int.MaxValue)
+                Unary(y[i], x[i], n, UnaryOp.Scale, p);
+            if (n is 0 or > int.MaxValue)
+                continue;
+            if (some.Count == CopiesTogether || blocks + Blocks(n, FlatTile) > int.MaxValue)
+                Launch(ref some);
+            blocks += Blocks(n, FlatTile);
+            int at = some.Count++;
+            (some.Y[at], some.X[at], some.N[at], some.End[at]) = (y[i].Address, x[i].Address, (int)n, (int)blocks);
+        }
+        if (some.Count > 0)
+            Launch(ref some);
+
+        void Launch(ref CopyParams some)
+        {
+            KernelArguments a = default;
+            a.Add(some).Add(p);
+            Kernel(Elementwise, "copy_several").Launch(new((uint)blocks), new(Threads), 0, ref a);
+            (some.Count, blocks) = (0, 0);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void ScaleColumns(View y, View x, View s, int batch, int rows, int cols, bool accumulate)
+    {
+        const string Op = nameof(ScaleColumns);
+        Check.Size(batch, Op, nameof(batch));
+        long area = Shape(rows, cols, Op);
+        int n = checked((int)(batch * area));
+        y.Require(n, DType.F32, Op, nameof(y));
+        x.Require(n, DType.F32, Op, nameof(x));
+        s.Require((long)batch * cols, DType.F32, Op, nameof(s));
+        if (n == 0)
+            return;
+        KernelArguments a = default;
+        a.Add(y).Add(x).Add(s).Add(n).Add((int)area).Add(cols).Add(accumulate ? 1 : 0);
+        Flat("scale_columns", n, ref a);
+    }
+
+    /// <inheritdoc/>
+    public void ScaleColumnsBackward(View ds, View dy, View x, int batch, int rows, int cols)
+    {
+        const string Op = nameof(ScaleColumnsBackward);
+        Check.Size(batch, Op, nameof(batch));
+        long n = batch * Shape(rows, cols, Op);
+        ds.Require((long)batch * cols, DType.F32, Op, nameof(ds));
+        dy.Require(n, DType.F32, Op, nameof(dy));
+        x.Require(n, DType.F32, Op, nameof(x));
+        if (n > 0)
+            SumCols(s_terms[(int)BinaryOp.Multiply], ds, dy, x, default, batch, rows, cols, accumulate: true);
+    }
+
+    /// <inheritdoc/>
     public void GatedForward(View y, View gate, View up, long n, UnaryOp op)
     {
         Check.Size(n, nameof(GatedForward), nameof(n));
@@ -62,12 +133,16 @@ public sealed partial class CudaBackend
         gate.Require(n, DType.F32, nameof(GatedForward), nameof(gate));
         up.Require(n, DType.F32, nameof(GatedForward), nameof(up));
         KernelArguments a = default;
-        a.Add(y).Add(gate).Add(up).Add(n);
+        // How many rows they are is not known here.
+        nint copy = RoomForCopy(y, n >= LeastGatedCopy ? n / Eight : 0, n % Eight == 0 ? Eight : 1);
+        a.Add(y).Add(gate).Add(up).Add(n).Add(copy);
         Flat(Gate(s_gatedForward, op, nameof(GatedForward)), n, ref a);
+        if (copy != 0)
+            Copied(y.Address, n);
     }
 
     /// <inheritdoc/>
-    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op)
+    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op, bool accumulate = true)
     {
         Check.Size(n, nameof(GatedBackward), nameof(n));
         if (dGate.IsEmpty && dUp.IsEmpty)
@@ -79,7 +154,7 @@ public sealed partial class CudaBackend
         if (!dGate.IsEmpty)
             up.Require(n, DType.F32, nameof(GatedBackward), nameof(up));
         KernelArguments a = default;
-        a.Add(dGate).Add(dUp).Add(dy).Add(gate).Add(up).Add(n);
+        a.Add(dGate).Add(dUp).Add(dy).Add(gate).Add(up).Add(n).Add(accumulate ? 1 : 0);
         Flat(Gate(s_gatedBackward, op, nameof(GatedBackward)), n, ref a);
     }
 
@@ -214,4 +289,25 @@ public sealed partial class CudaBackend
     }
 
     private readonly record struct Repeated(int Rows, long Cols, long RowStep, int ColStep, uint Grid);
+
+    /// <summary>Tensors by value; laid out as CopyParams in kernels/elementwise.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct CopyParams
+    {
+        public Addresses Y, X;
+        public Numbers N, End;
+        public int Count, Accumulate;
+
+        [InlineArray(CopiesTogether)]
+        public struct Addresses
+        {
+            private nint _first;
+        }
+
+        [InlineArray(CopiesTogether)]
+        public struct Numbers
+        {
+            private int _first;
+        }
+    }
 }

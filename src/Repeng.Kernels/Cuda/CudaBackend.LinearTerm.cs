@@ -29,11 +29,15 @@ public sealed partial class CudaBackend
         }
         RequireTerm(y, z, mixed, x, w, v, m, u, args, nameof(LinearTerm));
         TermRooms at = RoomsOf(rows, inputs, args);
-        RoundSeveral((at.Wide, x, rows, inputs, false), (at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
+        if (IsCopied(x.Address, (long)rows * inputs))
+            RoundSeveral((at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
+        else
+            RoundSeveral((at.Wide, x, rows, inputs, false), (at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
         ThinProduct(z, mixed, at, m, rows, r, inputs, turned: false);
         WithTerm(y, w, at, rows, outputs, inputs, r, transB: true, accumulate: false);
         if (!bias.IsEmpty)
             AddBias(y, bias, rows, outputs);
+        Copied(x.Address, (long)rows * inputs);
     }
 
     /// <inheritdoc/>
@@ -105,13 +109,11 @@ public sealed partial class CudaBackend
     {
         int length = transB ? depth : columns;
         nint b = w.Address;
+        DType type = w.Type;
         if (w.Packing is { } packing)
-        {
-            b = Scratch(2 * w.Length, ref _unpacked);
-            UnpackTo(b, w, packing, DType.BF16);
-        }
-        else if (w.Type != DType.BF16 || (b & 15) != 0)
-            b = RoundRows(b, w.Type, transB ? columns : depth, length, length, ref _roundedB);
+            (b, type) = (DecodedWeight(w, packing), DType.BF16);
+        if (type != DType.BF16 || (b & 15) != 0)
+            b = RoundRows(b, type, transB ? columns : depth, length, length, ref _roundedB);
         LaunchRounded(new MatMulParams
         {
             A = at.Wide,

@@ -3,7 +3,7 @@ namespace Repeng.Kernels.Cuda;
 public sealed partial class CudaBackend
 {
     private const string Norm = "norm";
-    private const int WarpCols = 512, RowsOfBlock = 8;
+    private const int WarpCols = 512, RowsOfBlock = 8, HeadsOfBlock = 32;
 
     /// <inheritdoc/>
     public void RmsNormForward(View y, View rstd, View x, View weight, int rows, int cols, float eps, float weightOffset)
@@ -12,13 +12,17 @@ public sealed partial class CudaBackend
         long size = RequireNorm(Op, rows, cols, x, weight);
         y.Require(size, DType.F32, Op, nameof(y));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
+        // Norms of heads are followed by rotary embedding, not by a product.
+        nint copy = cols > WarpCols ? RoomForCopy(y, rows, cols) : 0;
         KernelArguments a = default;
-        a.Add(y).Add(rstd).Add(x).Add(weight).Add(rows).Add(cols).Add(eps).Add(weightOffset);
+        a.Add(y).Add(rstd).Add(x).Add(weight).Add(rows).Add(cols).Add(eps).Add(weightOffset).Add(copy);
         PerRow("rms_norm_forward", rows, cols, ref a);
+        if (copy != 0)
+            Copied(y.Address, size);
     }
 
     /// <inheritdoc/>
-    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset)
+    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset, bool accumulate = true)
     {
         const string Op = nameof(RmsNormBackward);
         long size = RequireNorm(Op, rows, cols, x, weight);
@@ -29,7 +33,7 @@ public sealed partial class CudaBackend
         if (!dx.IsEmpty)
         {
             KernelArguments a = default;
-            a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(rows).Add(cols).Add(weightOffset);
+            a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(rows).Add(cols).Add(weightOffset).Add(accumulate ? 1 : 0);
             PerRow("rms_norm_backward", rows, cols, ref a);
         }
         WeightGradients(dWeight, default, dy, x, default, rstd, rows, cols);
@@ -50,7 +54,7 @@ public sealed partial class CudaBackend
     }
 
     /// <inheritdoc/>
-    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols)
+    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols, bool accumulate = true)
     {
         const string Op = nameof(LayerNormBackward);
         long size = RequireNorm(Op, rows, cols, x, weight);
@@ -63,7 +67,7 @@ public sealed partial class CudaBackend
         if (!dx.IsEmpty)
         {
             KernelArguments a = default;
-            a.Add(dx).Add(dy).Add(x).Add(weight).Add(mean).Add(rstd).Add(rows).Add(cols);
+            a.Add(dx).Add(dy).Add(x).Add(weight).Add(mean).Add(rstd).Add(rows).Add(cols).Add(accumulate ? 1 : 0);
             PerRow("layer_norm_backward", rows, cols, ref a);
         }
         WeightGradients(dWeight, dBias, dy, x, mean, rstd, rows, cols);
@@ -76,6 +80,59 @@ public sealed partial class CudaBackend
         KernelArguments a = default;
         a.Add(y).Add(x).Add(cos).Add(sin).Add(positions).Add(heads).Add(headDim).Add(rotaryDim).Add(interleaved ? 1 : 0).Add(inverse ? 1 : 0).Add(accumulate ? 1 : 0);
         Kernel("rope", "rope").Launch(new((uint)rows), new(Threads), 0, ref a);
+    }
+
+    /// <inheritdoc/>
+    public void NormRopeForward(View y, View rstd, View x, View weight, View cos, View sin, View positions, in NormRopeArgs args)
+    {
+        const string Op = nameof(NormRopeForward);
+        (int rows, int heads, int dim, int rotaryDim, bool interleaved, float eps, float offset) = args;
+        long size = RequireNorm(Op, args.Lines, dim, x, weight);
+        Check.Rope(y, x, cos, sin, positions, rows, heads, dim, rotaryDim, accumulate: false);
+        y.Require(size, DType.F32, Op, nameof(y));
+        rstd.Require(args.Lines, DType.F32, Op, nameof(rstd));
+        if (!TurnsHeads(args, y, x, weight, cos, sin))
+        {
+            RmsNormForward(y, rstd, x, weight, args.Lines, dim, eps, offset);
+            Rope(y, y, cos, sin, positions, rows, heads, dim, rotaryDim, interleaved, inverse: false, accumulate: false);
+            return;
+        }
+        KernelArguments a = default;
+        a.Add(y).Add(rstd).Add(x).Add(weight).Add(cos).Add(sin).Add(positions).Add(args.Lines).Add(heads).Add(eps).Add(offset);
+        Kernel(Norm, $"rms_norm_rope_forward_{dim}").Launch(new(Blocks(args.Lines, HeadsOfBlock)), new(Threads), 0, ref a);
+    }
+
+    /// <inheritdoc/>
+    public void NormRopeBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, View cos, View sin, View positions, View room, in NormRopeArgs args, bool accumulate)
+    {
+        const string Op = nameof(NormRopeBackward);
+        (int rows, int heads, int dim, int rotaryDim, bool interleaved, _, float offset) = args;
+        long size = RequireNorm(Op, args.Lines, dim, x, weight);
+        Check.Rope(dy, x, cos, sin, positions, rows, heads, dim, rotaryDim, accumulate: false);
+        Check.Optional(dx, size, Op, nameof(dx));
+        rstd.Require(args.Lines, DType.F32, Op, nameof(rstd));
+        // The gradient by the weight needs what the norm gave its own.
+        if (!dWeight.IsEmpty || !TurnsHeads(args, dx, dy, x, weight, cos, sin))
+        {
+            room.Require(size, DType.F32, Op, nameof(room));
+            Rope(room, dy, cos, sin, positions, rows, heads, dim, rotaryDim, interleaved, inverse: true, accumulate: false);
+            RmsNormBackward(dx, dWeight, room, x, weight, rstd, args.Lines, dim, offset, accumulate);
+            return;
+        }
+        if (dx.IsEmpty)
+            return;
+        KernelArguments a = default;
+        a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(cos).Add(sin).Add(positions).Add(args.Lines).Add(heads).Add(offset).Add(accumulate ? 1 : 0);
+        Kernel(Norm, $"rms_norm_rope_backward_{dim}").Launch(new(Blocks(args.Lines, HeadsOfBlock)), new(Threads), 0, ref a);
+    }
+
+    // Whether a warp turns a head where it norms it.
+    private static bool TurnsHeads(in NormRopeArgs args, params ReadOnlySpan<View> operands)
+    {
+        foreach (View v in operands)
+            if ((v.Address & 15) != 0)
+                return false;
+        return args is { HeadDim: 32 or 64 or 128 or 256, Interleaved: false } && args.RotaryDim == args.HeadDim;
     }
 
     private void PerRow(string kernel, int rows, int cols, ref KernelArguments arguments)

@@ -64,10 +64,11 @@ public sealed unsafe partial class CudaBackend
         if (rounds || args.TransA || (args.M > VectorRows && IsCut(args.N, args.K)) || (!args.TransB && IsCut(args.N, args.K)) || (args.RowStrideB != length && lines > 1) || (blocks && (length % Eight != 0 || b.Start % Eight != 0)))
         {
             View whole = b.Slice(0, lines == 0 || length == 0 ? 0 : ((long)(lines - 1) * args.RowStrideB) + length);
-            DType type = rounds ? DType.BF16 : DType.F32;
-            p.B = Scratch(Math.Max(1, whole.Length) * type.Size(), ref _unpacked);
-            UnpackTo(p.B, whole, packing, type);
-            Product(p, type, args with { LdB = args.RowStrideB });
+            if (rounds)
+                p.B = DecodedWeight(whole, packing);
+            else
+                UnpackTo(p.B = Scratch(Math.Max(1, whole.Length) * sizeof(float), ref _unpacked), whole, packing);
+            Product(p, rounds ? DType.BF16 : DType.F32, args with { LdB = args.RowStrideB });
             return;
         }
         bool vector = args.TransB && args.M <= VectorRows;

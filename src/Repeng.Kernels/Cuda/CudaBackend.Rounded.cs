@@ -22,6 +22,9 @@ public sealed partial class CudaBackend
     // bf16 copies of operands; a decoded weight lies in _unpacked.
     private ScratchRoom _roundedA, _roundedB;
 
+    // What the beginning of _roundedA is the copy of: fp32 elements without gaps at an address, as they were after so many writes.
+    private (nint From, long Length, long Writes) _copied;
+
     /// <summary>How exact products of layers are.</summary>
     public CudaPrecision Precision { get; private init; }
 
@@ -36,7 +39,8 @@ public sealed partial class CudaBackend
         bool large = whole && !args.TransA && args is { M: >= LeastRounded, N: >= LeastRounded, K: >= LeastRounded } && !IsCut(args.N, args.K);
         if (library || large)
         {
-            MatMulParams r = p with { A = RoundRows(p.A, DType.F32, rowsA, colsA, args.RowStrideA, ref _roundedA), LdA = colsA };
+            bool isCopied = args.RowStrideA == colsA && IsCopied(p.A, (long)rowsA * colsA);
+            MatMulParams r = p with { A = isCopied ? _roundedA.Address : RoundRows(p.A, DType.F32, rowsA, colsA, args.RowStrideA, ref _roundedA), LdA = colsA };
             if (weight != DType.BF16 || ((p.B | (nint)(args.RowStrideB * 2)) & 15) != 0)
                 r = r with { B = RoundRows(p.B, weight, rowsB, colsB, args.RowStrideB, ref _roundedB), LdB = colsB };
             if (library && MultiplyByLibrary(r.C, r.A, r.B, new(args.M, args.N, args.K, args.TransA, args.TransB, r.LdA, r.LdB, r.LdC, CudaDataType.R16BF, CublasCompute.F32), args.Accumulate))
@@ -44,11 +48,23 @@ public sealed partial class CudaBackend
             if (large)
             {
                 LaunchRounded(r, args.TransB);
+                if (args.RowStrideA == colsA)
+                    Copied(p.A, (long)rowsA * colsA);
                 return;
             }
         }
         ByTiles(p, args, weight.Size(), "rounded_", Suffix(weight, nameof(MatMul)));
     }
+
+    // Layers of one input (queries, keys and values; gate and up) follow one another, and norms and gated units write the copy beside their result.
+    private bool IsCopied(nint from, long length) => _copied == (from, length, Context.Writes);
+
+    // Called after an op that wrote the copy, or read it and wrote nothing that it is a copy of.
+    private void Copied(nint from, long length) => _copied = (from, length, Context.Writes);
+
+    // Where the op that makes y [rows, cols] is to write its copy: 0 where no product of layers would read one.
+    private nint RoomForCopy(View y, long rows, long cols) =>
+        Precision == CudaPrecision.Bf16 && rows > VectorRows && cols % Eight == 0 && (y.Address & 15) == 0 ? Scratch(2 * rows * cols, ref _roundedA) : 0;
 
     private void LaunchRounded(in MatMulParams p, bool transB)
     {

@@ -66,7 +66,7 @@ public sealed partial class CudaBackend : IBackend
         new(CudaContext.Open(driver, device), libraries, null) { Precision = precision, LeastLibraryWork = leastWork };
 
     /// <inheritdoc/>
-    public nint Allocate(long bytes) => Context.Allocate(bytes);
+    public nint Allocate(long bytes) => AllocateOrMakeRoom(bytes);
 
     /// <inheritdoc/>
     public void Free(nint address, long bytes) => Context.Free(address);
@@ -113,7 +113,7 @@ public sealed partial class CudaBackend : IBackend
         try
         {
             // All of it, whatever the driver says to one.
-            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, _roundedTerm.Address, .. _tables.Values])
+            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, _roundedTerm.Address, .. _tables.Values, .. _decodedBlocks.Select(d => d.Address)])
             {
                 try
                 {
@@ -185,7 +185,7 @@ public sealed partial class CudaBackend : IBackend
                 Context.Free(old);
             }
             long size = Math.Max(1 << 20, (bytes + (bytes >> 2) + 255) & ~255L);
-            room = new ScratchRoom(Context.Allocate(size), size);
+            room = new ScratchRoom(AllocateOrMakeRoom(size), size);
             return room.Address;
         }
     }

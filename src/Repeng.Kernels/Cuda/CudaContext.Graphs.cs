@@ -36,6 +36,7 @@ public sealed unsafe partial class CudaContext
     {
         ArgumentNullException.ThrowIfNull(graph);
         MakeCurrent();
+        CountWrite();
         Check(Driver.GraphLaunch(graph.Value, Stream.Value), "cuGraphLaunch");
     }
 
@@ -57,6 +58,8 @@ public sealed unsafe partial class CudaContext
     private nint Recorded(Action queue, CudaHostMemoryHandle? room)
     {
         MakeCurrent();
+        // What is recorded runs later, after other work: it must not count on what lies in memory now, nor may others on what it was to write.
+        CountWrite();
         Check(Driver.StreamBeginCapture(Stream.Value), "cuStreamBeginCapture");
         _recording = new Recording(room);
         nint graph;
@@ -72,6 +75,7 @@ public sealed unsafe partial class CudaContext
         finally
         {
             _recording = null;
+            CountWrite();
         }
         CuResult ended = Driver.StreamEndCapture(Stream.Value, out graph);
         if (ended != CuResult.Success)

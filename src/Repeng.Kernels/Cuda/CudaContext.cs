@@ -14,6 +14,7 @@ public sealed unsafe partial class CudaContext : IDisposable
 
     private readonly CudaContextHandle _handle;
     private CudaException? _lost;
+    private long _writes;
     private bool _disposed;
 
     // Of the thread that records; null while none does.
@@ -75,6 +76,12 @@ public sealed unsafe partial class CudaContext : IDisposable
         throw e;
     }
 
+    /// <summary>Number of calls so far that may write device memory; the same number again says that nothing was written since.</summary>
+    internal long Writes => Volatile.Read(ref _writes);
+
+    /// <summary>Work that may write device memory is about to be queued.</summary>
+    internal void CountWrite() => Interlocked.Increment(ref _writes);
+
     /// <summary>Free and total memory of the device, bytes.</summary>
     public (long Free, long Total) Memory()
     {
@@ -96,6 +103,7 @@ public sealed unsafe partial class CudaContext : IDisposable
             Check(result, "cuMemAlloc", Mebibytes(bytes) + " more were asked" + state);
         }
         Check(result, "cuMemAlloc", Mebibytes(bytes));
+        CountWrite();
         result = Driver.MemsetD8Async(address, 0, (nuint)Math.Max(bytes, 1), Stream.Value);
         if (result != CuResult.Success)
         {
@@ -144,6 +152,7 @@ public sealed unsafe partial class CudaContext : IDisposable
         }
         fixed (byte* from = source)
         {
+            CountWrite();
             Check(Driver.MemcpyHtoDAsync(destination, from, (nuint)source.Length, Stream.Value), "cuMemcpyHtoDAsync", Mebibytes(source.Length));
             Synchronize();
         }
@@ -169,6 +178,7 @@ public sealed unsafe partial class CudaContext : IDisposable
         if (bytes == 0)
             return;
         MakeCurrent();
+        CountWrite();
         Check(Driver.MemcpyDtoDAsync(destination, source, (nuint)bytes, Stream.Value), "cuMemcpyDtoDAsync");
     }
 
@@ -178,6 +188,7 @@ public sealed unsafe partial class CudaContext : IDisposable
         if (count == 0)
             return;
         MakeCurrent();
+        CountWrite();
         Check(Driver.MemsetD32Async(destination, value, (nuint)count, Stream.Value), "cuMemsetD32Async");
     }
 

@@ -78,6 +78,7 @@ public sealed unsafe class CudaFunction
         Allow(sharedBytes);
         void** pointers = stackalloc void*[KernelArguments.Limit];
         arguments.Addresses(pointers);
+        context.CountWrite();
         CuResult result = cooperative
             ? context.Driver.LaunchCooperativeKernel(_function, grid, block, (uint)sharedBytes, context.Stream.Value, pointers)
             : context.Driver.LaunchKernel(_function, grid, block, (uint)sharedBytes, context.Stream.Value, pointers);

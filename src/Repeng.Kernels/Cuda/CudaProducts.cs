@@ -85,6 +85,7 @@ internal sealed unsafe class CudaProducts : IDisposable
             _workspace = _context.Allocate(WorkspaceBytes);
         float one = 1, beta = accumulate ? 1 : 0;
         CublasLtAlgorithm algorithm = plan.Algorithm;
+        _context.CountWrite();
         Check(_library.Matmul(_handle, plan.Description, &one, b, plan.LayoutB, a, plan.LayoutA, &beta, c, plan.LayoutC, c, plan.LayoutC, &algorithm, _workspace, plan.WorkspaceBytes, _context.Stream.Value), "cublasLtMatmul", shape);
         return true;
     }

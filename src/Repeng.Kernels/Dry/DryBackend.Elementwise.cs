@@ -37,11 +37,11 @@ public sealed unsafe partial class DryBackend
     public void GatedForward(View y, View gate, View up, long n, UnaryOp op) => Count(OpFamily.Elementwise, n, 3.0 * n);
 
     /// <inheritdoc/>
-    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op)
+    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op, bool accumulate = true)
     {
         int gradients = (dGate.IsEmpty ? 0 : 1) + (dUp.IsEmpty ? 0 : 1);
         if (gradients > 0)
-            Count(OpFamily.Elementwise, (double)gradients * n, (2.0 + (dGate.IsEmpty ? 0 : 1) + (2 * gradients)) * n);
+            Count(OpFamily.Elementwise, (double)gradients * n, (2.0 + (dGate.IsEmpty ? 0 : 1) + ((accumulate ? 2 : 1) * gradients)) * n);
     }
 
     /// <inheritdoc/>

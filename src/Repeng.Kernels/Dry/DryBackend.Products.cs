@@ -39,11 +39,11 @@ public sealed unsafe partial class DryBackend
 
     /// <inheritdoc/>
     /// <remarks>Five products of 2·headDim flops for every visible pair: the scores again, dv, the gradient by the weights, dq, dk.</remarks>
-    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
+    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args, bool accumulate = true)
     {
         double pairs = VisiblePairs(firstKey, args) * args.Heads;
         (double queries, double keys) = AttentionSizes(args);
-        Count(OpFamily.Attention, 10.0 * args.HeadDim * pairs, pairs, (long)(sizeof(float) * ((5 * queries) + (6 * keys) + (3 * queries / args.HeadDim))));
+        Count(OpFamily.Attention, 10.0 * args.HeadDim * pairs, pairs, (long)(sizeof(float) * (((accumulate ? 5 : 4) * queries) + ((accumulate ? 6 : 4) * keys) + (3 * queries / args.HeadDim))));
     }
 
     /// <inheritdoc/>
@@ -65,15 +65,15 @@ public sealed unsafe partial class DryBackend
     public void RmsNormForward(View y, View rstd, View x, View weight, int rows, int cols, float eps, float weightOffset) => CountNorm(rows, cols, 2, 1);
 
     /// <inheritdoc/>
-    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset) =>
-        CountNorm(rows, cols, 2 + (dx.IsEmpty ? 0 : 2), 1);
+    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset, bool accumulate = true) =>
+        CountNorm(rows, cols, 2 + (dx.IsEmpty ? 0 : accumulate ? 2 : 1), 1);
 
     /// <inheritdoc/>
     public void LayerNormForward(View y, View mean, View rstd, View x, View weight, View bias, int rows, int cols, float eps) => CountNorm(rows, cols, 2, 2);
 
     /// <inheritdoc/>
-    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols) =>
-        CountNorm(rows, cols, 2 + (dx.IsEmpty ? 0 : 2), 2);
+    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols, bool accumulate = true) =>
+        CountNorm(rows, cols, 2 + (dx.IsEmpty ? 0 : accumulate ? 2 : 1), 2);
 
     /// <inheritdoc/>
     public void Rope(View y, View x, View cos, View sin, View positions, int rows, int heads, int headDim, int rotaryDim, bool interleaved, bool inverse, bool accumulate)

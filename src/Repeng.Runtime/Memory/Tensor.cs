@@ -21,6 +21,7 @@ public sealed class Tensor : IDisposable
     private View _grad;
     private long _gradGranted;
     private MemoryPool? _gradPool;
+    private bool _gradArrived;
 
     /// <summary>New memory from the device's pool; contents are undefined.</summary>
     public Tensor(Device device, DType type, params ReadOnlySpan<int> shape)
@@ -81,6 +82,9 @@ public sealed class Tensor : IDisposable
 
     /// <summary>The gradient, fp32, of the same shape; empty when there is none yet.</summary>
     public View Grad => !_isPart ? _grad : _parent!.Grad.IsEmpty ? default : _parent.Grad.Slice(_start, Length);
+
+    /// <summary>Whether anything has written a gradient here; of a part: to this part itself, whatever came to the whole.</summary>
+    public bool GradArrived => _isPart ? _gradArrived : !_grad.IsEmpty;
 
     /// <summary>Number of elements.</summary>
     public long Length => Count(Shape);
@@ -218,6 +222,7 @@ public sealed class Tensor : IDisposable
         if (_isPart)
         {
             fresh = false;
+            _gradArrived = true;
             return _parent!.GradToAdd().Slice(_start, Length);
         }
         fresh = _grad.IsEmpty;
@@ -236,6 +241,27 @@ public sealed class Tensor : IDisposable
         if (fresh)
             Device.Backend.Fill(g, 0);
         return g;
+    }
+
+    /// <summary>
+    /// Gradients of several tensors (null: not wanted, an empty view) for an op that treats them alike. fresh: all that are wanted are made here, and
+    /// their contents are undefined; else each is to be added to.
+    /// </summary>
+    public static View[] GradsForWrite(out bool fresh, params ReadOnlySpan<Tensor?> tensors)
+    {
+        var grads = new View[tensors.Length];
+        var made = new bool[tensors.Length];
+        fresh = true;
+        for (int i = 0; i < grads.Length; i++)
+        {
+            if (tensors[i] is { } t)
+                grads[i] = t.GradForWrite(out made[i]);
+            fresh &= made[i] || tensors[i] is null;
+        }
+        for (int i = 0; i < grads.Length && !fresh; i++)
+            if (made[i])
+                tensors[i]!.Device.Backend.Fill(grads[i], 0);
+        return grads;
     }
 
     /// <summary>

@@ -122,11 +122,16 @@ public sealed class SvdAdapter : IAdapter
         if (runs.Count > 0)
         {
             float[] distinct = [.. runs.Select(r => r.C).Distinct()];
+            IReadOnlyDictionary<(string Path, float C), Tensor>? known = (like as AdapterPass)?.Deltas;
+            foreach (float c in distinct)
+            {
+                Tensor[] made = known?.ContainsKey((_layers.Keys.First(), c)) == true ? [.. _layers.Keys.Select(path => known[(path, c)])] : SvdDeltas.Of(tape, Config, _layers.Values, c);
+                foreach ((string path, Tensor delta) in _layers.Keys.Zip(made))
+                    deltas[(path, c)] = delta;
+            }
             foreach (SvdLayer layer in _layers.Values)
             {
-                var m = distinct.ToDictionary(c => c, c => (like as AdapterPass)?.Deltas.GetValueOrDefault((layer.Path, c)) ?? layer.Delta(tape, c));
-                foreach ((float c, Tensor delta) in m)
-                    deltas[(layer.Path, c)] = delta;
+                var m = distinct.ToDictionary(c => c, c => deltas[(layer.Path, c)]);
                 // A pass of one token a row is made once and used for every token to come.
                 Tensor? down = tape.Recording || length > 1 ? null : layer.Down(tape, distinct.Length == 1 ? m[distinct[0]] : null);
                 terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]) { Down = down, IsFolded = distinct.Length == 1 };

@@ -11,8 +11,6 @@ namespace Repeng.Steering.Adapters;
 public sealed class SvdLayer : IDisposable
 {
     private readonly SvdAdapterConfig _config;
-    private readonly Tensor _diagonalS;
-    private readonly Tensor _identity;
 
     /// <summary>Takes ownership of the tensors; parameters may be null where the settings have none.</summary>
     public SvdLayer(SvdAdapterConfig config, string path, Tensor u, Tensor s, Tensor v, Tensor? scale, Tensor? rotationU, Tensor? rotationV)
@@ -24,8 +22,8 @@ public sealed class SvdLayer : IDisposable
         var one = new float[r * r];
         for (int i = 0; i < r; i++)
             (diagonal[i * r + i], one[i * r + i]) = (values[i], 1);
-        _diagonalS = Tensor.From(s.Device, diagonal, r, r);
-        _identity = Tensor.From(s.Device, one, r, r);
+        DiagonalS = Tensor.From(s.Device, diagonal, r, r);
+        Identity = Tensor.From(s.Device, one, r, r);
         foreach ((string suffix, Tensor p) in Parameters)
             (p.Name, p.RequiresGrad, p.RetainGrad) = ($"{path}.{suffix}", true, true);
     }
@@ -65,20 +63,14 @@ public sealed class SvdLayer : IDisposable
         }
     }
 
-    /// <summary>
-    /// M(c) = R_v(c)·diag S_c·R_u(c)ᵀ − diag S, so that the adapted layer is x·Wᵀ + (x·V)·M(c)·Uᵀ: the frozen weight is
-    /// never changed nor copied.
-    /// </summary>
-    public Tensor Delta(Tape tape, float c)
-    {
-        using Tape.Scope scope = tape.BeginScope();
-        Tensor scaled = ScaledValues(tape, c);
-        Tensor rv = RotationV is null ? _identity : Rotation(tape, RotationV, c);
-        Tensor m = tape.Multiply(rv, scaled, Broadcast.OverRows);
-        if (RotationU is not null)
-            m = tape.MatMul(m, Rotation(tape, RotationU, c), transB: true);
-        return scope.Keep(tape.Subtract(m, _diagonalS));
-    }
+    /// <summary>diag S [r, r].</summary>
+    internal Tensor DiagonalS { get; }
+
+    /// <summary>The identity [r, r].</summary>
+    internal Tensor Identity { get; }
+
+    /// <summary>M(c) of this layer alone; see <see cref="SvdDeltas.Of"/>.</summary>
+    public Tensor Delta(Tape tape, float c) => SvdDeltas.Of(tape, _config, [this], c)[0];
 
     /// <summary>
     /// The change of the weight at a coefficient, U·M(c)ᵀ·Vᵀ, as factors [out, r] and [r, in]: its rank is r, so that a LoRA of
@@ -108,34 +100,15 @@ public sealed class SvdLayer : IDisposable
     }
 
     /// <summary>The first factor of the adapted term for decoding, [r, in]: (V·M)ᵀ, or Vᵀ where m is null.</summary>
-    public Tensor Down(Tape tape, Tensor? m) => tape.MatMul(m ?? _identity, V, transA: true, transB: true);
+    public Tensor Down(Tape tape, Tensor? m) => tape.MatMul(m ?? Identity, V, transA: true, transB: true);
 
     /// <summary>R(c) [r, r] of a rotation parameter.</summary>
-    public Tensor Rotation(Tape tape, Tensor p, float c)
-    {
-        Tensor a = tape.Skew(p);
-        if (_config.MaxRotationAngle is { } angle && angle < Math.PI - 1e-6)
-            a = tape.Unary(a, UnaryOp.SoftCap, (float)(2 * Math.Tan(angle / 2)));
-        return _config.Rotation switch
-        {
-            RotationMethod.Cayley => tape.Cayley(tape.Scale(a, c / 2)),
-            RotationMethod.MatrixExp => tape.MatrixExp(tape.Scale(a, c)),
-            _ => tape.BlockDiagonal(tape.MatrixExp(tape.Scale(a, c))),
-        };
-    }
+    public Tensor Rotation(Tape tape, Tensor p, float c) => SvdDeltas.Rotation(tape, _config, p, c);
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (Tensor t in new[] { U, S, V, _diagonalS, _identity }.Concat(Parameters.Select(p => p.Value)))
+        foreach (Tensor t in new[] { U, S, V, DiagonalS, Identity }.Concat(Parameters.Select(p => p.Value)))
             t.Dispose();
     }
-
-    private Tensor ScaledValues(Tape tape, float c) => _config.Scale switch
-    {
-        ScaleMethod.Mult => tape.Multiply(tape.Unary(tape.Scale(Scale!, c), UnaryOp.Exp), S),
-        ScaleMethod.AddTanh => tape.Add(tape.Multiply(tape.Scale(tape.Unary(Scale!, UnaryOp.Tanh), c), S), S),
-        ScaleMethod.Add => tape.Add(tape.Scale(Scale!, c), S),
-        _ => S,
-    };
 }

@@ -104,7 +104,11 @@ public sealed class Block(ModelConfig config, int index)
             v = Linear(c, Value!, h, scope);
         }
 
-        if (QueryNorm is not null && KeyNorm is not null)
+        int window = config.Windows[Index];
+        (Tensor Cos, Tensor Sin)? angles = config.RotaryLayers?[Index] != false ? window > 0 ? c.LocalRope : c.Rope : null;
+        // Norms of heads that nobody watches are one op with the rotary embedding.
+        bool together = angles is not null && config is { Norm: NormKind.Rms, QkvClip: 0 } && QueryNorm?.Weight.Length == config.HeadDim && KeyNorm?.Weight.Length == config.HeadDim && !c.Watches(QueryNorm.Path) && !c.Watches(KeyNorm.Path);
+        if (QueryNorm is not null && KeyNorm is not null && !together)
         {
             q = Norm(c, QueryNorm, q, scope);
             k = Norm(c, KeyNorm, k, scope);
@@ -113,8 +117,12 @@ public sealed class Block(ModelConfig config, int index)
         if (config.QkvClip > 0)
             (q, k, v) = (Clip(q), Clip(k), Clip(v));
 
-        int window = config.Windows[Index];
-        if (config.RotaryLayers?[Index] != false && (window > 0 ? c.LocalRope : c.Rope) is { } rope)
+        if (together)
+        {
+            q = Turned(QueryNorm!, q);
+            k = Turned(KeyNorm!, k);
+        }
+        else if (angles is { } rope)
         {
             q = tape.Rope(q, rope.Cos, rope.Sin, c.Positions, config.NumHeads, config.RotaryDim, config.RopeInterleaved);
             k = tape.Rope(k, rope.Cos, rope.Sin, c.Positions, config.NumKvHeads, config.RotaryDim, config.RopeInterleaved);
@@ -140,6 +148,8 @@ public sealed class Block(ModelConfig config, int index)
         if (c.EagerPadding && Sinks is null)
             o = EagerPadding.Add(tape, c.Tokens, args, o, q, k, v);
         return Linear(c, Output, o, scope);
+
+        Tensor Turned(NormModule norm, Tensor t) => tape.NormRope(t, norm.Weight, config.NormEps, config.NormOffset, angles!.Value.Cos, angles.Value.Sin, c.Positions, config.RotaryDim, config.RopeInterleaved);
 
         Tensor Clip(Tensor t) => tape.Unary(tape.Unary(t, UnaryOp.Min, config.QkvClip), UnaryOp.Max, -config.QkvClip);
     }
