@@ -75,6 +75,7 @@ halves=0
 program env DOTNET_EnableAVX512=0 "$file" doctor | grep -E '^CPU:.*SIMD AVX2$'
 if [[ "$(program "$file" doctor)" == *"SIMD AVX-512"* ]]; then halves="1 0"; fi
 for switch in $halves; do
+  rm -rf "$out/run-$switch"
   program env DOTNET_EnableAVX512=$switch "$file" train --quick --output_dir "$out/run-$switch" > "$out/train-$switch.txt" 2>&1 || { tail -5 "$out/train-$switch.txt" >&2; fail "the native program could not train"; }
   [ -s "$(echo "$out/run-$switch"/*/dose_response.png)" ] || fail "the native program drew no plot"
 done
