@@ -27,8 +27,9 @@ static int Usage()
           plan     milliseconds a kernel of a training step of Qwen3-4B (NF4, 14 rows of 64 tokens, two coefficients) on an H100
                    and an H200, from bytes, FLOP and instructions that the emulator counts and rates that are assumed
                    --rows N      rows of the batch (14)
+                   --own N       tokens of each text that no other has (64); those before them are one of two beginnings
                    --bf16        weights in bf16
-                   --write       write docs/cuda-plan.md, for 14 and 28 rows
+                   --write       write docs/cuda-plan.md, for 14 and 28 rows and for 28 that begin alike
         """);
     return 2;
 }

@@ -18,7 +18,8 @@ namespace Repeng.CudaBench;
 /// <param name="Reference">Whether the base model's pass is part of the step.</param>
 /// <param name="Storage">How weights are held.</param>
 /// <param name="Precision">How exact products of layers are.</param>
-internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage, CudaPrecision Precision = CudaPrecision.Exact);
+/// <param name="Own">Tokens at the end of each text that no other has; what is before them is one of two beginnings, one of the positive texts and one of the negative ones.</param>
+internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage, CudaPrecision Precision, int Own);
 
 /// <summary>The launches of one step, each kind with how often it happens in all 36 blocks.</summary>
 internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double Count)> Launches, double MovedBytes, double Moves, long DecodedBytes)
@@ -68,7 +69,8 @@ internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double C
         })];
         using var optimiser = new AdamW(adapter.Parameters);
         var draw = new Random(7);
-        var data = new PairData([.. Enumerable.Range(0, shape.Rows / 2).Select(_ => new TokenPair(Text(), Text()))], 0);
+        int[] positive = Draw(shape.Tokens - shape.Own), negative = Draw(shape.Tokens - shape.Own);
+        var data = new PairData([.. Enumerable.Range(0, shape.Rows / 2).Select(_ => new TokenPair([.. positive, .. Draw(shape.Own)], [.. negative, .. Draw(shape.Own)]))], 0);
         TokenBatch batch = data.Batch([.. Enumerable.Range(0, shape.Rows / 2)]);
         var step = new ContrastiveStep(model, adapter, layers, train.Loss);
         Reference reference = step.ComputeReference(batch);
@@ -93,7 +95,7 @@ internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double C
             optimiser.ZeroGrad();
         }
 
-        int[] Text() => [.. Enumerable.Range(0, shape.Tokens).Select(_ => draw.Next(config.VocabSize))];
+        int[] Draw(int count) => [.. Enumerable.Range(0, count).Select(_ => draw.Next(config.VocabSize))];
     }
 
     /// <summary>Names and shapes of another source as bf16 zeros.</summary>

@@ -31,10 +31,10 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
         Add(nameof(AttentionForward), start);
     }
 
-    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args)
+    public void AttentionBackward(View dq, View dk, View dv, View dO, View o, View lse, View delta, View q, View k, View v, View firstKey, in AttentionArgs args, bool accumulate)
     {
         double start = clock();
-        backend.AttentionBackward(dq, dk, dv, dO, o, lse, delta, q, k, v, firstKey, in args);
+        backend.AttentionBackward(dq, dk, dv, dO, o, lse, delta, q, k, v, firstKey, in args, accumulate);
         Add(nameof(AttentionBackward), start);
     }
 
@@ -136,10 +136,10 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
         Add(nameof(GatedForward), start);
     }
 
-    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op)
+    public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op, bool accumulate)
     {
         double start = clock();
-        backend.GatedBackward(dGate, dUp, dy, gate, up, n, op);
+        backend.GatedBackward(dGate, dUp, dy, gate, up, n, op, accumulate);
         Add(nameof(GatedBackward), start);
     }
 
@@ -213,10 +213,10 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
         Add(nameof(RmsNormForward), start);
     }
 
-    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset)
+    public void RmsNormBackward(View dx, View dWeight, View dy, View x, View weight, View rstd, int rows, int cols, float weightOffset, bool accumulate)
     {
         double start = clock();
-        backend.RmsNormBackward(dx, dWeight, dy, x, weight, rstd, rows, cols, weightOffset);
+        backend.RmsNormBackward(dx, dWeight, dy, x, weight, rstd, rows, cols, weightOffset, accumulate);
         Add(nameof(RmsNormBackward), start);
     }
 
@@ -227,10 +227,10 @@ internal sealed class TimedBackend(IBackend backend, Func<double> clock) : IBack
         Add(nameof(LayerNormForward), start);
     }
 
-    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols)
+    public void LayerNormBackward(View dx, View dWeight, View dBias, View dy, View x, View weight, View mean, View rstd, int rows, int cols, bool accumulate)
     {
         double start = clock();
-        backend.LayerNormBackward(dx, dWeight, dBias, dy, x, weight, mean, rstd, rows, cols);
+        backend.LayerNormBackward(dx, dWeight, dBias, dy, x, weight, mean, rstd, rows, cols, accumulate);
         Add(nameof(LayerNormBackward), start);
     }
 
