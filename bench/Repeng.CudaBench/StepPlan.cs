@@ -43,7 +43,7 @@ internal static class StepPlan
     private const int Tokens = 64;
 
     // Of 28 texts of the honesty personas, the mean of what is each one's own: `bench train --rows 28` says how many tokens are computed.
-    private const int OwnOfPersonas = 9;
+    private const int OwnOfPersonas = 7;
 
     public const string AllLinears = @".*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)";
 
