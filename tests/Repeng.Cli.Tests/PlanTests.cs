@@ -55,7 +55,7 @@ public sealed class PlanTests : IDisposable
     }
 
     [Fact]
-    public void Rows_that_run_together_decide_the_peak_and_not_the_work()
+    public void Rows_that_run_together_decide_the_peak()
     {
         string model = _shop.Model();
         RunPlan Plan(int? microBatch)
@@ -74,7 +74,8 @@ public sealed class PlanTests : IDisposable
         RunPlan whole = Plan(null), parts = Plan(4);
         long Activations(RunPlan plan) => plan.PeakBytes - plan.WeightBytes - plan.AdapterBytes;
         Assert.True(3 * Activations(parts) < Activations(whole), $"{Activations(parts)} bytes beside {Activations(whole)}");
-        Assert.InRange(parts.Work.Flops / whole.Work.Flops, 0.99, 1.05);
+        // Four rows share the beginning of two pairs, 96 rows that of all: a text of some 20 tokens has its last few alone.
+        Assert.InRange(parts.Work.Flops / whole.Work.Flops, 1.5, 3);
     }
 
     [Fact]
