@@ -85,8 +85,8 @@ static int Usage()
                    --hidden N --layers N --experts N --per-token N --width N --tokens N --runs N --threads N
                                   512, 6, 32, 4, 384 (of an expert), 512, 7, every core
           vectors  a control vector on every block of a real model beside the same mathematics in TorchSharp
-                   --model M --pairs N --runs N --threads N
-                                  the SmolLM2 GGUF in ../shared/models, 60, 3, every core
+                   --model M --pairs N --runs N --batch N --threads N
+                                  the SmolLM2 GGUF in ../shared/models, 60, 3, 16 rows (of both), every core
                    --method M     pca_diff (default), fisher_steer_emp_reg2 or fisher_steer_cov_reg1
           fisher   one wide layer by fisher_steer_cov_reg1 beside a dense solve in TorchSharp: seconds and memory
                    --width N --pairs N --threads N

@@ -24,7 +24,7 @@ internal static class VectorBench
 
     public static int Run(string[] args)
     {
-        int pairs = 60, runs = 3, threads = Environment.ProcessorCount;
+        int pairs = 60, runs = 3, batch = 16, threads = Environment.ProcessorCount;
         string? model = null;
         string method = "pca_diff";
         for (int i = 0; i < args.Length; i++)
@@ -36,6 +36,7 @@ internal static class VectorBench
                 case "--method": method = Value(); break;
                 case "--pairs": pairs = Number(); break;
                 case "--runs": runs = Number(); break;
+                case "--batch": batch = Number(); break;
                 case "--threads": threads = Number(); break;
                 default: throw new UserErrorException($"vectors knows no option {name}");
             }
@@ -55,7 +56,7 @@ internal static class VectorBench
         using ModelBundle bundle = ModelBundle.Load(device, model, WeightType.F32);
         List<TokenPair> texts = TrainCase.TextPairs(bundle, pairs, Tokens);
         string[] modules = [.. bundle.Model.Blocks.Select(b => b.Path)];
-        var settings = new RepresentationSettings();
+        var settings = new RepresentationSettings { BatchRows = batch };
         TorchSharp.torch.set_num_threads(threads);
         using var peer = new TorchVectors(bundle.Model, lambda, centred);
         Console.WriteLine($"{Path.GetFileNameWithoutExtension(model)}, {method} on {modules.Length} blocks, {texts.Count} pairs ({texts.Sum(p => p.Positive.Length + p.Negative.Length)} tokens), {settings.BatchRows} rows a batch");
@@ -83,7 +84,7 @@ internal static class VectorBench
         }
         double[] ratios = [.. seconds[0].Zip(seconds[1], (s, t) => t / s).Order()];
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"ours {Median(seconds[0]):F2} s ({seconds[0].Min():F2} … {seconds[0].Max():F2}), TorchSharp {Median(seconds[1]):F2} s ({seconds[1].Min():F2} … {seconds[1].Max():F2}), ratio {Median(ratios):F2} ({ratios[0]:F2} … {ratios[^1]:F2}); {runs} runs each, alternating"));
-        new BoardRow { Job = $"vector extraction, {method}, {Path.GetFileNameWithoutExtension(model)}, {2 * texts.Count} rows with shared persona prefixes", Unit = "s", Ours = [.. seconds[0]], Peer = [.. seconds[1]], PeerName = $"TorchSharp {TorchSharp.torch.__version__}", Target = 4 }.Report();
+        new BoardRow { Job = $"vector extraction, {method}, {Path.GetFileNameWithoutExtension(model)}, {2 * texts.Count} rows with shared persona prefixes{(batch == 16 ? "" : $", {batch} a batch")}", Unit = "s", Ours = [.. seconds[0]], Peer = [.. seconds[1]], PeerName = $"TorchSharp {TorchSharp.torch.__version__}", Target = 4 }.Report();
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"our pool's peak {device.Pool.PeakReserved / 1048576.0:F0} MiB"));
         return 0;
     }
