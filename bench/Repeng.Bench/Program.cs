@@ -99,7 +99,8 @@ static int Usage()
                    --no-peer      ours alone
                    --log          BenchmarkDotNet's own output too
           packed   quantised weights beside bf16 ones: products (--forms A,B --threads N --seconds S), train (--form NF4
-                   and the options of train), first-token (--model M --tokens N --expanded: load to first token, resident memory)
+                   and the options of train), first-token (--model M --tokens N --expanded: load to first token, resident memory;
+                   --started [--published FOLDER]: the command line, from the start of its process to the first text)
           train    a training step of an SVD adapter beside the same mathematics in TorchSharp
                    --model M      a GGUF file or folder of a llama model (default: the SmolLM2 GGUF in
                                   ../shared/models), or random weights: "shape" (SmolLM2-135M's), "qwen3-0.6b" (ours alone)

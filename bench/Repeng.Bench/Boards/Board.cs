@@ -32,6 +32,7 @@ internal static class Board
         ("vectors-wide", ["vectors", "--pairs", "120", "--runs", "3", "--batch", "48"]),
         ("svd", ["svd"]),
         ("tokenizer", ["tokenizer", "--runs", "3", "--only", "smollm2"]),
+        ("load", ["packed", "first-token", "--started"]),
         ("first-step", ["first-step"]),
         ("hub", ["hub"]),
         ("kernels", ["kernels"]),
@@ -62,7 +63,7 @@ internal static class Board
         foreach ((string job, string[] preset) in s_jobs.Where(j => only.Count == 0 || only.Exists(o => JobOf(o) == j.Name)))
         {
             string[] arguments = [.. preset, .. only.Where(o => JobOf(o) == job && o.Length > job.Length).SelectMany(o => new[] { "--only", o[(job.Length + 1)..] })];
-            if (job is "first-step" or "hub" && published is not null)
+            if (job is "load" or "first-step" or "hub" && published is not null)
                 arguments = [.. arguments, "--published", published];
             Console.WriteLine($"\n{job}: {string.Join(' ', arguments)}");
             List<BoardRow> rows = Child(arguments, out int code);
