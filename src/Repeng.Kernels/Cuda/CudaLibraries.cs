@@ -7,7 +7,7 @@ namespace Repeng.Kernels.Cuda;
 /// <param name="Solver">cuSOLVER for singular vectors; null for none.</param>
 public sealed record CudaLibraries(CublasLt? Products, Cusolver? Solver = null)
 {
-    /// <summary>Environment variable: <c>none</c> leaves NVIDIA's libraries alone.</summary>
+    /// <summary>Environment variable: <c>none</c> leaves NVIDIA's libraries alone; folders, divided as in PATH, are where they are looked for.</summary>
     public const string Switch = "REPENG_CUDA_LIBRARIES";
 
     /// <summary>FLOP from which a product goes to cuBLASLt.</summary>

@@ -18,19 +18,8 @@ public sealed unsafe class NativeCublasLt : CublasLt
         : ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11"];
 
     /// <summary>Opens the library; null where there is none.</summary>
-    /// <exception cref="UserErrorException">It is there and lacks a function.</exception>
-    public static NativeCublasLt? TryOpen()
-    {
-        foreach (string name in FileNames)
-            if (NativeLibrary.TryLoad(name, out nint library))
-            {
-                foreach (string function in s_functions)
-                    if (!NativeLibrary.TryGetExport(library, function, out _))
-                        throw new UserErrorException($"CUDA: {name} has no function {function}, it is of the wrong version; take it out of the library path, install that of CUDA 11.8 or newer, or set {CudaLibraries.Switch}=none to go without");
-                return new NativeCublasLt(library, name);
-            }
-        return null;
-    }
+    /// <exception cref="UserErrorException">It is there and lacks a function, or <see cref="CudaLibraries.Switch"/> names folders that are not there.</exception>
+    public static NativeCublasLt? TryOpen() => CudaLibraryFile.Open(FileNames, [], s_functions, Environment.GetEnvironmentVariable) is (var library, { } name) ? new NativeCublasLt(library, name) : null;
 
     private static readonly string[] s_functions =
     [

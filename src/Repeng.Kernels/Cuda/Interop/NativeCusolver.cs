@@ -19,19 +19,12 @@ public sealed unsafe class NativeCusolver : Cusolver
     public static IReadOnlyList<string> FileNames { get; } = OperatingSystem.IsWindows() ? ["cusolver64_12.dll", "cusolver64_11.dll"] : ["libcusolver.so.12", "libcusolver.so.11"];
 
     /// <summary>Opens the library; null where there is none, or one whose own libraries (cuBLAS, cuSPARSE) are missing.</summary>
-    /// <exception cref="UserErrorException">It is there and lacks a function.</exception>
-    public static NativeCusolver? TryOpen()
-    {
-        foreach (string name in FileNames)
-            if (NativeLibrary.TryLoad(name, out nint library))
-            {
-                foreach (string function in s_functions)
-                    if (!NativeLibrary.TryGetExport(library, function, out _))
-                        throw new UserErrorException($"CUDA: {name} has no function {function}, it is of the wrong version; take it out of the library path, install that of CUDA 11.8 or newer, or set {CudaLibraries.Switch}=none to go without");
-                return new NativeCusolver(library, name);
-            }
-        return null;
-    }
+    /// <exception cref="UserErrorException">It is there and lacks a function, or <see cref="CudaLibraries.Switch"/> names folders that are not there.</exception>
+    public static NativeCusolver? TryOpen() => CudaLibraryFile.Open(FileNames, s_helpers, s_functions, Environment.GetEnvironmentVariable) is (var library, { } name) ? new NativeCusolver(library, name) : null;
+
+    // In the order in which they need one another.
+    private static readonly string[] s_helpers = OperatingSystem.IsWindows() ? [] :
+        ["libnvJitLink.so.13", "libnvJitLink.so.12", "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublas.so.13", "libcublas.so.12", "libcublas.so.11", "libcusparse.so.12", "libcusparse.so.11"];
 
     private static readonly string[] s_functions =
         ["cusolverGetVersion", "cusolverDnCreate", "cusolverDnDestroy", "cusolverDnSetStream", "cusolverDnCreateParams", "cusolverDnDestroyParams", "cusolverDnXgesvdp_bufferSize", "cusolverDnXgesvdp"];
