@@ -44,7 +44,7 @@ public sealed partial class CudaBackend
                 return part == PartsOfFloat - 1 ? false : throw new InvalidOperationException("a shape has an algorithm or it has none");
         return true;
 
-        static bool Aligned(nint address, long stride, int size) => ((address | (nint)(stride * size)) & 15) == 0;
+        static bool Aligned(nint address, long stride, int size) => ((address | (nint)(stride * size)) & (CudaProducts.Alignment - 1)) == 0;
     }
 
     private bool MultiplyByLibrary(nint c, nint a, nint b, in CudaProducts.Shape shape, bool accumulate)

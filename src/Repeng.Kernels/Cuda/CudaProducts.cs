@@ -48,6 +48,9 @@ public sealed class CudaLibraryException(string library, string function, string
 /// </summary>
 internal sealed unsafe class CudaProducts : IDisposable
 {
+    /// <summary>What addresses of operands are multiples of, bytes.</summary>
+    public const int Alignment = 16;
+
     private const long WorkspaceBytes = 32 << 20;
 
     private readonly Dictionary<Shape, Plan?> _plans = [];
@@ -73,7 +76,7 @@ internal sealed unsafe class CudaProducts : IDisposable
         return status == 0 ? new CudaProducts(context, library, handle) : throw new CudaLibraryException(library.Name, "cublasLtCreate", context.Device.Name, status);
     }
 
-    /// <summary>C = (accumulate: C +) op(A)·op(B), both operands of the shape's type, C fp32. False where the library has no algorithm for the shape.</summary>
+    /// <summary>C = (accumulate: C +) op(A)·op(B), both operands of the shape's type, C fp32, each on <see cref="Alignment"/> bytes. False where the library has no algorithm for the shape.</summary>
     public bool Multiply(nint c, nint a, nint b, in Shape shape, bool accumulate)
     {
         _context.MakeCurrent();
@@ -127,6 +130,10 @@ internal sealed unsafe class CudaProducts : IDisposable
             Check(_library.MatmulPreferenceCreate(out preference), "cublasLtMatmulPreferenceCreate", s);
             nuint most = (nuint)WorkspaceBytes;
             Check(_library.MatmulPreferenceSetAttribute(preference, CublasLtPreference.MaxWorkspaceBytes, &most, (nuint)sizeof(nuint)), "cublasLtMatmulPreferenceSetAttribute", s);
+            // Nothing said would be 256. One number for all, not that of these addresses: the algorithm, and with it the bits, must not depend on where memory was given.
+            uint alignment = Alignment;
+            foreach (CublasLtPreference attribute in (ReadOnlySpan<CublasLtPreference>)[CublasLtPreference.MinAlignmentA, CublasLtPreference.MinAlignmentB, CublasLtPreference.MinAlignmentC, CublasLtPreference.MinAlignmentD])
+                Check(_library.MatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof(uint)), "cublasLtMatmulPreferenceSetAttribute", s);
             CublasLtHeuristic found;
             const int NotSupported = 15;
             int status = _library.MatmulAlgoGetHeuristic(_handle, description, layoutB, layoutA, layoutC, layoutC, preference, 1, &found, out int count);

@@ -24,6 +24,8 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
 
     private sealed class Preference
     {
+        // Of A, B, C and D, in bytes.
+        public readonly uint[] Alignment = [256, 256, 256, 256];
         public nuint Workspace;
     }
 
@@ -113,9 +115,14 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
     {
         if (Before("cublasLtMatmulPreferenceSetAttribute") is not 0 and var failure)
             return failure;
-        if (!Find(preference, out Preference p) || attribute != CublasLtPreference.MaxWorkspaceBytes || bytes != (nuint)sizeof(nuint))
+        if (!Find(preference, out Preference p))
             return InvalidValue;
-        p.Workspace = *(nuint*)value;
+        if (attribute is >= CublasLtPreference.MinAlignmentA and <= CublasLtPreference.MinAlignmentD && bytes == sizeof(uint))
+            p.Alignment[attribute - CublasLtPreference.MinAlignmentA] = *(uint*)value;
+        else if (attribute == CublasLtPreference.MaxWorkspaceBytes && bytes == (nuint)sizeof(nuint))
+            p.Workspace = *(nuint*)value;
+        else
+            return InvalidValue;
         return 0;
     }
 
@@ -135,6 +142,9 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         // The algorithm is for this product and no other.
         results->Algorithm.Data[0] = (ulong)s.A.GetHashCode();
         results->Algorithm.Data[7] = (ulong)s.B.GetHashCode();
+        // It counts on what it was promised of the addresses.
+        for (int i = 0; i < 4; i++)
+            results->Algorithm.Data[1 + i] = p.Alignment[i];
         return 0;
     }
 
@@ -144,6 +154,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         if (Before("cublasLtMatmul") is not 0 and var failure)
             return failure;
         if (!Find(handle, out Handle _) || Sizes(description, layoutA, layoutB, layoutC, layoutD) is not { } s || c != d || stream == 0
+            || (ulong)a % algorithm->Data[1] != 0 || (ulong)b % algorithm->Data[2] != 0 || (ulong)c % algorithm->Data[3] != 0 || (ulong)d % algorithm->Data[4] != 0
             || algorithm->Data[0] != (ulong)s.A.GetHashCode() || algorithm->Data[7] != (ulong)s.B.GetHashCode() || (workspace == 0 && workspaceBytes > 0))
             return InvalidValue;
         double[] left = Read(a, s.A, stream), right = Read(b, s.B, stream);

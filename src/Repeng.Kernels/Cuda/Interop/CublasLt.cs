@@ -38,6 +38,18 @@ public enum CublasLtPreference
 {
     /// <summary>CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES.</summary>
     MaxWorkspaceBytes = 1,
+
+    /// <summary>CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: what the first operand's address is a multiple of, uint; 256 where nothing is said.</summary>
+    MinAlignmentA = 5,
+
+    /// <summary>The same of the second operand.</summary>
+    MinAlignmentB = 6,
+
+    /// <summary>The same of the addend.</summary>
+    MinAlignmentC = 7,
+
+    /// <summary>The same of the result.</summary>
+    MinAlignmentD = 8,
 }
 
 /// <summary>cublasLtMatmulAlgo_t: 64 bytes that only the library reads.</summary>
