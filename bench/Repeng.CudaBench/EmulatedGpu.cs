@@ -50,7 +50,7 @@ internal sealed class KernelCounts
 }
 
 /// <summary>
-/// The CUDA engine on an emulated device that counts and leaves its checks to the tests: operands with values that keep kernels on their usual way,
+/// The CUDA engine on an emulated device that counts, and looks for races between lanes, as every kernel runs here; its other checks are left to the tests: operands with values that keep kernels on their usual way,
 /// ops through the engine's own launch code or kernels by name, and what each kernel counted.
 /// </summary>
 internal sealed class EmulatedGpu : IDisposable
@@ -64,7 +64,7 @@ internal sealed class EmulatedGpu : IDisposable
 
     public EmulatedGpu()
     {
-        _driver = new EmulatedCudaDriver(new EmulatorOptions { CheckGlobalRaces = false, CheckSharedRaces = false, CheckInitialization = false, CheckLeaks = false, DeviceMemory = 16L << 30 });
+        _driver = new EmulatedCudaDriver(new EmulatorOptions { CheckGlobalRaces = false, CheckSharedRaces = false, CheckInitialization = false, CheckLeaks = false, CheckLaneRaces = true, DeviceMemory = 16L << 30 });
         Backend = CudaBackend.Open(_driver, CudaDevices.Find(_driver).Choose());
         _driver.Device.LaunchCompleted = launch =>
         {

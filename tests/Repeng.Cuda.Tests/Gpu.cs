@@ -14,7 +14,7 @@ internal sealed class Gpu : IDisposable
     private readonly List<ulong> _allocated = [];
     private readonly Dictionary<string, PtxModule> _modules;
 
-    public Gpu() => (Device, _modules) = s_idle.TryTake(out var idle) ? idle : (new PtxDevice(), []);
+    public Gpu() => (Device, _modules) = s_idle.TryTake(out var idle) ? idle : (new PtxDevice(new EmulatorOptions { CheckLaneRaces = true }), []);
 
     public PtxDevice Device { get; }
 

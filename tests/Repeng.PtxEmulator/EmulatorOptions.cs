@@ -12,6 +12,9 @@ public sealed record EmulatorOptions
     /// <summary>Races between warps in shared memory.</summary>
     public bool CheckSharedRaces { get; init; } = true;
 
+    /// <summary>Races between the lanes of a warp in shared memory, which a bar.warp.sync orders. Several times slower, so it must be asked for.</summary>
+    public bool CheckLaneRaces { get; init; }
+
     /// <summary>Races between blocks in global memory.</summary>
     public bool CheckGlobalRaces { get; init; } = true;
 

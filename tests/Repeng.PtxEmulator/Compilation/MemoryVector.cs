@@ -69,6 +69,7 @@ internal static unsafe class MemoryVector
         if ((any & (ulong)(size - 1)) != 0 || most - least > int.MaxValue)
             return null;
         ulong inside = least;
+        Space given = space;
         if (space == Space.Generic)
         {
             space = MemoryUnit.Resolve(space, ref inside);
@@ -86,6 +87,8 @@ internal static unsafe class MemoryVector
             Space.Shared => Shared(warp, i, inside, span, mask, size, kind, offsets, ref cache, out pattern),
             _ => null,
         };
+        if (at != null && space == Space.Shared)
+            MemoryInstructions.CheckLanes(warp, i, given, new ReadOnlySpan<ulong>(addresses, 32), mask, size, kind);
         if (at == null || !warp.Block.Grid.Options.CountMemory)
             return at;
         LaunchCounters counters = warp.Block.Grid.Counters;

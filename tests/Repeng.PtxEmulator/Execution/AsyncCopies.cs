@@ -142,6 +142,9 @@ internal sealed unsafe class AsyncCopies
                 arrives &= ~(1u << lane);
             }
 
+            if (block.LaneRaces is { } lanes)
+                for (int done = 0; done < bytes; done += copy.Size)
+                    lanes.Arrived(warp, first + (done / copy.Size), at + done, copy.Size);
             block.SharedWritten!.Set(at, bytes);
             block.CopyPending!.ClearRange(at, bytes);
             // The write counts as of now: others need a barrier after this wait.

@@ -36,6 +36,8 @@ internal sealed unsafe class Block : IDisposable
             SharedWritten = new ByteBits(SharedBytes);
             if (grid.Options.CheckSharedRaces)
                 SharedRaces = new RaceShadow(SharedBytes, readerSet: true);
+            if (grid.Options.CheckLaneRaces)
+                LaneRaces = new LaneShadow(SharedBytes);
         }
 
         Warps = new Warp[(threads + Warp.Lanes - 1) / Warp.Lanes];
@@ -58,6 +60,8 @@ internal sealed unsafe class Block : IDisposable
     public ByteBits? SharedWritten { get; }
 
     public RaceShadow? SharedRaces { get; }
+
+    public LaneShadow? LaneRaces { get; }
 
     /// <summary>Bytes of shared memory that cp.async will still write.</summary>
     public List<AsyncCopy> InFlight { get; } = [];
@@ -145,6 +149,8 @@ internal sealed unsafe class Block : IDisposable
         Grid.Counters.Barriers++;
         if (taken != warp.Running)
             throw new DivergentBarrierException($"only lanes {taken:x8} of the running lanes {warp.Running:x8} reach the barrier", Faults.Site(warp, i, warp.Running & ~taken));
+        if (i.Mode != Mode.Arrive)
+            warp.NextStretch();
         int lane = BitOperations.TrailingZeroCount(taken);
         ulong number = warp.Read(i.Sources[0], lane);
         if (number >= BarrierCount)
@@ -236,6 +242,7 @@ internal sealed unsafe class Block : IDisposable
         NativeMemory.AlignedFree(Shared);
         SharedWritten?.Dispose();
         SharedRaces?.Dispose();
+        LaneRaces?.Dispose();
         CopyPending?.Dispose();
     }
 }

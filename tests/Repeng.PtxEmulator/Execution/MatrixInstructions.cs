@@ -42,6 +42,7 @@ internal static unsafe class MatrixInstructions
             }
         }
 
+        MemoryInstructions.CheckLanes(warp, i, i.Space, addresses, count == 32 ? uint.MaxValue : (1u << count) - 1, 16, AccessKind.Read);
         if (block.Grid.Options.CountMemory)
             MemoryInstructions.Count(warp, Space.Shared, addresses, count == 32 ? uint.MaxValue : (1u << count) - 1, 16, write: false);
     }

@@ -48,6 +48,7 @@ internal static unsafe class MemoryInstructions
                 warp.Write(i.Destinations[k], lane, i.Type.IsSigned() ? (ulong)Scalar.Extend(values[k], i.Type) : values[k]);
         }
 
+        CheckLanes(warp, i, i.Space, addresses, mask, size, AccessKind.Read);
         Count(warp, i, addresses, mask, size, write: false);
     }
 
@@ -78,6 +79,7 @@ internal static unsafe class MemoryInstructions
                     SameInstruction(warp, i, lane, addresses[lane]);
         }
 
+        CheckLanes(warp, i, i.Space, addresses, mask, size, AccessKind.Write);
         Count(warp, i, addresses, mask, size, write: true);
     }
 
@@ -88,6 +90,24 @@ internal static unsafe class MemoryInstructions
         if (MemoryUnit.Resolve(i.Space, ref inside) == Space.Shared)
             throw new SharedRaceException($"{what}: {MemoryUnit.DescribeShared(warp, inside)}", Faults.Site(warp, i, 1u << lane), address);
         throw new GlobalRaceException($"{what}: {warp.Block.Grid.Memory.Describe(inside)}", Faults.Site(warp, i, 1u << lane), address);
+    }
+
+    /// <summary>Looks for races between the lanes of an access, as far as it goes to shared memory.</summary>
+    public static void CheckLanes(Warp warp, Instruction i, Space space, ReadOnlySpan<ulong> addresses, uint mask, int size, AccessKind kind)
+    {
+        if (warp.Block.LaneRaces is not { } races)
+            return;
+        Span<ulong> within = stackalloc ulong[Warp.Lanes];
+        uint shared = 0;
+        for (uint lanes = mask; lanes != 0; lanes &= lanes - 1)
+        {
+            int lane = BitOperations.TrailingZeroCount(lanes);
+            within[lane] = addresses[lane];
+            if (MemoryUnit.Resolve(space, ref within[lane]) == Space.Shared)
+                shared |= 1u << lane;
+        }
+        if (shared != 0)
+            races.Access(warp, i, within, shared, size, kind);
     }
 
     /// <summary>Counts one access of a warp; generic ones by where the first lane goes.</summary>
@@ -142,6 +162,7 @@ internal static unsafe class MemoryInstructions
                 warp.Write(i.Destinations[0], lane, old);
         }
 
+        CheckLanes(warp, i, i.Space, addresses, mask, size, AccessKind.Atomic);
         Count(warp, i, addresses, mask, size, write: true);
     }
 
@@ -225,6 +246,7 @@ internal static unsafe class MemoryInstructions
             warp.Copies.Issue(warp, copy);
         }
 
+        CheckLanes(warp, i, Space.Shared, destinations, mask, i.Count, AccessKind.Write);
         if (!warp.Block.Grid.Options.CountMemory)
             return;
         if (reading != 0)

@@ -78,6 +78,15 @@ internal sealed unsafe class Warp : IDisposable
     /// <summary>Order among the warps of the block, for races in shared memory.</summary>
     public ActorClock Clock { get; } = new();
 
+    /// <summary>The stretch since the last barrier of its lanes, for races between them.</summary>
+    public uint Stretch { get; private set; }
+
+    public void NextStretch()
+    {
+        if (Block.LaneRaces is { } races)
+            Stretch = races.NextStretch();
+    }
+
     /// <summary>What fences and acquiring accesses of this warp may make visible to the block, by block.</summary>
     public uint[]? PendingAcquire { get; set; }
 
@@ -109,6 +118,7 @@ internal sealed unsafe class Warp : IDisposable
         PendingAcquire = Released = null;
         Clock.Now = Block.Tick;
         Clock.Seen = null;
+        NextStretch();
         bool first = _grid != Block.Grid;
         _grid = Block.Grid;
         foreach ((string name, Register register) in first ? _kernel.Specials : _changing)

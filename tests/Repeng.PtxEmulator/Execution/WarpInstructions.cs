@@ -14,7 +14,9 @@ internal static class WarpInstructions
                 ForEach(mask, lane => warp.Write(i.Destinations[0], lane, mask));
                 return;
             case Op.WarpSync:
+                // Of some lanes only: taken as one of all, which calls nothing a race that is none.
                 Members(warp, i, mask, 0);
+                warp.NextStretch();
                 return;
             case Op.Shfl:
                 Shuffle(warp, i, mask);
