@@ -1,5 +1,7 @@
 using System.Numerics;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using Repeng.PtxEmulator.Compilation;
 using Repeng.PtxEmulator.Ir;
 
 namespace Repeng.PtxEmulator.Execution;
@@ -24,6 +26,11 @@ internal sealed unsafe class AsyncCopy
 
     /// <summary>16 bytes a lane, read from global memory when the copy was issued.</summary>
     public byte* Bytes { get; }
+
+    /// <summary>Where all lanes of the mask write, from <see cref="First"/>, when compiled code issued the copy.</summary>
+    public AccessPattern? Pattern { get; set; }
+
+    public int First { get; set; }
 
     public Instruction Instruction { get; set; } = null!;
 
@@ -50,6 +57,9 @@ internal sealed unsafe class AsyncCopies
     private readonly Stack<AsyncCopy> _spare = new();
     private readonly int[] _groups = new int[Warp.Lanes];
 
+    /// <summary>All lanes have committed as many groups.</summary>
+    private bool _together = true;
+
     public bool Pending => _copies.Count > 0;
 
     public void Clear()
@@ -58,6 +68,7 @@ internal sealed unsafe class AsyncCopies
             _spare.Push(copy);
         _copies.Clear();
         Array.Clear(_groups);
+        _together = true;
     }
 
     public AsyncCopy New(Warp warp, Instruction i, uint mask)
@@ -67,11 +78,20 @@ internal sealed unsafe class AsyncCopies
         copy.Size = i.Count;
         copy.Instruction = i;
         copy.Warp = warp.Index;
+        copy.Pattern = null;
         return copy;
     }
 
     public void Issue(Warp warp, AsyncCopy copy)
     {
+        if (_together)
+        {
+            copy.Group = _groups[0];
+            _copies.Add(copy);
+            warp.Block.Begin(copy);
+            return;
+        }
+
         // Lanes that have committed a different number of groups go separate ways.
         for (uint left = copy.Mask; left != 0;)
         {
@@ -97,6 +117,7 @@ internal sealed unsafe class AsyncCopies
 
     public void Commit(uint mask)
     {
+        _together &= mask == uint.MaxValue;
         for (; mask != 0; mask &= mask - 1)
             _groups[BitOperations.TrailingZeroCount(mask)]++;
     }
@@ -109,10 +130,21 @@ internal sealed unsafe class AsyncCopies
         {
             AsyncCopy copy = _copies[k];
             uint arrives = 0;
-            for (uint lanes = mask & copy.Mask; lanes != 0; lanes &= lanes - 1)
-                if (left < 0 || copy.Group < _groups[BitOperations.TrailingZeroCount(lanes)] - left)
-                    arrives |= lanes & (uint)-(int)lanes;
-            Arrive(warp, copy, arrives);
+            if (left < 0 || _together)
+            {
+                arrives = left < 0 || copy.Group < _groups[0] - left ? mask & copy.Mask : 0;
+            }
+            else
+            {
+                for (uint lanes = mask & copy.Mask; lanes != 0; lanes &= lanes - 1)
+                    if (copy.Group < _groups[BitOperations.TrailingZeroCount(lanes)] - left)
+                        arrives |= lanes & (uint)-(int)lanes;
+            }
+
+            if (copy.Pattern is { } pattern && arrives == pattern.Mask)
+                Arrive(warp, copy, pattern);
+            else
+                Arrive(warp, copy, arrives);
             copy.Mask &= ~arrives;
             if (copy.Mask != 0)
             {
@@ -126,6 +158,27 @@ internal sealed unsafe class AsyncCopies
         }
 
         _copies.RemoveRange(kept, _copies.Count - kept);
+    }
+
+    /// <summary>All lanes at once.</summary>
+    private static void Arrive(Warp warp, AsyncCopy copy, AccessPattern pattern)
+    {
+        Block block = warp.Block;
+        byte* to = block.Shared + copy.First;
+        uint[] offsets = pattern.Offsets;
+        for (uint lanes = pattern.Mask; lanes != 0; lanes &= lanes - 1)
+        {
+            int lane = BitOperations.TrailingZeroCount(lanes);
+            if (copy.Size == 16)
+                Vector128.Load(copy.Bytes + (16 * lane)).Store(to + offsets[lane]);
+            else
+                NativeMemory.Copy(copy.Bytes + (16 * lane), to + offsets[lane], (nuint)copy.Size);
+            block.LaneRaces?.Arrived(warp, lane, copy.First + (int)offsets[lane], copy.Size);
+        }
+
+        block.Arrived(copy, pattern);
+        // The write counts as of now: others need a barrier after this wait.
+        block.SharedRaces?.Note(pattern, copy.First, write: true, (uint)warp.Index, warp.Clock, block.LastFullBarrier, all: true);
     }
 
     private static void Arrive(Warp warp, AsyncCopy copy, uint arrives)
@@ -148,9 +201,7 @@ internal sealed unsafe class AsyncCopies
             block.SharedWritten!.Set(at, bytes);
             block.CopyPending!.ClearRange(at, bytes);
             // The write counts as of now: others need a barrier after this wait.
-            if (block.SharedRaces is { } races && !races.WriteWords(at >> 2, bytes >> 2, (uint)warp.Index, warp.Clock, block.LastFullBarrier))
-                for (int b = 0; b < bytes; b += 4)
-                    races.Access((at + b) >> 2, 15, write: true, strong: false, (uint)warp.Index, warp.Clock, block.LastFullBarrier);
+            block.SharedRaces?.Write(at, bytes, (uint)warp.Index, warp.Clock, block.LastFullBarrier);
         }
     }
 }

@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Runtime.InteropServices;
+using Repeng.PtxEmulator.Compilation;
 using Repeng.PtxEmulator.Ir;
 using Repeng.PtxEmulator.Memory;
 
@@ -22,6 +23,7 @@ internal sealed unsafe class Block : IDisposable
     }
 
     private readonly Barrier[] _barriers = new Barrier[BarrierCount];
+    private readonly uint[] _joined = new uint[Warp.Lanes];
     private int _live;
 
     public Block(Grid grid)
@@ -35,7 +37,7 @@ internal sealed unsafe class Block : IDisposable
             NativeMemory.Fill(Shared, (nuint)SharedBytes, 0xff);
             SharedWritten = new ByteBits(SharedBytes);
             if (grid.Options.CheckSharedRaces)
-                SharedRaces = new RaceShadow(SharedBytes, readerSet: true);
+                SharedRaces = new SharedRaces(SharedBytes);
             if (grid.Options.CheckLaneRaces)
                 LaneRaces = new LaneShadow(SharedBytes);
         }
@@ -59,7 +61,7 @@ internal sealed unsafe class Block : IDisposable
 
     public ByteBits? SharedWritten { get; }
 
-    public RaceShadow? SharedRaces { get; }
+    public SharedRaces? SharedRaces { get; }
 
     public LaneShadow? LaneRaces { get; }
 
@@ -76,8 +78,27 @@ internal sealed unsafe class Block : IDisposable
     {
         InFlight.Add(copy);
         CopyPending ??= new ByteBits(SharedBytes);
+        if (copy.Pattern?.Bits is { } bits)
+        {
+            CopyPending.SetAll(copy.First, bits);
+            return;
+        }
+
         for (uint lanes = copy.Mask; lanes != 0; lanes &= lanes - 1)
             CopyPending.SetFew(copy.Destination[BitOperations.TrailingZeroCount(lanes)], copy.Size);
+    }
+
+    /// <summary>Notes the bytes of a copy of all its lanes as arrived. They were marked as written when the copy was issued.</summary>
+    public void Arrived(AsyncCopy copy, AccessPattern pattern)
+    {
+        if (pattern.Bits is { } bits)
+        {
+            CopyPending!.ClearAll(copy.First, bits);
+            return;
+        }
+
+        foreach (Run run in pattern.Runs)
+            CopyPending!.ClearRange(copy.First + run.Offset, run.Bytes);
     }
 
     /// <summary>Order among the blocks of the grid, for races in global memory.</summary>
@@ -104,6 +125,7 @@ internal sealed unsafe class Block : IDisposable
 
         Tick++;
         LastFullBarrier = Tick;
+        SharedRaces?.Forget();
         SharedWritten?.Clear();
         InFlight.Clear();
         CopyPending?.Clear();
@@ -195,22 +217,32 @@ internal sealed unsafe class Block : IDisposable
         if (barrier.First is null || barrier.Threads < Expected(ref barrier))
             return;
         Tick++;
-        bool full = Warps.All(w => w.State == WarpState.Done || (_barriers[number].Arrived >> w.Index & 1) != 0);
+        bool full = true;
+        foreach (Warp warp in Warps)
+            full &= warp.State == WarpState.Done || (barrier.Arrived >> warp.Index & 1) != 0;
+        // Before clocks change: what is still to be noted was done under the old ones.
+        if (full)
+            SharedRaces?.Forget();
+        else
+            SharedRaces?.Settle();
         if (full)
             LastFullBarrier = Tick;
-        uint[] joined = new uint[Warp.Lanes];
-        foreach (Warp warp in Members(barrier.Arrived))
+        Array.Clear(_joined);
+        int threads = 0;
+        for (uint bits = barrier.Arrived; bits != 0; bits &= bits - 1)
         {
+            Warp warp = Warps[BitOperations.TrailingZeroCount(bits)];
+            threads += BitOperations.PopCount(warp.Running);
             if (warp.Clock.Seen is { } seen)
-                for (int k = 0; k < joined.Length; k++)
-                    joined[k] = Math.Max(joined[k], seen[k]);
-            joined[warp.Index] = Math.Max(joined[warp.Index], warp.Clock.Now);
+                for (int k = 0; k < _joined.Length; k++)
+                    _joined[k] = Math.Max(_joined[k], seen[k]);
+            _joined[warp.Index] = Math.Max(_joined[warp.Index], warp.Clock.Now);
         }
 
-        int threads = Members(barrier.Arrived).Sum(w => BitOperations.PopCount(w.Running));
-        foreach (Warp warp in Members(barrier.Waiting))
+        for (uint bits = barrier.Waiting; bits != 0; bits &= bits - 1)
         {
-            warp.Clock.Join(joined, Warp.Lanes);
+            Warp warp = Warps[BitOperations.TrailingZeroCount(bits)];
+            warp.Clock.Join(_joined, Warp.Lanes);
             warp.State = WarpState.Ready;
             Instruction i = warp.BarrierInstruction!;
             if (i.Destinations.Length == 0)
@@ -220,12 +252,10 @@ internal sealed unsafe class Block : IDisposable
                 warp.Write(i.Destinations[0], BitOperations.TrailingZeroCount(lanes), result);
         }
 
-        foreach (Warp warp in Members(barrier.Arrived))
-            warp.Clock.Now = Tick;
+        for (uint bits = barrier.Arrived; bits != 0; bits &= bits - 1)
+            Warps[BitOperations.TrailingZeroCount(bits)].Clock.Now = Tick;
         barrier = default;
     }
-
-    private IEnumerable<Warp> Members(uint bits) => Warps.Where(w => (bits >> w.Index & 1) != 0);
 
     public void WarpEnded(Warp warp)
     {

@@ -1,18 +1,21 @@
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 
 namespace Repeng.PtxEmulator.Memory;
 
 /// <summary>One bit a byte of memory: has it been written?</summary>
 internal sealed unsafe class ByteBits : IDisposable
 {
+    /// <summary>Bytes behind the end, so that whole vectors may be read and written.</summary>
+    private const int Beyond = 72;
+
     private readonly long _bytes;
     private byte* _bits;
 
     public ByteBits(long bytes)
     {
         _bytes = (bytes + 7) / 8;
-        // Eight bytes more, so that a test may read a whole word.
-        _bits = (byte*)NativeMemory.AllocZeroed((nuint)_bytes + 8);
+        _bits = (byte*)NativeMemory.AllocZeroed((nuint)_bytes + Beyond);
     }
 
     public bool Test(long at, int count)
@@ -82,7 +85,47 @@ internal sealed unsafe class ByteBits : IDisposable
             _bits[at >> 3] &= (byte)~(1 << (int)(at & 7));
     }
 
-    public void Clear() => NativeMemory.Clear(_bits, (nuint)_bytes + 8);
+    public void Clear() => NativeMemory.Clear(_bits, (nuint)_bytes + Beyond);
+
+    /// <summary>Whether all the bytes are marked whose bits are set in <paramref name="pattern"/>: whole vectors of words, from the multiple of 32 at or before <paramref name="at"/>.</summary>
+    public bool TestAll(long at, uint[] pattern)
+    {
+        uint* bits = (uint*)_bits + (at >> 5);
+        ref uint wanted = ref MemoryMarshal.GetArrayDataReference(pattern);
+        Vector512<uint> missing = Vector512<uint>.Zero;
+        for (nuint k = 0; k < (nuint)pattern.Length; k += 16)
+            missing |= Vector512.AndNot(Vector512.LoadUnsafe(ref wanted, k), Vector512.Load(bits + k));
+        return missing == Vector512<uint>.Zero;
+    }
+
+    /// <summary>Whether any of the bytes of a pattern is marked.</summary>
+    public bool TestAny(long at, uint[] pattern)
+    {
+        uint* bits = (uint*)_bits + (at >> 5);
+        ref uint wanted = ref MemoryMarshal.GetArrayDataReference(pattern);
+        Vector512<uint> found = Vector512<uint>.Zero;
+        for (nuint k = 0; k < (nuint)pattern.Length; k += 16)
+            found |= Vector512.LoadUnsafe(ref wanted, k) & Vector512.Load(bits + k);
+        return found != Vector512<uint>.Zero;
+    }
+
+    /// <summary>Marks the bytes of a pattern.</summary>
+    public void SetAll(long at, uint[] pattern)
+    {
+        uint* bits = (uint*)_bits + (at >> 5);
+        ref uint wanted = ref MemoryMarshal.GetArrayDataReference(pattern);
+        for (nuint k = 0; k < (nuint)pattern.Length; k += 16)
+            (Vector512.LoadUnsafe(ref wanted, k) | Vector512.Load(bits + k)).Store(bits + k);
+    }
+
+    /// <summary>Takes the marks from the bytes of a pattern.</summary>
+    public void ClearAll(long at, uint[] pattern)
+    {
+        uint* bits = (uint*)_bits + (at >> 5);
+        ref uint wanted = ref MemoryMarshal.GetArrayDataReference(pattern);
+        for (nuint k = 0; k < (nuint)pattern.Length; k += 16)
+            Vector512.AndNot(Vector512.Load(bits + k), Vector512.LoadUnsafe(ref wanted, k)).Store(bits + k);
+    }
 
     /// <summary>Copies the marks of a range, for copies from device to device.</summary>
     public void CopyFrom(ByteBits? source, long from, long to, long count)

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using Repeng.PtxEmulator.Compilation;
 
 namespace Repeng.PtxEmulator.Memory;
 
@@ -66,60 +67,89 @@ internal sealed unsafe class RaceShadow : IDisposable
 
     private ulong ReaderBits(uint actor) => _readerSet ? 1ul << (int)Math.Min(actor, 30) : actor;
 
-    /// <summary>Notes plain reads of whole words by one actor. False when a word needs a closer look; then nothing is noted from that word on.</summary>
-    public bool ReadWords(long first, int count, uint actor, ActorClock clock, uint start)
+    /// <summary>
+    /// Notes plain accesses of a warp's lanes, from byte <paramref name="first"/>. False at the first conflict, unless <paramref name="all"/>: then the rest is noted all the same.
+    /// </summary>
+    public bool Note(AccessPattern pattern, long first, bool write, uint actor, ActorClock clock, uint start, bool all = false)
     {
-        Vector512<ulong> oldest = Vector512.Create((ulong)start << TickShift), me = Vector512.Create((ulong)actor), actors = Vector512.Create((ulong)ActorMask);
+        if (pattern.WholeWords && (write ? WriteWords(pattern.Runs, first, actor, clock, start) : ReadWords(pattern.Runs, first, actor, clock, start)))
+            return true;
+        bool fine = true;
+        foreach (Run run in pattern.Runs)
+            for (long b = first + run.Offset, end = b + run.Bytes; b < end;)
+            {
+                int inWord = (int)(b & 3), take = (int)Math.Min(4 - inWord, end - b);
+                fine &= Access(b >> 2, ((1u << take) - 1) << inWord, write, false, actor, clock, start) < 0;
+                if (!fine && !all)
+                    return false;
+                b += take;
+            }
+
+        return fine;
+    }
+
+    /// <summary>Reads of whole words. False when a word needs a closer look; what was noted until then may be noted again.</summary>
+    private bool ReadWords(ReadOnlySpan<Run> runs, long first, uint actor, ActorClock clock, uint start)
+    {
+        Vector512<ulong> oldest = Vector512.Create((ulong)start << TickShift), me = Vector512.Create((ulong)actor), actors = Vector512.Create((ulong)ActorMask), split = Vector512.Create((ulong)Split);
         Vector512<ulong> mine = Vector512.Create(Entry(clock.Now, 15, false, 0) | ReaderBits(actor));
         Vector512<ulong> many = Vector512.Create(Entry(clock.Now, 15, false, Many)), full = Vector512.Create(15ul << MaskShift);
-        for (int k = 0; k < count; k += 8)
+        bool set = _readerSet;
+        foreach (Run run in runs)
         {
-            ulong* w = _writers + first + k;
-            ulong* r = _readers + first + k;
-            Vector512<ulong> writer = Vector512.Load(w);
-            Vector512<ulong> fine = Vector512.LessThan(writer, oldest) | Vector512.Equals(writer & actors, me);
-            Vector512<ulong> reader = Vector512.Load(r);
-            Vector512<ulong> stale = Vector512.LessThan(reader, oldest);
-            Vector512<ulong> whole = Vector512.Equals(reader & full, full) & ~Vector512.Equals(reader & actors, Vector512.Create((ulong)Split));
-            fine &= stale | whole;
-            Vector512<ulong> next = _readerSet
-                ? mine | Vector512.ConditionalSelect(stale, Vector512<ulong>.Zero, reader & Vector512.Create((ulong)ActorMask))
-                : Vector512.ConditionalSelect(stale | Vector512.Equals(reader & actors, me), mine, many);
-            int left = count - k;
-            if (left >= 8)
+            long word = (first + run.Offset) >> 2;
+            ulong* w = _writers + word;
+            ulong* r = _readers + word;
+            for (int left = run.Bytes >> 2; left > 0; left -= 8, w += 8, r += 8)
             {
+                Vector512<ulong> writer = Vector512.Load(w), reader = Vector512.Load(r);
+                Vector512<ulong> readers = reader & actors, stale = Vector512.LessThan(reader, oldest);
+                Vector512<ulong> whole = Vector512.AndNot(Vector512.Equals(reader & full, full), Vector512.Equals(readers, split));
+                Vector512<ulong> fine = (Vector512.LessThan(writer, oldest) | Vector512.Equals(writer & actors, me)) & (stale | whole);
+                Vector512<ulong> next = set ? mine | Vector512.AndNot(readers, stale) : Vector512.ConditionalSelect(stale | Vector512.Equals(readers, me), mine, many);
+                if (left < 8)
+                {
+                    // Words behind the range keep what they have.
+                    Vector512<ulong> within = Vector512.LessThan(s_places, Vector512.Create((ulong)left));
+                    fine |= ~within;
+                    next = Vector512.ConditionalSelect(within, next, reader);
+                }
+
                 if (fine != Vector512<ulong>.AllBitsSet)
                     return false;
                 next.Store(r);
-            }
-            else
-            {
-                // Words behind the range keep what they have.
-                Vector512<ulong> within = Vector512.LessThan(s_places, Vector512.Create((ulong)left));
-                if ((fine | ~within) != Vector512<ulong>.AllBitsSet)
-                    return false;
-                Vector512.ConditionalSelect(within, next, reader).Store(r);
             }
         }
 
         return true;
     }
 
-    /// <summary>Notes plain writes of whole words by one actor. False when a word needs a closer look.</summary>
-    public bool WriteWords(long first, int count, uint actor, ActorClock clock, uint start)
+    /// <summary>Writes of whole words. False when a word needs a closer look.</summary>
+    public bool WriteWords(ReadOnlySpan<Run> runs, long first, uint actor, ActorClock clock, uint start)
     {
         Vector512<ulong> oldest = Vector512.Create((ulong)start << TickShift), me = Vector512.Create((ulong)actor), actors = Vector512.Create((ulong)ActorMask);
         Vector512<ulong> mine = Vector512.Create(Entry(clock.Now, 15, false, actor)), mineRead = Vector512.Create(ReaderBits(actor));
-        for (int k = 0; k < count; k += 8)
+        foreach (Run run in runs)
         {
-            ulong* w = _writers + first + k;
-            Vector512<ulong> writer = Vector512.Load(w), reader = Vector512.Load(_readers + first + k);
-            Vector512<ulong> fine = (Vector512.LessThan(writer, oldest) | Vector512.Equals(writer & actors, me))
-                & (Vector512.LessThan(reader, oldest) | Vector512.Equals(reader & actors, mineRead));
-            Vector512<ulong> within = Vector512.LessThan(s_places, Vector512.Create((ulong)(count - k)));
-            if ((fine | ~within) != Vector512<ulong>.AllBitsSet)
-                return false;
-            Vector512.ConditionalSelect(within, mine, writer).Store(w);
+            long word = (first + run.Offset) >> 2;
+            ulong* w = _writers + word;
+            ulong* r = _readers + word;
+            for (int left = run.Bytes >> 2; left > 0; left -= 8, w += 8, r += 8)
+            {
+                Vector512<ulong> writer = Vector512.Load(w), reader = Vector512.Load(r), next = mine;
+                Vector512<ulong> fine = (Vector512.LessThan(writer, oldest) | Vector512.Equals(writer & actors, me))
+                    & (Vector512.LessThan(reader, oldest) | Vector512.Equals(reader & actors, mineRead));
+                if (left < 8)
+                {
+                    Vector512<ulong> within = Vector512.LessThan(s_places, Vector512.Create((ulong)left));
+                    fine |= ~within;
+                    next = Vector512.ConditionalSelect(within, next, writer);
+                }
+
+                if (fine != Vector512<ulong>.AllBitsSet)
+                    return false;
+                next.Store(w);
+            }
         }
 
         return true;
