@@ -6,13 +6,13 @@ namespace Repeng.PtxEmulator.Memory;
 
 /// <summary>
 /// Races between the warps of a block in shared memory. Most accesses between two barriers of the whole block are of warps that keep apart, or that all read: so accesses are only
-/// written down, with the warps that read and that write each region of 256 bytes beside them, and forgotten at the barrier. Only where an access might conflict with another warp's, by
+/// written down, with the warps that read and that write each region of 64 bytes beside them, and forgotten at the barrier. Only where an access might conflict with another warp's, by
 /// regions, is what was written down noted word by word, in its order, in the <see cref="RaceShadow"/>; until the next barrier every access is looked at there then. The answers are
 /// those of the shadow alone: while regions do not conflict no word does.
 /// </summary>
 internal sealed unsafe class SharedRaces : IDisposable
 {
-    private const int RegionBits = 8, Regions = 16, Longest = 1024;
+    private const int RegionBits = 6, Regions = 16, Longest = 1024;
 
     private struct Entry
     {
@@ -28,10 +28,13 @@ internal sealed unsafe class SharedRaces : IDisposable
     private static readonly Vector512<uint> s_places = Vector512.Create(0u, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 
     private readonly RaceShadow _words;
-    private readonly nuint _regions;
     private Entry[] _log = [];
     private int _logged;
     private bool _close;
+
+    /// <summary>The regions that have marks.</summary>
+    private long _low = long.MaxValue;
+    private long _high;
 
     /// <summary>Warps that have read, and written, in each region since the barrier, a bit each.</summary>
     private uint* _readers;
@@ -41,9 +44,9 @@ internal sealed unsafe class SharedRaces : IDisposable
     {
         _words = new RaceShadow(bytes, readerSet: true);
         // A vector more, so that whole ones may be read.
-        _regions = (nuint)(bytes >> RegionBits) + 1 + Regions;
-        _readers = (uint*)NativeMemory.AllocZeroed(_regions, sizeof(uint));
-        _writers = (uint*)NativeMemory.AllocZeroed(_regions, sizeof(uint));
+        nuint regions = (nuint)(bytes >> RegionBits) + 1 + Regions;
+        _readers = (uint*)NativeMemory.AllocZeroed(regions, sizeof(uint));
+        _writers = (uint*)NativeMemory.AllocZeroed(regions, sizeof(uint));
     }
 
     /// <summary>Forgets everything; ticks may start again.</summary>
@@ -58,8 +61,14 @@ internal sealed unsafe class SharedRaces : IDisposable
     {
         _logged = 0;
         _close = false;
-        NativeMemory.Clear(_readers, _regions * sizeof(uint));
-        NativeMemory.Clear(_writers, _regions * sizeof(uint));
+        if (_high > _low)
+        {
+            NativeMemory.Clear(_readers + _low, (nuint)(_high - _low) * sizeof(uint));
+            NativeMemory.Clear(_writers + _low, (nuint)(_high - _low) * sizeof(uint));
+        }
+
+        _low = long.MaxValue;
+        _high = 0;
     }
 
     /// <summary>Notes plain accesses of a warp's lanes as <see cref="RaceShadow.Note"/> does. False at a conflict.</summary>
@@ -126,22 +135,21 @@ internal sealed unsafe class SharedRaces : IDisposable
         long region = first >> RegionBits;
         int count = (int)(((first + span - 1) >> RegionBits) - region) + 1;
         uint* readers = _readers + region, writers = _writers + region, marks = write ? writers : readers;
-        Vector512<uint> mine = Vector512.Create(me);
-        if (count <= Regions)
+        Vector512<uint> mine = Vector512.Create(me), others = Vector512<uint>.Zero;
+        for (int k = 0; k < count; k += Regions)
         {
-            // Most often a single vector.
-            Vector512<uint> within = Vector512.LessThan(s_places, Vector512.Create((uint)count)), r = Vector512.Load(readers), w = Vector512.Load(writers);
-            if ((Vector512.AndNot(write ? r | w : w, mine) & within) != Vector512<uint>.Zero)
-                return false;
-            ((write ? w : r) | (mine & within)).Store(marks);
-            return true;
+            Vector512<uint> used = Vector512.Load(writers + k);
+            if (write)
+                used |= Vector512.Load(readers + k);
+            others |= Vector512.AndNot(used & Vector512.LessThan(s_places, Vector512.Create((uint)(count - k))), mine);
         }
 
-        for (int k = 0; k < count; k++)
-            if (((writers[k] | (write ? readers[k] : 0)) & ~me) != 0)
-                return false;
-        for (int k = 0; k < count; k++)
-            marks[k] |= me;
+        if (others != Vector512<uint>.Zero)
+            return false;
+        for (int k = 0; k < count; k += Regions)
+            (Vector512.Load(marks + k) | (mine & Vector512.LessThan(s_places, Vector512.Create((uint)(count - k))))).Store(marks + k);
+        _low = Math.Min(_low, region);
+        _high = Math.Max(_high, region + count);
         return true;
     }
 
