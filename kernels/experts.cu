@@ -34,15 +34,78 @@ __device__ __forceinline__ double route_sum(const float *logits, int experts, do
     return warp_sum(sum);
 }
 
+/// The logit that a key was made of; zeros lose their sign, NaNs their payload.
+__device__ __forceinline__ float route_logit(u64 key)
+{
+    unsigned ordered = (unsigned)(key >> 32);
+    return ordered == 0 ? not_a_number() : float_of((int)((ordered & 0x80000000u) ? ordered ^ 0x80000000u : ~ordered));
+}
+
+/// A row of up to 32·EACH experts in registers, up to 32 choices, one a lane: the logits are read once.
+template <int EACH> __device__ __forceinline__ void route_row(float *w, int *choice, const float *x, int experts, int perToken, int normalise)
+{
+    int lane = threadIdx.x & 31, expert = 0;
+    u64 keys[EACH], last = ~(u64)0;
+    double most = 0.0, sum = 0.0;
+    float own = 0.0f;
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        keys[i] = i * 32 + lane < experts ? route_key(x[i * 32 + lane], i * 32 + lane) : 0;
+#pragma unroll 1
+    for (int j = 0; j < perToken; j++)
+    {
+        u64 best = 0;
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            best = keys[i] < last && keys[i] > best ? keys[i] : best;
+        last = warp_max_key(best);
+        double logit = (double)route_logit(last);
+        if (j == 0)
+        {
+            most = logit;
+            if (!normalise)
+            {
+#pragma unroll 1
+                for (int i = 0; i < EACH; i++)
+                    if (i * 32 + lane < experts)
+                        sum += exp_of((double)x[i * 32 + lane] - most);
+                sum = warp_sum(sum);
+            }
+        }
+        float term = (float)exp_of(logit - most);
+        if (normalise)
+            sum += (double)term;
+        if (lane == j)
+        {
+            expert = 0x7FFFFFFF - (int)(unsigned)last;
+            own = term;
+        }
+    }
+    if (lane < perToken)
+    {
+        choice[lane] = expert;
+        w[lane] = (float)((double)own / sum);
+    }
+}
+
 /// weights and chosen [rows, perToken] of logits [rows, experts], as RouteArgs says; a warp a row. The j-th choice is the largest
-/// below the (j − 1)-th. Reads 4·experts bytes a row from memory (perToken times from the cache), writes 8·perToken.
-KERNEL(256) route_forward(float *weights, int *chosen, const float *PLAIN logits, int rows, int experts, int perToken, int normalise)
+/// below the (j − 1)-th. Reads 4·experts bytes a row (twice where not normalised; more than 256 experts or 32 choices: perToken times, from
+/// the cache), writes 8·perToken.
+KERNEL_OF(256, 2) route_forward(float *weights, int *chosen, const float *PLAIN logits, int rows, int experts, int perToken, int normalise)
 {
     int row = blockIdx.x * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows)
         return;
     const float *x = logits + (i64)row * experts;
     float *w = weights + (i64)row * perToken;
+    if (experts <= 256 && perToken <= 32)
+    {
+        if (experts <= 128)
+            route_row<4>(w, chosen + (i64)row * perToken, x, experts, perToken, normalise);
+        else
+            route_row<8>(w, chosen + (i64)row * perToken, x, experts, perToken, normalise);
+        return;
+    }
     u64 last = ~(u64)0;
     double most = 0.0, sum = 0.0;
     // Twice: first the sum of the chosen ones' terms, then the weights.

@@ -176,12 +176,10 @@ KERNEL(256) term_mix(float *z2, const float *PLAIN z, const u64 *PLAIN mixes, co
 
 // ---- few rows ----
 
-/// C[m, n] = A·Wᵀ for m ≤ ROWS, W fp32, fp16 or bf16 with row stride ldB, 16 columns of C from `first` on. Reads size·N·K bytes once and
-/// 4·m·K for every 16 rows of W.
-template <int ROWS, typename T> __device__ __forceinline__ void matvec(const MatMulParams &p, int first)
+/// C[m, n] = A·Wᵀ for m ≤ ROWS, W fp16 or bf16 (or fp32 whose rows do not start at 16 bytes) with row stride ldB, 16 columns of C from
+/// `first` on. Reads size·N·K bytes once and 4·m·K for every 16 rows of W.
+template <int ROWS, typename T> __device__ __forceinline__ void matvec_eights(const MatMulParams &p, float (*x)[MatvecStretch], int first, bool vector)
 {
-    __shared__ __align__(16) float x[ROWS][MatvecStretch];
-    bool vector = rows_of_16(p.b, p.ldB, 0, sizeof(T));
     matvec_rows<ROWS, 2>(p, x, first, [&](float (&w)[8], int n, int k, int end) {
         const T *from = (const T *)p.b + (i64)n * p.ldB + k;
         if (n < p.n && vector && k + 8 <= end)
@@ -194,10 +192,84 @@ template <int ROWS, typename T> __device__ __forceinline__ void matvec(const Mat
         }
     });
 }
+
+/// The same of fp32 rows that start at 16 bytes. A lane's eight neighbours are a whole sector, of which a load of 16 bytes takes half: a
+/// warp's 256 neighbours of a row go through shared memory (cp.async, 16 KiB a block, chunks exchanged as those of x), the next ones
+/// under way while these are multiplied.
+template <int ROWS> __device__ __forceinline__ void matvec_staged(const MatMulParams &p, float (*x)[MatvecStretch], float *room, int first)
+{
+    const int own = 2;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = first + warp * own;
+    const float *w = (const float *)p.b;
+    room += warp * own * 256;
+    auto fetch = [&](int k) {
+#pragma unroll
+        for (int j = 0; j < own; j++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+            {
+                int chunk = lane + h * 32, left = n + j < p.n ? (p.k - k - chunk * 4) * 4 : 0;
+                copy_async(room + j * 256 + ((chunk ^ ((chunk >> 3) & 1)) << 2), left > 0 ? w + (i64)(n + j) * p.ldB + k + chunk * 4 : w, larger(0, smaller(16, left)));
+            }
+        copy_commit();
+    };
+    float sums[own][ROWS];
+    matvec_clear(sums);
+    fetch(0);
+#pragma unroll 1
+    for (int k0 = 0; k0 < p.k; k0 += MatvecStretch)
+    {
+        __syncthreads();
+        matvec_stage<ROWS>(p, x, k0);
+        __syncthreads();
+        int end = smaller(MatvecStretch, p.k - k0);
+#pragma unroll 1
+        for (int k = 0; k < end; k += 256)
+        {
+            float weights[own][8];
+            int chunk = lane * 2, flip = (chunk >> 3) & 1;
+            copy_wait<0>();
+            warp_barrier();
+#pragma unroll
+            for (int j = 0; j < own; j++)
+            {
+                float4 a = read_four(room + j * 256 + ((chunk ^ flip) << 2)), b = read_four(room + j * 256 + (((chunk + 1) ^ flip) << 2));
+                weights[j][0] = a.x, weights[j][1] = a.y, weights[j][2] = a.z, weights[j][3] = a.w;
+                weights[j][4] = b.x, weights[j][5] = b.y, weights[j][6] = b.z, weights[j][7] = b.w;
+            }
+            warp_barrier();
+            if (k0 + k + 256 < p.k)
+                fetch(k0 + k + 256);
+            if (k + lane * 8 < end)
+                matvec_add(sums, weights, x, k + lane * 8);
+        }
+    }
+    matvec_store(p, sums, n);
+}
+
+template <int ROWS, typename T> struct Matvec
+{
+    static __device__ __forceinline__ void run(const MatMulParams &p, int first)
+    {
+        __shared__ __align__(16) float x[ROWS][MatvecStretch];
+        matvec_eights<ROWS, T>(p, x, first, rows_of_16(p.b, p.ldB, 0, sizeof(T)));
+    }
+};
+template <int ROWS> struct Matvec<ROWS, float>
+{
+    static __device__ __forceinline__ void run(const MatMulParams &p, int first)
+    {
+        __shared__ __align__(16) float x[ROWS][MatvecStretch], room[8 * 2 * 256];
+        if (rows_of_16(p.b, p.ldB, 0, 4))
+            matvec_staged<ROWS>(p, x, room, first);
+        else
+            matvec_eights<ROWS, float>(p, x, first, false);
+    }
+};
 #define ENTRY(rows)                                                                                                      \
-    KERNEL_OF(256, 2) matvec_f32_##rows(const MatMulParams p) { matvec<rows, float>(p, blockIdx.x * 16); }                     \
-    KERNEL_OF(256, 2) matvec_f16_##rows(const MatMulParams p) { matvec<rows, F16>(p, blockIdx.x * 16); }                       \
-    KERNEL_OF(256, 2) matvec_bf16_##rows(const MatMulParams p) { matvec<rows, BF16>(p, blockIdx.x * 16); }
+    KERNEL_OF(256, 2) matvec_f32_##rows(const MatMulParams p) { Matvec<rows, float>::run(p, blockIdx.x * 16); }                    \
+    KERNEL_OF(256, 2) matvec_f16_##rows(const MatMulParams p) { Matvec<rows, F16>::run(p, blockIdx.x * 16); }                      \
+    KERNEL_OF(256, 2) matvec_bf16_##rows(const MatMulParams p) { Matvec<rows, BF16>::run(p, blockIdx.x * 16); }
 ENTRY(1)
 ENTRY(2)
 ENTRY(4)
@@ -255,7 +327,7 @@ template <typename T> __device__ __forceinline__ void groups_matvec(MatMulParams
     int at = blockIdx.x, across = (p.n + 15) / 16;
     if (!group_of(groups, p, at, [&](int) { return across; }))
         return;
-    matvec<8, T>(p, at * 16);
+    Matvec<8, T>::run(p, at * 16);
 }
 #define ENTRY(name, T)                                                                                                   \
     KERNEL_OF(128, 2) matmul_groups_nn_##name(const MatMulParams p, const GroupsParams groups) { groups_tile<false, T>(p, groups); } \

@@ -266,31 +266,98 @@ template <typename T> __device__ __forceinline__ void load_eight(float (&w)[8], 
     }
 }
 
-/// Elements of K that matvec_rows holds in shared memory at a time.
+/// Elements of K of which products of few rows hold x in shared memory at a time.
 const int MatvecStretch = 1024;
 
-/// C[m, n] = A·Wᵀ for m ≤ ROWS and the columns of C from `first` on: a warp owns OWN rows of W, a lane eight neighbours of K at a time,
-/// which load(w, n, k, end) gives (zeros beyond n and end). A's rows lie in x by stretches, 16-byte chunks c at c ^ (c / 8 % 2), which
-/// makes the reads free of bank conflicts. Sums: a lane's terms in order, then the butterfly of the warp.
-template <int ROWS, int OWN, typename Load> __device__ __forceinline__ void matvec_rows(const MatMulParams &p, float (*x)[MatvecStretch], int first, Load load)
+/// x[r][0 … 1023] = elements k0 … of row r of A, zeros beyond its rows and K. 16-byte chunk c lies at c ^ (c / 8 % 2), so that lanes that
+/// read eight neighbours each meet in no bank.
+template <int ROWS> __device__ __forceinline__ void matvec_stage(const MatMulParams &p, float (*x)[MatvecStretch], int k0)
 {
-    int lane = threadIdx.x & 31, n = first + (threadIdx.x >> 5) * OWN;
-    float sums[OWN][ROWS];
+    if (rows_of_16(p.a, p.ldA, 0, 4) && (p.k & 3) == 0)
+    {
+        int chunk = threadIdx.x, k = k0 + chunk * 4;
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+        {
+            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (r < p.m && k < p.k)
+                v = load_four(p.a + (i64)r * p.ldA + k);
+            *(float4 *)&x[r][(chunk ^ ((chunk >> 3) & 1)) << 2] = v;
+        }
+        return;
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; i < ROWS * MatvecStretch; i += 256)
+    {
+        int r = i / MatvecStretch, k = i % MatvecStretch, chunk = k >> 2;
+        x[r][((chunk ^ ((chunk >> 3) & 1)) << 2) + (k & 3)] = r < p.m && k0 + k < p.k ? p.a[(i64)r * p.ldA + k0 + k] : 0.0f;
+    }
+}
+
+/// sums[j][r] += the products of a lane's eight neighbours of the stretch, from its element k on, one after the other.
+template <int ROWS, int OWN> __device__ __forceinline__ void matvec_add(float (&sums)[OWN][ROWS], const float (&weights)[OWN][8], const float (*x)[MatvecStretch], int k)
+{
+    int chunk = k >> 2, flip = (chunk >> 3) & 1;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+    {
+        float4 a = read_four(&x[r][(chunk ^ flip) << 2]), b = read_four(&x[r][((chunk + 1) ^ flip) << 2]);
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+        {
+            float s = sums[j][r];
+            s = fma(a.x, weights[j][0], s);
+            s = fma(a.y, weights[j][1], s);
+            s = fma(a.z, weights[j][2], s);
+            s = fma(a.w, weights[j][3], s);
+            s = fma(b.x, weights[j][4], s);
+            s = fma(b.y, weights[j][5], s);
+            s = fma(b.z, weights[j][6], s);
+            s = fma(b.w, weights[j][7], s);
+            sums[j][r] = s;
+        }
+    }
+}
+
+template <int ROWS, int OWN> __device__ __forceinline__ void matvec_clear(float (&sums)[OWN][ROWS])
+{
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
 #pragma unroll
         for (int j = 0; j < OWN; j++)
             sums[j][r] = 0.0f;
+}
+
+/// Adds the lanes' sums up and writes columns n … n + OWN − 1 of C.
+template <int ROWS, int OWN> __device__ __forceinline__ void matvec_store(const MatMulParams &p, const float (&sums)[OWN][ROWS], int n)
+{
+    Epilogue out(p, 0);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+        {
+            float s = warp_sum(sums[j][r]);
+            if ((threadIdx.x & 31) == 0 && r < p.m && n + j < p.n)
+            {
+                i64 at = (i64)r * p.ldC + n + j;
+                out.c[at] = out.finish(s, at, n + j);
+            }
+        }
+}
+
+/// C[m, n] = A·Wᵀ for m ≤ ROWS and the columns of C from `first` on: a warp owns OWN rows of W, a lane eight neighbours of K at a time,
+/// which load(w, n, k, end) gives (zeros beyond n and end). Sums: a lane's terms in order, then the butterfly of the warp.
+template <int ROWS, int OWN, typename Load> __device__ __forceinline__ void matvec_rows(const MatMulParams &p, float (*x)[MatvecStretch], int first, Load load)
+{
+    int lane = threadIdx.x & 31, n = first + (threadIdx.x >> 5) * OWN;
+    float sums[OWN][ROWS];
+    matvec_clear(sums);
 #pragma unroll 1
     for (int k0 = 0; k0 < p.k; k0 += MatvecStretch)
     {
         __syncthreads();
-#pragma unroll 1
-        for (int i = threadIdx.x; i < ROWS * MatvecStretch; i += 256)
-        {
-            int r = i / MatvecStretch, k = i % MatvecStretch, chunk = k >> 2;
-            x[r][((chunk ^ ((chunk >> 3) & 1)) << 2) + (k & 3)] = r < p.m && k0 + k < p.k ? p.a[(i64)r * p.ldA + k0 + k] : 0.0f;
-        }
+        matvec_stage<ROWS>(p, x, k0);
         __syncthreads();
         int end = smaller(MatvecStretch, p.k - k0);
 #pragma unroll 1
@@ -300,39 +367,8 @@ template <int ROWS, int OWN, typename Load> __device__ __forceinline__ void matv
 #pragma unroll
             for (int j = 0; j < OWN; j++)
                 load(weights[j], n + j, k0 + k, k0 + end);
-            int chunk = k >> 2, flip = (chunk >> 3) & 1;
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-            {
-                float4 a = read_four(&x[r][(chunk ^ flip) << 2]), b = read_four(&x[r][((chunk + 1) ^ flip) << 2]);
-#pragma unroll
-                for (int j = 0; j < OWN; j++)
-                {
-                    float s = sums[j][r];
-                    s = fma(a.x, weights[j][0], s);
-                    s = fma(a.y, weights[j][1], s);
-                    s = fma(a.z, weights[j][2], s);
-                    s = fma(a.w, weights[j][3], s);
-                    s = fma(b.x, weights[j][4], s);
-                    s = fma(b.y, weights[j][5], s);
-                    s = fma(b.z, weights[j][6], s);
-                    s = fma(b.w, weights[j][7], s);
-                    sums[j][r] = s;
-                }
-            }
+            matvec_add(sums, weights, x, k);
         }
     }
-    Epilogue out(p, 0);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-#pragma unroll
-        for (int j = 0; j < OWN; j++)
-        {
-            float s = warp_sum(sums[j][r]);
-            if (lane == 0 && r < p.m && n + j < p.n)
-            {
-                i64 at = (i64)r * p.ldC + n + j;
-                out.c[at] = out.finish(s, at, n + j);
-            }
-        }
+    matvec_store(p, sums, n);
 }

@@ -44,12 +44,16 @@ template <bool TRANS_B, int THREADS, typename W> struct PackedTiles
     }
 };
 
+/// Shared memory of a product with a packed weight.
+const int PackedShared = 32768;
+
 /// C = A·op(W) with W decoded into the tile, then as matmul_n?_f32: W [N, K] (TRANS_B) or [K, N], both without gaps between rows;
-/// with TERM also the low-rank term of matmul_term_f32. The weight is decoded once for every 64 rows of A.
-template <bool TRANS_B, bool TERM, typename W> __device__ __forceinline__ void packed_tile(const MatMulParams &p, const W &w)
+/// with TERM also the low-rank term of matmul_term_f32. The weight is decoded once for every 64 rows of A: by tiles(col), whose (to, k0)
+/// stages the tile of the columns of C from col on. shared: PackedShared bytes.
+template <bool TRANS_B, bool TERM, typename Tiles> __device__ __forceinline__ void packed_tile_of(const MatMulParams &p, u8 *shared, Tiles tiles)
 {
     typedef Product<64, 64, 32, 32, false, TRANS_B, float, true, 2> P;
-    __shared__ __align__(16) u8 shared[P::SHARED];
+    static_assert(P::SHARED == PackedShared, "two stages of both operands");
     int row, col;
     tile_place<64, 64>(p.m, row, col);
     bool vectorA = rows_of_16(p.a, p.ldA, 0, 4);
@@ -57,7 +61,7 @@ template <bool TRANS_B, bool TERM, typename W> __device__ __forceinline__ void p
     P::clear(sums);
     P::run(
         sums, shared, p.k, [&](u8 *to, int k0) { P::load_a(to, p.a, p.ldA, row, p.m, k0, p.k, vectorA); },
-        PackedTiles<TRANS_B, P::THREADS, W>{p, w, col});
+        tiles(col));
     if (TERM)
     {
         typename P::Sums term;
@@ -77,6 +81,12 @@ template <bool TRANS_B, bool TERM, typename W> __device__ __forceinline__ void p
     Epilogue out(p, 0);
     P::collect(sums, shared);
     P::each_pair(shared, [&](int r, int k, float x, float y) { out.store(row + r, col + k, x, y); });
+}
+
+template <bool TRANS_B, bool TERM, typename W> __device__ __forceinline__ void packed_tile(const MatMulParams &p, const W &w)
+{
+    __shared__ __align__(16) u8 shared[PackedShared];
+    packed_tile_of<TRANS_B, TERM>(p, shared, [&](int col) { return PackedTiles<TRANS_B, 128, W>{p, w, col}; });
 }
 
 /// What packed_matvec reads of row n. A structure, as the body of a lambda may stay a call of its own.

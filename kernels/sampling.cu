@@ -1,11 +1,15 @@
 // The next token of each row of logits, as Steering/Generation/Sampler.cs: repetition penalty, temperature, top-k, top-p, min-p,
 // then the largest score (the first of equals) or a draw from the softmax addressed by (seed, stream, step) of Philox.
-// A block of 1024 threads owns a row and keeps its processed scores in `scores`; nothing is sorted: the k-th largest score and
-// the border of top-p are found by four passes over 8-bit digits of an order-preserving key, with integer counts and with
-// probability mass in units of 2⁻⁵² (integers add in any order to the same sum). Probabilities are double, as on the CPU.
+// A block of 512 threads owns a row and leaves its processed scores in `scores`; nothing is sorted: the k-th largest score and the
+// border of top-p are found by passes over 8-bit digits of an order-preserving key, with integer counts and with probability mass in
+// units of 2⁻⁵² (integers add in any order to the same sum). Probabilities are double, as on the CPU.
 // Two differences to a sort: scores equal to the border of top-p are all kept, and the mass is rounded to 2⁻⁵².
-// Floor: 4·vocabulary bytes a row in and out over the bandwidth; about 6 (greedy 2) to 16 passes over the row from L2 are made.
-//! sampling | sample | block 1024 | grid rows | shared 0
+// Greedy: one pass over the row. With top-k: one that counts scores by the first 12 bits of their key, and one that writes them, −∞ below
+// the bin of the k-th, and lists the others in shared memory (up to 4096); what is left of them after top-k (up to 512) is put in order,
+// and top-p, min-p and the draw are theirs. Without top-k, and where a list would be too long, every step is a pass over the row from L2.
+// A repetition penalty is written before, in a pass of its own.
+// Floor: 4·vocabulary bytes a row in and out over the bandwidth; with top-k in twice, as the border is known only when all has been read.
+//! sampling | sample | block 512 | grid rows | shared 0
 #include "math.cuh"
 #include "philox.cuh"
 
@@ -35,40 +39,141 @@ __device__ __forceinline__ unsigned order_of(float x)
 
 __device__ __forceinline__ void add_shared(u64 *to, u64 x) { asm volatile("red.shared.add.u64 [%0], %1;" ::"r"(shared_address(to)), "l"(x) : "memory"); }
 
+const int Threads = 512, Candidates = 4096, Kept = Threads;
+
 struct SampleRoom
 {
     u64 bins[256];
+    union
+    {
+        unsigned wide[4096]; // scores by the first 12 bits of their key
+        struct
+        {
+            float scores[Candidates];
+            int indices[Candidates];
+        } candidates; // in any order
+    };
+    float scores[Kept]; // what top-k kept, in the order of the indices
+    int indices[Kept];
     double sums[32];
     float maxima[32];
     u64 taken;
     unsigned prefix;
-    int answer;
+    int answer, count, above;
 };
 
-__device__ __forceinline__ double block_sum_double(double x, SampleRoom &room) { return block_sum(x, room.sums, 1024); }
+/// What a step goes over: the whole row in memory (indices null), or the list in shared memory of what top-k kept, and where it stands in the row.
+struct Row
+{
+    float *scores;
+    const int *indices;
+    float *x;
+    int n;
+    __device__ __forceinline__ float score(int i) const { return scores[i]; }
+    __device__ __forceinline__ int token(int i) const { return indices != nullptr ? indices[i] : i; }
+    __device__ __forceinline__ void remove(int i) const
+    {
+        scores[i] = -positive_infinity();
+        if (indices != nullptr)
+            x[indices[i]] = -positive_infinity();
+    }
+};
+
+/// Calls visit(i, from[i]) for the row's elements, by 16 bytes where it may, the next ones under way.
+template <typename Visit> __device__ __forceinline__ void over_row(const float *from, int n, Visit visit)
+{
+    if ((n & 3) == 0 && aligned16(from))
+    {
+        float4 next = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if ((int)threadIdx.x * 4 < n)
+            next = load_four(from + threadIdx.x * 4);
+        for (int i = threadIdx.x * 4; i < n; i += Threads * 4)
+        {
+            float4 v = next;
+            if (i + Threads * 4 < n)
+                next = load_four(from + i + Threads * 4);
+            visit(i, v.x);
+            visit(i + 1, v.y);
+            visit(i + 2, v.z);
+            visit(i + 3, v.w);
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < n; i += Threads)
+        visit(i, from[i]);
+}
+/// to[i] = change(i, from[i]) likewise.
+template <typename Change> __device__ __forceinline__ void change_row(float *to, const float *from, int n, Change change)
+{
+    if ((n & 3) == 0 && aligned16(from, to))
+    {
+        float4 next = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if ((int)threadIdx.x * 4 < n)
+            next = load_four(from + threadIdx.x * 4);
+        for (int i = threadIdx.x * 4; i < n; i += Threads * 4)
+        {
+            float4 v = next;
+            if (i + Threads * 4 < n)
+                next = load_four(from + i + Threads * 4);
+            *(float4 *)(to + i) = make_float4(change(i, v.x), change(i + 1, v.y), change(i + 2, v.z), change(i + 3, v.w));
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < n; i += Threads)
+        to[i] = change(i, from[i]);
+}
+
+__device__ __forceinline__ double block_sum_double(double x, SampleRoom &room) { return block_sum(x, room.sums, Threads); }
 
 /// Probability of a score over the row's maximum, not divided by the sum; 0 for −∞.
 __device__ __forceinline__ double weight_of(float score, float most) { return exp_of((double)score - (double)most); }
 
-__device__ __forceinline__ float row_max(const float *scores, int n, SampleRoom &room)
+__device__ __forceinline__ float row_max(const Row &row, SampleRoom &room)
 {
     float most = -positive_infinity();
-    for (int i = threadIdx.x; i < n; i += 1024)
-        most = larger(most, scores[i]);
-    return block_max(most, room.maxima, 1024);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < row.n; i += Threads)
+        most = larger(most, row.score(i));
+    return block_max(most, room.maxima, Threads);
 }
 
-__device__ __forceinline__ double row_sum(const float *scores, int n, float most, SampleRoom &room)
+__device__ __forceinline__ double row_sum(const Row &row, float most, SampleRoom &room)
 {
     double sum = 0.0;
-    for (int i = threadIdx.x; i < n; i += 1024)
-        sum += weight_of(scores[i], most);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < row.n; i += Threads)
+        sum += weight_of(row.score(i), most);
     return block_sum_double(sum, room);
+}
+
+__device__ __forceinline__ u64 shuffle_up(u64 x, int distance)
+{
+    return ((u64)shuffle_up((unsigned)(x >> 32), distance) << 32) | shuffle_up((unsigned)x, distance);
+}
+
+/// Sum of the amounts of this and all threads before; room.bins' first 32 numbers are overwritten. Ends with a barrier.
+__device__ __forceinline__ u64 sum_up_to(u64 amount, u64 *room)
+{
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance <<= 1)
+    {
+        u64 other = shuffle_up(amount, distance);
+        amount += lane >= distance ? other : 0;
+    }
+    __syncthreads();
+    if (lane == 31)
+        room[warp] = amount;
+    __syncthreads();
+    for (int w = 0; w < warp; w++)
+        amount += room[w];
+    __syncthreads();
+    return amount;
 }
 
 /// The key v such that the amounts of keys above v are less than `target` and those of v and above reach it (ascending: below and
 /// up to v, exceed it); amount(i) of element i is an integer. Four passes, the highest digit first.
-template <bool ASCENDING, typename Amount> __device__ __forceinline__ unsigned find_key(const float *scores, int n, u64 target, Amount amount, SampleRoom &room)
+template <bool ASCENDING, typename Score, typename Amount> __device__ __forceinline__ unsigned find_key(int n, u64 target, Score score, Amount amount, SampleRoom &room)
 {
     if (threadIdx.x == 0)
     {
@@ -77,31 +182,26 @@ template <bool ASCENDING, typename Amount> __device__ __forceinline__ unsigned f
     }
     for (int shift = 24; shift >= 0; shift -= 8)
     {
-        for (int b = threadIdx.x; b < 256; b += 1024)
+        for (int b = threadIdx.x; b < 256; b += Threads)
             room.bins[b] = 0;
         __syncthreads();
         unsigned prefix = room.prefix;
-        for (int i = threadIdx.x; i < n; i += 1024)
+        u64 taken = room.taken;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < n; i += Threads)
         {
-            unsigned key = order_of(scores[i]);
+            unsigned key = order_of(score(i));
             if (shift == 24 || (key >> (shift + 8)) == (prefix >> (shift + 8)))
                 add_shared(&room.bins[(key >> shift) & 255], amount(i));
         }
         __syncthreads();
-        if (threadIdx.x == 0)
+        // A thread a digit: the first with which the sum reaches the target; where none does, the last.
+        int digit = ASCENDING ? (int)threadIdx.x : 255 - (int)threadIdx.x;
+        u64 own = threadIdx.x < 256 ? room.bins[digit] : 0, with = taken + sum_up_to(own, room.bins), before = with - own;
+        bool here = ASCENDING ? with > target : with >= target, earlier = ASCENDING ? before > target : threadIdx.x > 0 && before >= target;
+        if (threadIdx.x < 256 && !earlier && (here || threadIdx.x == 255))
         {
-            u64 taken = room.taken;
-            int digit = ASCENDING ? 0 : 255;
-            for (;;)
-            {
-                u64 with = taken + room.bins[digit];
-                bool here = ASCENDING ? with > target : with >= target;
-                if (here || digit == (ASCENDING ? 255 : 0))
-                    break;
-                taken = with;
-                digit += ASCENDING ? 1 : -1;
-            }
-            room.taken = taken;
+            room.taken = before;
             room.prefix = prefix | ((unsigned)digit << shift);
         }
         __syncthreads();
@@ -111,101 +211,68 @@ template <bool ASCENDING, typename Amount> __device__ __forceinline__ unsigned f
     return key;
 }
 
-/// tokens[row] of logits [rows, n] with settings[row]; scores [rows, n] receives the processed scores (−∞ where removed).
-KERNEL(1024) sample(int *tokens, float *scores, const float *PLAIN logits, const SampleRow *PLAIN settings, int n)
+/// The 12 bits of a key at which the scores counted in room.wide, from the largest on, reach k; room.above: how many they and those above are.
+__device__ __forceinline__ unsigned find_bin(int k, SampleRoom &room)
 {
-    __shared__ SampleRoom room;
-    const SampleRow s = settings[blockIdx.x];
-    float *x = scores + (i64)blockIdx.x * n;
-    const float *raw = logits + (i64)blockIdx.x * n;
-    int thread = threadIdx.x;
-    float broken = 0.0f, differs = 0.0f, same = raw[0];
-    for (int i = thread; i < n; i += 1024)
+    // Eight bins a thread, the highest first.
+    int high = 4095 - 8 * (int)threadIdx.x;
+    u64 own = 0;
+    for (int i = 0; i < 8; i++)
+        own += room.wide[high - i];
+    u64 with = sum_up_to(own, room.bins), before = with - own;
+    if (before < (u64)k && with >= (u64)k)
     {
-        float v = raw[i];
-        x[i] = v;
-        broken = absolute(v) < positive_infinity() ? broken : 1.0f;
-        differs = v == same ? differs : 1.0f;
+        for (high++; before < (u64)k; before += room.wide[high])
+            high--;
+        room.prefix = (unsigned)high;
+        room.above = (int)before;
     }
     __syncthreads();
-    if (s.check)
-    {
-        broken = block_max(broken, room.maxima, 1024);
-        differs = block_max(differs, room.maxima, 1024);
-        if (broken > 0.0f || (n > 1 && differs == 0.0f))
-        {
-            if (thread == 0)
-                tokens[blockIdx.x] = -1;
-            return;
-        }
-    }
-    if (s.repetitionPenalty != 1.0f)
-    {
-        for (int i = thread; i < s.seenCount; i += 1024)
-        {
-            int id = s.seen[i];
-            x[id] = raw[id] > 0.0f ? raw[id] / s.repetitionPenalty : raw[id] * s.repetitionPenalty;
-        }
-        __syncthreads();
-    }
-    if (!s.sample)
-    {
-        // The largest, the lowest index among equals: two reductions.
-        float most = row_max(x, n, room);
-        if (thread == 0)
-            room.answer = n;
-        __syncthreads();
-        int first = n;
-        for (int i = thread; i < n && first == n; i += 1024)
-            if (x[i] == most)
-                first = i;
-        if (first < n)
-            asm volatile("red.shared.min.s32 [%0], %1;" ::"r"(shared_address(&room.answer)), "r"(first) : "memory");
-        __syncthreads();
-        if (thread == 0)
-            tokens[blockIdx.x] = room.answer < n ? room.answer : 0;
-        return;
-    }
-    if (s.temperature != 1.0f)
-    {
-        for (int i = thread; i < n; i += 1024)
-            x[i] = x[i] / s.temperature;
-        __syncthreads();
-    }
-    if (s.topK > 0 && s.topK < n)
-    {
-        unsigned border = find_key<false>(x, n, (u64)s.topK, [&](int) { return (u64)1; }, room);
-        for (int i = thread; i < n; i += 1024)
-            if (order_of(x[i]) < border)
-                x[i] = -positive_infinity();
-        __syncthreads();
-    }
-    float most = row_max(x, n, room);
+    return room.prefix;
+}
+
+/// The next free place of a list.
+__device__ __forceinline__ int next_place(SampleRoom &room)
+{
+    int at;
+    asm volatile("atom.shared.add.u32 %0, [%1], 1;" : "=r"(at) : "r"(shared_address(&room.count)) : "memory");
+    return at;
+}
+
+/// What follows top-k: top-p, min-p and the draw.
+__device__ __forceinline__ int draw(const Row &row, const SampleRow &s, SampleRoom &room)
+{
+    int thread = threadIdx.x, n = row.n;
+    float most = row_max(row, room);
     if (s.topP < 1.0f)
     {
         // Removed from the smallest on while the sum of what is removed stays ≤ 1 − p; the largest always stays.
-        double sum = row_sum(x, n, most, room), unit = 4503599627370496.0 / sum;
+        double sum = row_sum(row, most, room), unit = 4503599627370496.0 / sum;
         u64 target = (u64)((double)(1.0f - s.topP) * 4503599627370496.0);
-        unsigned border = find_key<true>(x, n, target, [&](int i) { return (u64)(weight_of(x[i], most) * unit + 0.5); }, room);
-        for (int i = thread; i < n; i += 1024)
-            if (order_of(x[i]) < border && x[i] != most)
-                x[i] = -positive_infinity();
+        unsigned border = find_key<true>(
+            n, target, [&](int i) { return row.score(i); }, [&](int i) { return (u64)(weight_of(row.score(i), most) * unit + 0.5); }, room);
+#pragma unroll 1
+        for (int i = thread; i < n; i += Threads)
+            if (order_of(row.score(i)) < border && row.score(i) != most)
+                row.remove(i);
         __syncthreads();
     }
     if (s.minP > 0.0f)
     {
-        for (int i = thread; i < n; i += 1024)
-            if (weight_of(x[i], most) < (double)s.minP)
-                x[i] = -positive_infinity();
+#pragma unroll 1
+        for (int i = thread; i < n; i += Threads)
+            if (weight_of(row.score(i), most) < (double)s.minP)
+                row.remove(i);
         __syncthreads();
     }
-    // A thread owns a stretch of the vocabulary in order; the draw falls into one stretch, whose thread walks it.
-    double total = row_sum(x, n, most, room);
+    // A thread owns a stretch in order; the draw falls into one stretch, whose thread walks it.
+    double total = row_sum(row, most, room);
     double u = (double)philox_uniform(s.seed, s.stream, s.step);
-    int each = (n + 1023) / 1024, begin = smaller(n, thread * each), end = smaller(n, begin + each);
+    int each = (n + Threads - 1) / Threads, begin = smaller(n, thread * each), end = smaller(n, begin + each);
     double mine = 0.0;
+#pragma unroll 1
     for (int i = begin; i < end; i++)
-        mine += weight_of(x[i], most) / total;
+        mine += weight_of(row.score(i), most) / total;
     // Sums of all stretches up to this one: within the warp, then over the warps.
     int lane = thread & 31, warp = thread >> 5;
     double upTo = mine;
@@ -225,15 +292,16 @@ KERNEL(1024) sample(int *tokens, float *scores, const float *PLAIN logits, const
         before += room.sums[w];
     int last = -1, found = -1;
     double cumulative = before;
+#pragma unroll 1
     for (int i = begin; i < end; i++)
     {
-        double p = weight_of(x[i], most) / total;
+        double p = weight_of(row.score(i), most) / total;
         if (p == 0.0)
             continue;
-        last = i;
+        last = row.token(i);
         cumulative += p;
         if (found < 0 && u < cumulative)
-            found = i;
+            found = last;
     }
     // The lowest token whose sum exceeds u; where rounding leaves none, the last that has a probability.
     __syncthreads();
@@ -245,6 +313,164 @@ KERNEL(1024) sample(int *tokens, float *scores, const float *PLAIN logits, const
     if (last >= 0)
         asm volatile("red.shared.max.s32 [%0], %1;" ::"r"(shared_address(&room.answer)), "r"(last) : "memory");
     __syncthreads();
+    return (unsigned)room.taken != 0xFFFFFFFFu ? (int)(unsigned)room.taken : room.answer < 0 ? 0 : room.answer;
+}
+
+/// x = from over the temperature, −∞ below the k-th largest, whose keys are counted in room.wide. True where what stays is listed in room.scores, room.count of it.
+template <typename Score> __device__ __forceinline__ bool top_k(float *x, const float *from, int n, int k, Score score, SampleRoom &room)
+{
+    int thread = threadIdx.x;
+    unsigned bin = find_bin(k, room);
+    if (room.above > Candidates)
+    {
+        change_row(x, from, n, [&](int, float v) { return score(v); });
+        __syncthreads();
+        unsigned border = find_key<false>(n, (u64)k, [&](int i) { return x[i]; }, [&](int) { return (u64)1; }, room);
+#pragma unroll 1
+        for (int i = thread; i < n; i += Threads)
+            if (order_of(x[i]) < border)
+                x[i] = -positive_infinity();
+        __syncthreads();
+        return false;
+    }
     if (thread == 0)
-        tokens[blockIdx.x] = (unsigned)room.taken != 0xFFFFFFFFu ? (int)(unsigned)room.taken : room.answer < 0 ? 0 : room.answer;
+        room.count = 0;
+    __syncthreads();
+    change_row(x, from, n, [&](int i, float v) {
+        float y = score(v);
+        if (order_of(y) >> 20 < bin)
+            return -positive_infinity();
+        int at = next_place(room);
+        room.candidates.scores[at] = y;
+        room.candidates.indices[at] = i;
+        return y;
+    });
+    __syncthreads();
+    int count = room.count;
+    unsigned border = find_key<false>(count, (u64)k, [&](int i) { return room.candidates.scores[i]; }, [&](int) { return (u64)1; }, room);
+    // What stays, in any order.
+    if (thread == 0)
+        room.count = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int i = thread; i < count; i += Threads)
+    {
+        if (order_of(room.candidates.scores[i]) < border)
+        {
+            x[room.candidates.indices[i]] = -positive_infinity();
+            continue;
+        }
+        int at = next_place(room);
+        if (at < Kept)
+        {
+            room.scores[at] = room.candidates.scores[i];
+            room.indices[at] = room.candidates.indices[i];
+        }
+    }
+    __syncthreads();
+    count = room.count;
+    if (count > Kept)
+        return false;
+    // In the order of the tokens: a token's place is how many lie before it.
+    int before = 0, index = thread < count ? room.indices[thread] : 0;
+    float own = thread < count ? room.scores[thread] : 0.0f;
+#pragma unroll 1
+    for (int j = 0; j < count; j++)
+        before += room.indices[j] < index ? 1 : 0;
+    __syncthreads();
+    if (thread < count)
+    {
+        room.scores[before] = own;
+        room.indices[before] = index;
+    }
+    __syncthreads();
+    return true;
+}
+
+/// tokens[row] of logits [rows, n] with settings[row]; scores [rows, n] receives the processed scores (−∞ where removed).
+KERNEL(512) sample(int *tokens, float *scores, const float *PLAIN logits, const SampleRow *PLAIN settings, int n)
+{
+    __shared__ SampleRoom room;
+    const SampleRow &s = settings[blockIdx.x];
+    float *x = scores + (i64)blockIdx.x * n;
+    const float *raw = logits + (i64)blockIdx.x * n, *from = raw;
+    int thread = threadIdx.x;
+    bool penalty = s.repetitionPenalty != 1.0f && s.seenCount > 0, cut = s.sample && s.topK > 0 && s.topK < n;
+    float temperature = s.temperature;
+    auto score = [&](float v) { return temperature != 1.0f ? v / temperature : v; };
+    float broken = 0.0f, differs = 0.0f, same = raw[0];
+    auto look = [&](float v) {
+        broken = absolute(v) < positive_infinity() ? broken : 1.0f;
+        differs = v == same ? differs : 1.0f;
+    };
+    if (thread == 0)
+        room.answer = n;
+    for (int b = thread; b < 4096; b += Threads)
+        room.wide[b] = 0;
+    if (penalty)
+    {
+        change_row(x, raw, n, [&](int, float v) {
+            look(v);
+            return v;
+        });
+        __syncthreads();
+#pragma unroll 1
+        for (int i = thread; i < s.seenCount; i += Threads)
+        {
+            int id = s.seen[i];
+            x[id] = raw[id] > 0.0f ? raw[id] / s.repetitionPenalty : raw[id] * s.repetitionPenalty;
+        }
+        from = x;
+    }
+    __syncthreads();
+    // The first pass: what is broken, and the largest, or counts for top-k, or the scores.
+    float most = -positive_infinity();
+    int first = thread < n ? ((n & 3) == 0 && aligned16(from, x) ? thread * 4 : thread) : n;
+    if (!s.sample)
+        change_row(x, from, n, [&](int i, float v) {
+            if (!penalty)
+                look(v);
+            first = v > most ? i : first;
+            most = larger(most, v);
+            return v;
+        });
+    else if (!cut)
+        change_row(x, from, n, [&](int, float v) {
+            if (!penalty)
+                look(v);
+            return score(v);
+        });
+    else
+        over_row(from, n, [&](int, float v) {
+            if (!penalty)
+                look(v);
+            asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(shared_address(&room.wide[order_of(score(v)) >> 20])), "r"(1) : "memory");
+        });
+    __syncthreads();
+    if (s.check)
+    {
+        broken = block_max(broken, room.maxima, Threads);
+        differs = block_max(differs, room.maxima, Threads);
+        if (broken > 0.0f || (n > 1 && differs == 0.0f))
+        {
+            if (thread == 0)
+                tokens[blockIdx.x] = -1;
+            return;
+        }
+    }
+    if (!s.sample)
+    {
+        // The largest, the lowest index among equals.
+        float largest = block_max(most, room.maxima, Threads);
+        if (most == largest && first < n)
+            asm volatile("red.shared.min.s32 [%0], %1;" ::"r"(shared_address(&room.answer)), "r"(first) : "memory");
+        __syncthreads();
+        if (thread == 0)
+            tokens[blockIdx.x] = room.answer < n ? room.answer : 0;
+        return;
+    }
+    bool listed = cut && top_k(x, from, n, s.topK, score, room);
+    int token = draw(listed ? Row{room.scores, room.indices, x, room.count} : Row{x, nullptr, x, n}, s, room);
+    if (thread == 0)
+        tokens[blockIdx.x] = token;
 }

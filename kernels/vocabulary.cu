@@ -2,7 +2,7 @@
 // variation. A block takes 8192 columns of a row (32 a thread, by 16 bytes where rows are aligned); sums over a row are
 // partial sums of those blocks, fp32 over a thread's 32 terms and double above, added in order by a second kernel.
 // Floor: one read of the logits (and one write where they become their gradient) over the device's bandwidth.
-//! vocabulary | *_partial | block 256 | grid (rows, ceil(cols / 8192)) | shared 0 | partial [rows, chunks, 2] doubles
+//! vocabulary | *_partial | block 256 | grid (rows, ceil(cols / 8192)) | shared 0 | log_sum_exp: partial [rows, chunks, 2] doubles; entropy: [rows, chunks]; total_variation: [2, rows, chunks]
 //! vocabulary | log_sum_exp_fold, log_sum_exp_finish, gather_label | block 256 | grid ceil(rows / 256) | shared 0
 //! vocabulary | log_prob_backward, total_variation_backward | block 256 | grid (rows, ceil(cols / 8192)) | shared 0
 #include "math.cuh"
@@ -97,22 +97,46 @@ KERNEL(256) log_sum_exp_partial(double *partial, const float *PLAIN logits, int 
     }
 }
 
+/// Two neighbours in one instruction.
+__device__ __forceinline__ void load_doubles(double &x, double &y, const double *p) { asm volatile("ld.global.v2.f64 {%0, %1}, [%2];" : "=d"(x), "=d"(y) : "l"(global_address(p)) : "memory"); }
+
 /// A sum of e^(x − from) as a sum of e^(x − to). No term at all stays 0, also where both are −∞.
 __device__ __forceinline__ double rescaled(double sum, double from, double to) { return sum == 0.0 ? 0.0 : from == to ? sum : sum * exp_of(from - to); }
 
-/// Folds the partial sums of a chunk into max[rows] and sum[rows]. Reads 16·rows·chunks bytes.
+/// Folds the partial sums of a chunk into max[rows] and sum[rows]. Reads 16·rows·chunks bytes (chunks beyond the eighth twice) and 8·rows,
+/// writes 8·rows.
 KERNEL(256) log_sum_exp_fold(float *max, float *sum, const double *PLAIN partial, int rows, int chunks)
 {
+    const int kept = 8;
     int row = blockIdx.x * 256 + threadIdx.x;
     if (row >= rows)
         return;
     const double *p = partial + (i64)row * chunks * 2;
-    double before = (double)max[row], most = before;
-    for (int c = 0; c < chunks; c++)
+    double before = (double)max[row], most = before, largest[kept], sums[kept];
+#pragma unroll
+    for (int c = 0; c < kept; c++)
+    {
+        largest[c] = sums[c] = 0.0;
+        if (c < chunks)
+            load_doubles(largest[c], sums[c], p + 2 * c);
+    }
+#pragma unroll
+    for (int c = 0; c < kept; c++)
+        if (c < chunks)
+            most = largest[c] > most || largest[c] != largest[c] ? largest[c] : most;
+    for (int c = kept; c < chunks; c++)
         most = p[2 * c] > most || p[2 * c] != p[2 * c] ? p[2 * c] : most;
     double total = rescaled((double)sum[row], before, most);
-    for (int c = 0; c < chunks; c++)
-        total += rescaled(p[2 * c + 1], p[2 * c], most);
+#pragma unroll
+    for (int c = 0; c < kept; c++)
+        if (c < chunks)
+            total += rescaled(sums[c], largest[c], most);
+    for (int c = kept; c < chunks; c++)
+    {
+        double m, s;
+        load_doubles(m, s, p + 2 * c);
+        total += rescaled(s, m, most);
+    }
     max[row] = (float)most;
     sum[row] = (float)total;
 }
@@ -159,7 +183,7 @@ KERNEL(256) log_prob_backward(float *logits, const float *PLAIN lse, const float
         [&](int i) { x[i] = one(x[i], i); });
 }
 
-/// partial[row, chunk, 0] = −Σ p ln p over 8192 columns. Then sum_partials with cols = 1, chunkStep = 2, outerStep = 2·chunks.
+/// partial[row, chunk] = −Σ p ln p over 8192 columns. Then sum_partials with cols = 1, chunkStep = 1, outerStep = chunks.
 /// Reads 4·rows·cols bytes.
 KERNEL(256) entropy_partial(double *partial, const float *PLAIN logits, const float *PLAIN lse, int cols)
 {
@@ -184,11 +208,11 @@ KERNEL(256) entropy_partial(double *partial, const float *PLAIN logits, const fl
         [&](int i) { one(x[i]); });
     double total = block_sum((double)sum, room, 256);
     if (threadIdx.x == 0)
-        partial[((i64)row * gridDim.y + blockIdx.y) * 2] = total;
+        partial[(i64)row * gridDim.y + blockIdx.y] = total;
 }
 
-/// partial[row, chunk] = (½Σ |pRef − p|, Σ −½sign(pRef − p)·p) over 8192 columns. Then sum_partials twice (tv from partial,
-/// dot from partial + 1) with cols = 1, chunkStep = 2, outerStep = 2·chunks. Reads 8·rows·cols bytes.
+/// partial[0, row, chunk] = ½Σ |pRef − p|, partial[1, row, chunk] = Σ −½sign(pRef − p)·p over 8192 columns. Then sum_partials twice (tv
+/// from partial, dot from partial + rows·chunks) with cols = 1, chunkStep = 1, outerStep = chunks. Reads 8·rows·cols bytes.
 KERNEL(256) total_variation_partial(double *partial, const float *PLAIN logitsRef, const float *PLAIN lseRef, const float *PLAIN logits, const float *PLAIN lse, int cols)
 {
     __shared__ double room[32];
@@ -213,9 +237,9 @@ KERNEL(256) total_variation_partial(double *partial, const float *PLAIN logitsRe
     double half = 0.5 * block_sum((double)size, room, 256), dot = block_sum((double)slope, room, 256);
     if (threadIdx.x == 0)
     {
-        double *p = partial + ((i64)row * gridDim.y + blockIdx.y) * 2;
-        p[0] = half;
-        p[1] = dot;
+        i64 at = (i64)row * gridDim.y + blockIdx.y;
+        partial[at] = half;
+        partial[(i64)gridDim.x * gridDim.y + at] = dot;
     }
 }
 

@@ -66,7 +66,7 @@ internal static partial class Board
     public static string[] Shipped() => [.. JsonNode.Parse(KernelImages.Manifest)!["modules"]!.AsArray().SelectMany(m => m!["kernels"]!.AsArray()).Select(k => (string)k!["name"]!)];
 
     private static string Line(BoardRow r) => string.Create(CultureInfo.InvariantCulture,
-        $"{r.Kernel,-30} {r.Shape,-44} traffic {r.Traffic,6:0.000} (operands once {r.Cached,6:0.00})  extra ways {r.ExtraWays,6} of {r.Counts.SharedPhases,8}  mma {r.Mma,6:0.000}  {string.Join(' ', r.Misses())}");
+        $"{r.Kernel,-30} {r.Shape,-44} traffic {r.Traffic,6:0.000} (operands once {r.Cached,6:0.00})  extra ways {r.ExtraWays,6} of {r.Counts.SharedPhases,8}  mma {r.Mma,6:0.000}  instructions {r.Counts.WarpInstructions,9}  {string.Join(' ', r.Misses())}");
 
     private static string Page(List<BoardRow> rows)
     {

@@ -86,26 +86,50 @@ internal static partial class KernelCases
 
     private static IEnumerable<KernelCase> Rotations()
     {
-        const int batch = 4;
+        // Columns of a panel of cayley_forward_global: each passes over the whole matrix in doubles.
+        const int batch = 4, panel = 32;
         foreach (int n in new[] { 64, 160 })
         {
             int count = n == 64 ? batch : 1;
             long size = (long)n * n * count;
             string shape = $"{count} × {n} × {n}";
-            View Rotated(EmulatedGpu g)
+            yield return new(shape, g =>
+                {
+                    View x = g.Zeros(size);
+                    g.Backend.Skew(x, g.Signed(size), n, count, false);
+                    g.Backend.CayleyForward(g.Zeros(size), x, n, count);
+                },
+                ("skew", new Floor(4 * size, 4 * size, 12 * size)), n == 64 ? ("cayley_forward_shared", new Floor(4 * size, 4 * size)) : ("cayley_forward_global", new Floor(4 * size, 4 * size, (24 + (16 * Ceil(n, panel))) * size)));
+        }
+        const long all = batch * 64 * 64;
+        yield return new($"{batch} × 64 × 64", g => g.Backend.CayleyBackward(g.Zeros(all), g.Signed(all), g.Signed(all), 64, batch),
+            ("cayley_backward_first", new Floor(8 * all, 8 * all, (16 * all) + (8 * all))), ("cayley_backward_second", new Floor(16 * all, 4 * all, (24 * all) + (8 * all))));
+        // A norm of 25.6 takes powers up to the fourth, four terms and five squarings. Doubles that pass for an element: up to 64 × 64 a power is written
+        // once and read by every polynomial that has it; beyond, products ask for both operands once a row or column of tiles of 32, and add to what a
+        // polynomial has written.
+        const int powers = 4, terms = 4, squarings = 5;
+        foreach (int n in new[] { 64, 96 })
+        {
+            int count = n == 64 ? batch : 1;
+            long size = (long)n * n * count;
+            double product = (2 * Ceil(n, 32)) + 1, polynomial = powers + ((terms - 1) * (powers - 1)), forward, backward;
+            if (n == 64)
+                (forward, backward) = (powers + polynomial, 2 * (powers + polynomial));
+            else
             {
-                View x = g.Zeros(size);
-                g.Backend.Skew(x, g.Signed(size), n, count, false);
-                return x;
+                double products = powers - 1 + squarings, sums = terms - 1;
+                forward = 5 + (products * product) + polynomial + terms + (sums * (product + 1));
+                backward = 9 + (products * ((3 * product) + 1)) - product + (2 * (polynomial + terms)) + (sums * ((3 * product) + 3));
             }
-            yield return new(shape, g => g.Backend.CayleyForward(g.Zeros(size), Rotated(g), n, count),
-                ("skew", new Floor(4 * size, 4 * size, 12 * size)), (n == 64 ? "cayley_forward_shared" : "cayley_forward_global", new Floor(4 * size, 4 * size)));
-            if (n != 64)
-                continue;
-            yield return new(shape, g => g.Backend.CayleyBackward(g.Zeros(size), g.Signed(size), g.Signed(size), n, count),
-                ("cayley_backward_first", new Floor(8 * size, 8 * size, (16 * size) + (8 * size))), ("cayley_backward_second", new Floor(16 * size, 4 * size, (24 * size) + (8 * size))));
-            yield return new(shape, g => g.Backend.MatrixExpForward(g.Zeros(size), Rotated(g), n, count), ("skew", new Floor(4 * size, 4 * size, 12 * size)), ("matrix_exp_forward", new Floor(4 * size, 4 * size)));
-            yield return new(shape, g => g.Backend.MatrixExpBackward(g.Zeros(size), g.Signed(size), Rotated(g), n, count), ("skew", new Floor(4 * size, 4 * size, 12 * size)), ("matrix_exp_backward", new Floor(12 * size, 4 * size)));
+            string shape = $"{count} × {n} × {n}", kind = n == 64 ? "_side" : "";
+            yield return new(shape, g => g.Backend.MatrixExpForward(g.Zeros(size), Even(g, n, count), n, count), ($"matrix_exp_forward{kind}", new Floor(4 * size, 4 * size, (8 + (8 * forward)) * size)));
+            yield return new(shape, g => g.Backend.MatrixExpBackward(g.Zeros(size), g.Signed(size), Even(g, n, count), n, count), ($"matrix_exp_backward{kind}", new Floor(12 * size, 4 * size, (16 + (8 * backward)) * size)));
+        }
+
+        static View Even(EmulatedGpu g, int n, int count)
+        {
+            float[] x = [.. Enumerable.Range(0, n * n * count).Select(i => 25.6f / (n - 1) * Math.Sign(i % n - (i / n % n)))];
+            return new View(g.Bytes(MemoryMarshal.AsBytes(x.AsSpan())), x.Length, DType.F32);
         }
     }
 
@@ -140,14 +164,15 @@ internal static partial class KernelCases
         yield return new($"{shape}, width {Hidden}", g => g.Backend.CombineBackward(g.Zeros(pairs * Hidden), g.Zeros(pairs), g.Signed(Rows * Hidden), g.Signed(pairs * Hidden), g.Ints(place), g.Positive(pairs), Rows, chosen, Hidden),
             ("combine_backward_x", new Floor((4 * Rows * Hidden) + (4 * pairs * Hidden) + (8 * pairs), 4 * pairs * Hidden, (4 * Rows * Hidden) + (8 * pairs * Hidden) + (8 * pairs * Ceil(Hidden, 32)))),
             ("combine_backward_weights", new Floor((4 * Rows * Hidden) + (4 * pairs * Hidden), 4 * pairs, 8 * pairs * Hidden)));
+        // With top-k the row is read twice: what is −∞ is known only when all of it has been seen, and a row of Qwen3's vocabulary is 0.6 MB.
         const int vocabulary = 16384;
         yield return new($"1 × {vocabulary}, greedy", g => Sample(g, vocabulary, new SampleRow { RepetitionPenalty = 1, Temperature = 1, TopP = 1 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary)));
-        yield return new($"1 × {vocabulary}, top-k and top-p", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.8f, TopP = 0.9f, TopK = 50 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary)));
+        yield return new($"1 × {vocabulary}, top-k and top-p", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.8f, TopP = 0.9f, TopK = 50 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary, 12 * vocabulary)));
     }
 
     private static void Sample(EmulatedGpu g, int n, SampleRow row)
     {
         nint rows = g.Bytes(MemoryMarshal.AsBytes(new[] { row }.AsSpan()));
-        g.Launch("sampling", "sample", new(1), 1024, 0, (ref a) => a.Add(g.Ints(0)).Add(g.Zeros(n)).Add(g.Signed(n)).Add(rows).Add(n));
+        g.Launch("sampling", "sample", new(1), 512, 0, (ref a) => a.Add(g.Ints(0)).Add(g.Zeros(n)).Add(g.Signed(n)).Add(rows).Add(n));
     }
 }

@@ -149,7 +149,7 @@ internal static partial class KernelCases
         const long n = rows * cols, e = 4 * n;
         string shape = $"{rows} × {cols}";
         int[] labels = [.. Enumerable.Range(0, rows).Select(i => i * 251)];
-        yield return new(shape, g => g.Backend.LogSumExpChunk(g.Zeros(rows), g.Positive(rows), g.Signed(n), rows, cols), ("log_sum_exp_partial", new Floor(e, 32 * rows, e + (64 * rows))), ("log_sum_exp_fold", new Floor(40 * rows, 8 * rows)));
+        yield return new(shape, g => g.Backend.LogSumExpChunk(g.Zeros(rows), g.Positive(rows), g.Signed(n), rows, cols), ("log_sum_exp_partial", new Floor(e, 32 * rows, e + (64 * rows))), ("log_sum_exp_fold", new Floor(24 * rows, 8 * rows)));
         yield return new("1792", g => g.Backend.LogSumExpFinish(g.Zeros(1792), g.Signed(1792), g.Positive(1792), 1792), ("log_sum_exp_finish", new Floor(8 * 1792, 4 * 1792)));
         yield return new(shape, g => g.Backend.GatherLabelChunk(g.Zeros(rows), g.Signed(n), g.Ints(labels), rows, cols, 0), ("gather_label", new Floor(8 * rows, 4 * rows, 40 * rows)));
         yield return new(shape, g => g.Backend.LogProbBackwardChunk(g.Signed(n), g.Positive(rows), g.Signed(rows), g.Ints(labels), rows, cols, 0, 0), ("log_prob_backward", new Floor(e, e)));

@@ -145,8 +145,8 @@ internal static partial class KernelCases
         foreach (string type in new[] { "f32", "bf16" })
         {
             double written = type == "f32" ? 4 : 2;
-            yield return new($"{flat}, NF4", g => g.Launch("quantised", "unpack_codes_" + type, new(Ceil(all, 2048)), 256, 0, (ref a) => a.Add(Codes(g, all, false)).Add(g.Zeros(all)).Add(all)), ("unpack_codes_" + type, new Floor(all * bytes, written * all)));
-            yield return new($"{flat}, NF4 double quantised", g => g.Launch("quantised", "unpack_codes_" + type, new(Ceil(all, 2048)), 256, 0, (ref a) => a.Add(Codes(g, all, true)).Add(g.Zeros(all)).Add(all)), ("unpack_codes_" + type, new Floor(all * nested, written * all)));
+            yield return new($"{flat}, NF4", g => g.Launch("quantised", "unpack_codes_" + type, new(Ceil(all, 16384)), 256, 0, (ref a) => a.Add(Codes(g, all, false)).Add(g.Zeros(all)).Add(all)), ("unpack_codes_" + type, new Floor(all * bytes, written * all)));
+            yield return new($"{flat}, NF4 double quantised", g => g.Launch("quantised", "unpack_codes_" + type, new(Ceil(all, 16384)), 256, 0, (ref a) => a.Add(Codes(g, all, true)).Add(g.Zeros(all)).Add(all)), ("unpack_codes_" + type, new Floor(all * nested, written * all)));
             yield return new($"{flat}, LLM.int8", g => g.Launch("quantised", "unpack_rows_" + type, new(Ceil(all, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(all)).Add(g.Codes(all)).Add(g.Positive(64)).Add(0L).Add(all).Add(Hidden)), ("unpack_rows_" + type, new Floor(all + 256, written * all)));
             foreach (BlockType of in BlockType.All.Where(b => b.CanDecode && s_blocks.Contains(b.Name)))
             {
@@ -162,7 +162,7 @@ internal static partial class KernelCases
                 nint midpoints = g.Bytes(MemoryMarshal.AsBytes(middles.AsSpan())), order = g.Bytes(ascending);
                 g.Launch("quantised", "pack_codes", new(Ceil(blocks, 8)), 256, 0, (ref a) => a.Add(g.Take(all / 2)).Add(g.Zeros(blocks)).Add(g.Ints(0)).Add(g.Signed(all)).Add(midpoints).Add(order).Add(all).Add(block).Add(16).Add(7));
             },
-            ("pack_codes", new Floor(4 * all, (all / 2) + (4 * blocks), (8.0 * all) + (all / 2) + (32 * blocks))));
+            ("pack_codes", new Floor(4 * all, (all / 2) + (4 * blocks), (4.0 * all) + (all / 2) + (32 * blocks))));
         yield return new($"{blocks} scales", g => g.Launch("quantised", "scales_mean", new(1), 1024, 0, (ref a) => a.Add(g.Zeros(1)).Add(g.Positive(blocks)).Add(blocks)), ("scales_mean", new Floor(4 * blocks, 4)));
         yield return new($"{blocks} scales", g =>
             {

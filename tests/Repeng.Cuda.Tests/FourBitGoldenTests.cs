@@ -67,8 +67,8 @@ public sealed class FourBitGoldenTests
         void Decoded(Codes c, string what)
         {
             ulong y = gpu.Empty<float>(n), half = gpu.Empty<ushort>(n);
-            gpu.Run("quantised", "unpack_codes_f32", Gpu.Ceil(n, 2048), 256, c, y, (long)n);
-            gpu.Run("quantised", "unpack_codes_bf16", Gpu.Ceil(n, 2048), 256, c, half, (long)n);
+            gpu.Run("quantised", "unpack_codes_f32", Gpu.Ceil(n, 16384), 256, c, y, (long)n);
+            gpu.Run("quantised", "unpack_codes_bf16", Gpu.Ceil(n, 16384), 256, c, half, (long)n);
             // As bits, so that −0 is told from 0.
             Assert.Equal(Array.ConvertAll(file.ReadF32($"{name}.{what}_f32"), BitConverter.SingleToUInt32Bits), Array.ConvertAll(gpu.Read(y, n), BitConverter.SingleToUInt32Bits));
             byte[] bf16 = file.ReadBytes($"{name}.{what}_bf16");

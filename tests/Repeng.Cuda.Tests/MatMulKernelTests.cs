@@ -176,6 +176,26 @@ public sealed class MatMulKernelTests
     }
 
     [Theory]
+    [InlineData(1, 1104)]
+    [InlineData(4, 300)]
+    [InlineData(8, 2048)]
+    public void FewRowsHaveTheBitsOfBFloatWeightsAndReadEachSectorOnce(int m, int k)
+    {
+        using Gpu gpu = new();
+        const int n = 33;
+        (ulong half, float[] weights) = Weights(gpu, "bf16", Gpu.Random(k * n, n));
+        Params p = new() { A = gpu.Upload(Gpu.Random(m * k, m)), B = half, C = gpu.Empty<float>(m * n), M = m, N = n, K = k, LdA = k, LdB = k, LdC = n, Summed = 1 };
+        gpu.Run("matmul", $"matvec_bf16_{m}", Gpu.Ceil(n, 16), 256, p);
+        float[] expected = gpu.Read(p.C, m * n);
+        p = p with { B = gpu.Upload(weights), C = gpu.Empty<float>(m * n) };
+        LaunchCounters counters = gpu.Run("matmul", $"matvec_f32_{m}", Gpu.Ceil(n, 16), 256, p);
+        Assert.Equal(expected, gpu.Read(p.C, m * n));
+        Assert.Equal(0, counters.BankConflicts);
+        if (k % 8 == 0)
+            Assert.Equal(((n + (m * Gpu.Ceil(n, 16))) * k * 4) / 32, counters.GlobalSectorsRead);
+    }
+
+    [Theory]
     [MemberData(nameof(Layouts))]
     public void FullTilesHaveNoBankConflictAndReadNoMoreThanTheyNeed(bool transA, bool transB, string type)
     {

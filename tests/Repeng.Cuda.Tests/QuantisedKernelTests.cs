@@ -69,8 +69,8 @@ public sealed unsafe class QuantisedKernelTests
             Codes c = Upload(gpu, code, p, blockSize, nested, start);
             int count = (int)(n - start);
             ulong y = gpu.Empty<float>(count), half = gpu.Empty<ushort>(count);
-            gpu.Run("quantised", "unpack_codes_f32", Gpu.Ceil(count, 2048), 256, c, y, (long)count);
-            gpu.Run("quantised", "unpack_codes_bf16", Gpu.Ceil(count, 2048), 256, c, half, (long)count);
+            gpu.Run("quantised", "unpack_codes_f32", Gpu.Ceil(count, 16384), 256, c, y, (long)count);
+            gpu.Run("quantised", "unpack_codes_bf16", Gpu.Ceil(count, 16384), 256, c, half, (long)count);
             float[] expected = p.Decoded[(int)start..];
             Assert.Equal(expected, gpu.Read(y, count));
             Assert.Equal(Array.ConvertAll(expected, BFloat), gpu.Read<ushort>(half, count));
@@ -128,14 +128,17 @@ public sealed unsafe class QuantisedKernelTests
     }
 
     [Theory]
-    [InlineData(70, 80, 96, 0, true)]
-    [InlineData(20, 33, 45, 3, false)]
-    [InlineData(3, 40, 128, 0, true)]
-    public void ProductsHaveTheBitsOfTheDecodedWeight(int m, int n, int k, long start, bool nested)
+    [InlineData(70, 80, 96, 0, true, 64)]
+    [InlineData(20, 33, 45, 3, false, 64)]
+    [InlineData(3, 40, 128, 0, true, 64)]
+    [InlineData(70, 100, 576, 0, true, 64)]
+    [InlineData(66, 65, 640, 64, false, 128)]
+    [InlineData(8, 37, 1408, 64, true, 256)]
+    public void ProductsHaveTheBitsOfTheDecodedWeight(int m, int n, int k, long start, bool nested, int blockSize)
     {
         using Gpu gpu = new();
-        Packed packed = Pack(FourBitCode.Nf4, Gpu.Random(n * k + start, 1), 64, nested);
-        Codes c = Upload(gpu, FourBitCode.Nf4, packed, 64, nested, start);
+        Packed packed = Pack(FourBitCode.Nf4, Gpu.Random(n * k + start, 1), blockSize, nested);
+        Codes c = Upload(gpu, FourBitCode.Nf4, packed, blockSize, nested, start);
         ulong decoded = gpu.Upload(packed.Decoded[(int)start..]);
         int grid = Gpu.Ceil(m, 64) * Gpu.Ceil(n, 64);
         Params p = new() { A = gpu.Upload(Gpu.Random(m * k, 2)), B = decoded, C = gpu.Empty<float>(m * n), M = m, N = n, K = k, LdA = k, LdB = k, LdC = n, Summed = 1 };

@@ -29,11 +29,23 @@ public sealed class SamplingKernelTests
 
     [Theory]
     [MemberData(nameof(Settings))]
-    public void ChoosesWhatTheCpuChooses(SamplingSettings settings)
+    public void ChoosesWhatTheCpuChooses(SamplingSettings settings) => Compare(settings, 1500, 3, 0);
+
+    /// <summary>Rows that are and are not whole 16 bytes; more candidates for top-k than the list takes (scores so near each other that their keys begin alike); more kept than it takes.</summary>
+    [Theory]
+    [InlineData(9000, 40, 3, 0)]
+    [InlineData(9001, 40, 3, 0)]
+    [InlineData(9000, 40, 0.01, 1.5)]
+    [InlineData(9001, 700, 3, 0)]
+    [InlineData(6000, 513, 0.5, -9)]
+    public void ListsOfTopKMayBeTooShort(int n, int topK, double spread, double centre)
+        => Compare(new SamplingSettings { Sample = true, Seed = 3, TopK = topK, TopP = 0.9f, MinP = 0.001f, Temperature = 0.8f, RepetitionPenalty = 1.1f }, n, spread, centre);
+
+    private static void Compare(SamplingSettings settings, int n, double spread, double centre)
     {
         using Gpu gpu = new();
-        const int rows = 3, n = 1500;
-        float[] logits = Gpu.Random(rows * n, 1, 3);
+        const int rows = 3;
+        float[] logits = Array.ConvertAll(Gpu.Random(rows * n, 1, spread), v => v + (float)centre);
         logits[7] = float.NegativeInfinity;
         int[] seen = [1, 3, 8, 700, 1499];
         ulong ids = gpu.Upload(seen), tokens = gpu.Empty<int>(rows), scores = gpu.Empty<float>(rows * n), input = gpu.Upload(logits);
@@ -53,7 +65,7 @@ public sealed class SamplingKernelTests
                 MinP = settings.MinP,
                 TopK = settings.TopK,
             })];
-            gpu.Run("sampling", "sample", rows, 1024, tokens, scores, input, gpu.Upload(parameters), n);
+            gpu.Run("sampling", "sample", rows, 512, tokens, scores, input, gpu.Upload(parameters), n);
             int[] chosen = gpu.Read<int>(tokens, rows);
             float[] processed = gpu.Read(scores, rows * n);
             for (int r = 0; r < rows; r++)
@@ -73,7 +85,7 @@ public sealed class SamplingKernelTests
         float[] logits = new float[2000];
         logits[1200] = logits[1100] = logits[1999] = 2;
         ulong tokens = gpu.Empty<int>(1);
-        gpu.Run("sampling", "sample", 1, 1024, tokens, gpu.Empty<float>(2000), gpu.Upload(logits), gpu.Upload(new[] { new Row { RepetitionPenalty = 1, Temperature = 1, TopP = 1 } }), 2000);
+        gpu.Run("sampling", "sample", 1, 512, tokens, gpu.Empty<float>(2000), gpu.Upload(logits), gpu.Upload(new[] { new Row { RepetitionPenalty = 1, Temperature = 1, TopP = 1 } }), 2000);
         Assert.Equal(1100, gpu.Read<int>(tokens, 1)[0]);
     }
 }

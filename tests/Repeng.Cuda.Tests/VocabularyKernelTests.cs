@@ -51,7 +51,7 @@ public sealed class VocabularyKernelTests
         Finish(ge, partial);
         gpu.Run("vocabulary", "total_variation_partial", (rows, chunks, 1), 256, 0, partial, gr, glseRef, gx, glse, cols);
         Finish(gtv, partial);
-        Finish(gdot, partial + 8);
+        Finish(gdot, partial + (ulong)(8 * rows * chunks));
         Close.To(1e-6, gpu.Read(ge, rows), memory.Read(entropy), "entropy");
         Close.To(1e-6, gpu.Read(gtv, rows), memory.Read(tv), "total variation");
         Close.To(1e-6, gpu.Read(gdot, rows), memory.Read(dot), "dot");
@@ -65,6 +65,6 @@ public sealed class VocabularyKernelTests
         Close.To(2e-6, gpu.Read(g1, n), memory.Read(first), "gradient of the log-probability");
         Close.To(2e-6, gpu.Read(g2, n), memory.Read(second), "gradient of the total variation");
 
-        void Finish(ulong y, ulong from) => gpu.Run("reduce", "sum_partials", 1, 256, y, from, (long)rows, 1, chunks, 2L, 2L * chunks, 1);
+        void Finish(ulong y, ulong from) => gpu.Run("reduce", "sum_partials", 1, 256, y, from, (long)rows, 1, chunks, 1L, (long)chunks, 1);
     }
 }

@@ -11,7 +11,7 @@ namespace Repeng.Kernels.Cuda;
 public sealed unsafe partial class CudaBackend
 {
     private const string Codes = "quantised", BlocksImage = "blocks";
-    private const int UnpackCodesTile = 2048, UnpackBlocksTile = 1024, UnpackBlocksThreads = 128, BlockVectorTile = 8, Eight = 8, Int8Type = -1;
+    private const int UnpackCodesTile = 16384, UnpackBlocksTile = 1024, UnpackBlocksThreads = 128, BlockVectorTile = 8, Eight = 8, Int8Type = -1;
 
     // Code books and grids on the device: a handful, brought there when they are first needed.
     private readonly Dictionary<string, nint> _tables = new(StringComparer.Ordinal);

@@ -5,7 +5,7 @@ namespace Repeng.Kernels.Cuda;
 public sealed partial class CudaBackend
 {
     private const string Rotation = "rotation";
-    private const int LargestRotation = 512, RotationTile = 32;
+    private const int LargestRotation = 512, RotationTile = 32, CayleyShared = 2048, SideShared = 64 * 64 * sizeof(double), LargestSide = 64;
 
     /// <inheritdoc/>
     public void Skew(View a, View p, int n, int batch, bool accumulate)
@@ -28,15 +28,18 @@ public sealed partial class CudaBackend
         x.Require(size, DType.F32, nameof(CayleyForward), nameof(x));
         if (size == 0)
             return;
-        int shared = sizeof(double) * n * n;
-        bool fits = shared <= Context.Device.SharedBytesPerBlock;
+        // Columns are an odd number of doubles apart; what the kernel itself declares comes out of the same memory.
+        int shared = sizeof(double) * (n + 1) * (n | 1);
+        bool fits = shared + CayleyShared <= Context.Device.SharedBytesPerBlock;
+        if (!fits)
+            shared = 2 * sizeof(double) * (n | 1) * (n <= 176 ? 32 : n <= 352 ? 16 : 8);
         (nint status, nint work) = Room(batch, fits ? 0 : sizeof(double) * size);
         KernelArguments k = default;
         k.Add(r).Add(x);
         if (!fits)
             k.Add(work);
         k.Add(status).Add(n);
-        Kernel(Rotation, fits ? "cayley_forward_shared" : "cayley_forward_global").Launch(new((uint)batch), new(Threads), fits ? shared : 0, ref k);
+        Kernel(Rotation, fits ? "cayley_forward_shared" : "cayley_forward_global").Launch(new((uint)batch), new(Threads), shared, ref k);
         CheckStatus(nameof(CayleyForward), status, n, batch, "I - x is singular or not finite; was x skew-symmetric?");
     }
 
@@ -69,10 +72,11 @@ public sealed partial class CudaBackend
         x.Require(size, DType.F32, Op, nameof(x));
         if (size == 0)
             return;
-        (nint status, nint work) = Room(batch, 6L * sizeof(double) * size);
+        bool side = n <= LargestSide;
+        (nint status, nint work) = Room(batch, (side ? 4L : 6L) * sizeof(double) * size);
         KernelArguments k = default;
         k.Add(r).Add(x).Add(work).Add(status).Add(n);
-        Kernel(Rotation, "matrix_exp_forward").Launch(new((uint)batch), new(Threads), 0, ref k);
+        Kernel(Rotation, side ? "matrix_exp_forward_side" : "matrix_exp_forward").Launch(new((uint)batch), new(Threads), side ? 2 * SideShared : 0, ref k);
         CheckStatus(Op, status, n, batch, "x has an element that is infinite or not a number");
     }
 
@@ -88,10 +92,12 @@ public sealed partial class CudaBackend
         x.Require(size, DType.F32, Op, nameof(x));
         if (size == 0)
             return;
-        (nint status, nint work) = Room(batch, 12L * sizeof(double) * size);
+        // Four matrices in shared memory: 128 KiB and what the kernel itself declares.
+        bool side = n <= LargestSide && (4 * SideShared) + 1024 <= Context.Device.SharedBytesPerBlock;
+        (nint status, nint work) = Room(batch, (side ? 8L : 12L) * sizeof(double) * size);
         KernelArguments k = default;
         k.Add(dx).Add(dr).Add(x).Add(work).Add(status).Add(n);
-        Kernel(Rotation, "matrix_exp_backward").Launch(new((uint)batch), new(Threads), 0, ref k);
+        Kernel(Rotation, side ? "matrix_exp_backward_side" : "matrix_exp_backward").Launch(new((uint)batch), new(Threads), side ? 4 * SideShared : 0, ref k);
         CheckStatus(Op, status, n, batch, "x or dr has an element that is infinite or not a number");
     }
 

@@ -4,7 +4,7 @@ namespace Repeng.Kernels.Cuda;
 
 public sealed partial class CudaBackend : ISampling
 {
-    private const int SampleThreads = 1024;
+    private const int SampleThreads = 512;
 
     /// <inheritdoc/>
     public void Sample(View tokens, View scores, View logits, View seen, ReadOnlySpan<int> seenCounts, int vocabulary, in SampleArgs args, ulong step)

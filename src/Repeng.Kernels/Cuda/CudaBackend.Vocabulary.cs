@@ -75,7 +75,7 @@ public sealed partial class CudaBackend
         KernelArguments a = default;
         a.Add(partial).Add(logits).Add(lse).Add(cols);
         Kernel(Vocabulary, "entropy_partial").Launch(new((uint)rows, chunks), new(Threads), 0, ref a);
-        SumPartials(entropy, partial, rows, 1, (int)chunks, 2, 2 * chunks, accumulate: true);
+        SumPartials(entropy, partial, rows, 1, (int)chunks, 1, chunks, accumulate: true);
     }
 
     /// <inheritdoc/>
@@ -95,8 +95,8 @@ public sealed partial class CudaBackend
         KernelArguments a = default;
         a.Add(partial).Add(logitsRef).Add(lseRef).Add(logits).Add(lse).Add(cols);
         Kernel(Vocabulary, "total_variation_partial").Launch(new((uint)rows, chunks), new(Threads), 0, ref a);
-        SumPartials(tv, partial, rows, 1, (int)chunks, 2, 2 * chunks, accumulate: true);
-        SumPartials(dot, partial + sizeof(double), rows, 1, (int)chunks, 2, 2 * chunks, accumulate: true);
+        SumPartials(tv, partial, rows, 1, (int)chunks, 1, chunks, accumulate: true);
+        SumPartials(dot, partial + (nint)(sizeof(double) * (long)rows * chunks), rows, 1, (int)chunks, 1, chunks, accumulate: true);
     }
 
     /// <inheritdoc/>
@@ -118,7 +118,7 @@ public sealed partial class CudaBackend
         Kernel(Vocabulary, "total_variation_backward").Launch(new((uint)rows, Blocks(cols, RowChunk)), new(Threads), 0, ref a);
     }
 
-    // Two doubles a row and chunk of 8192 columns.
+    // At most two doubles a row and chunk of 8192 columns.
     private (nint Address, uint Chunks) Partial(int rows, int cols)
     {
         uint chunks = Blocks(cols, RowChunk);
