@@ -1,184 +1,123 @@
-// ggml's quantised blocks (GGUF files), bit for bit as src/Repeng.Kernels/Quantised decodes them, and LLM.int8's rows: unpacking, look-ups, and
-// products that decode what they read, eight elements a thread. Blocks need no alignment: bytes are read one by one (they come from the
-// cache: a warp's elements share a few sectors). unpack_TYPE_*: one type each, single elements; the others take the type as a number, the
-// same in every thread. Floor: the blocks read once and the outputs written once over the bandwidth; products as those of matmul.cu.
-//! blocks | unpack_*_f32, unpack_*_bf16 | block 256 | grid ceil(count / 1024) | shared 0 | data: the matrix's first block; elements first ... first + count - 1, first any number
-//! blocks | unpack_blocks, unpack_blocks_bf16 | block 128 | grid ceil((start % 8 + count) / 1024) | shared 0
-//! blocks | lookup_blocks | block 128 | grid (rows, ceil(dim / 1024)) | shared 0
-//! blocks | matmul_blocks_nt, matmul_blocks_nn | block 128 | grid (ceil(m / 64) * ceil(n / 64), 1) | shared 0 | MatMulParams (b is not read), then BlocksParams
-//! blocks | matvec_blocks_1, _2, _4, _8 | block 256 | grid ceil(n / 8) | shared 0 | as matvec_* of matmul.cu, then BlocksParams
-#include "packed.cuh"
+// Matrices of ggml's quantised blocks (GGUF files) and of LLM.int8's rows: unpacking, look-ups, and products that decode what they read. Blocks
+// need no alignment and no type of them fits sectors, so that bytes are copied to shared memory first, by 16 aligned ones each (blocks_staged.cuh),
+// and decoded from there (blocks.cuh), eight neighbours a thread. The type is a number, the same in every thread. unpack_TYPE_*: one type each.
+// Floor: the blocks read once and the outputs written once over the bandwidth; products as those of matmul.cu. A grid of the IQ types (1 to 16 KiB,
+// from L2) is brought to shared memory once a block.
+//! blocks | unpack_*_f32, unpack_*_bf16 | block 128 | grid ceil((first % 256 + count) / 4096) | shared 0 | data: the matrix's first block; elements first ... first + count - 1, first any number
+//! blocks | unpack_blocks, unpack_blocks_bf16 | block 128 | grid ceil((start % 256 + count) / 4096), or fewer: a block then goes on to the next tiles | shared the grid's bytes | with a grid 8 tiles a block or so
+//! blocks | lookup_blocks | block 128 | grid (rows, ceil(dim / 4096)) | shared the grid's bytes
+//! blocks | matmul_blocks_nt | block 128 | grid (ceil(m / 64) * ceil(n / 64), 1) | shared 32768 + 64 * odd(piece(bytes of 256 elements, of 128 where those are more than 224)) + the grid's bytes; piece(b) = (b + 28) / 16 * 16, odd: 16 more where that is a multiple of 32 | MatMulParams (b is not read), then BlocksParams; rows are whole blocks
+//! blocks | matmul_blocks_nn | block 128 | the same | shared 32768 + 32 * piece(bytes of the blocks that 64 elements lie in) + the grid's bytes | the same
+//! blocks | matvec_blocks_1, _2, _4, _8 | block 256 | grid ceil(n / 16) | shared 8 * rows * S + 32 * piece(bytes of S elements) + the grid's bytes, or 8 * S for blocks of 256 without one; S = 512, of _1 1024, of _8 256 | as matvec_* of matmul.cu, then BlocksParams; rows are whole blocks
+#include "blocks_staged.cuh"
+#include "matmul.cuh"
 
-__device__ __forceinline__ float half_at(const u8 *p)
+// ---- unpacking ----
+
+/// 16 bytes of shared memory in one instruction; the compiler would take them apart.
+__device__ __forceinline__ void write_four(void *to, float x, float y, float z, float w)
 {
-    F16 h = {(u16)(p[0] | p[1] << 8)};
-    return widen(h);
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
 }
 
-// Each type: values and bytes of a block, and the value of element i of a block.
+/// A warp's room: bytes of 1024 elements, and values of 256, chunk c of four at c ^ (c / 8 % 2).
+struct __align__(16) UnpackRoom
+{
+    float values[256];
+    u8 bytes[piece_room(4 * 272)];
 
-struct Q8_0
-{
-    static const int elements = 32, bytes = 34;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)(signed char)p[2 + i]; }
-};
-
-/// Nibble i of 16 bytes: the low ones first.
-__device__ __forceinline__ int nibble_of_32(const u8 *codes, int i) { return i < 16 ? codes[i] & 15 : codes[i - 16] >> 4; }
-/// Bit i of four bytes, as 16.
-__device__ __forceinline__ int fifth_bit(const u8 *bits, int i) { return ((bits[i >> 3] >> (i & 7)) & 1) << 4; }
-
-struct Q4_0
-{
-    static const int elements = 32, bytes = 18;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)(nibble_of_32(p + 2, i) - 8); }
-};
-struct Q4_1
-{
-    static const int elements = 32, bytes = 20;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)nibble_of_32(p + 4, i) + half_at(p + 2); }
-};
-struct Q5_0
-{
-    static const int elements = 32, bytes = 22;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)((nibble_of_32(p + 6, i) | fifth_bit(p + 2, i)) - 16); }
-};
-struct Q5_1
-{
-    static const int elements = 32, bytes = 24;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)(nibble_of_32(p + 8, i) | fifth_bit(p + 4, i)) + half_at(p + 2); }
+    __device__ __forceinline__ float &value(int i) { return values[(((i >> 2) ^ (i >> 5 & 1)) << 2) + (i & 3)]; }
 };
 
-struct Q2_K
+/// y[i] = scale·element start + i for those of the warp's 1024 elements from `tile` (a multiple of 256) on that are among start … start + count − 1.
+template <typename D, typename T> __device__ __forceinline__ void unpack_tile(T *y, const BlocksParams &c, UnpackRoom &room, i64 tile, i64 start, i64 count, float scale)
 {
-    static const int elements = 256, bytes = 84;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
+    i64 begin = tile > start ? tile : start, stop = smaller(tile + 1024, start + count);
+    if (begin >= stop)
+        return;
+    int lane = threadIdx.x & 31, first = (int)(begin - tile), end = (int)(stop - tile), block = c.width >> (8 - c.shift);
+    // Rows of int8 end anywhere, the others with a block.
+    int skipped = (first >> c.shift) * block, past = c.type < 0 ? end : ((end + (1 << c.shift) - 1) >> c.shift) * block;
+    u64 data = global_address(c.data), from = data + (tile >> 8) * c.width + skipped;
+    stage_bytes<3, false>(room.bytes, from, past - skipped, data, Needed{});
+    copy_commit();
+    copy_wait<0>();
+    warp_barrier();
+    // Blocks lie as if the first ones were there too.
+    int place = piece_start((unsigned)from) - skipped;
+    bool vector = (((u64)y & 15) | ((tile - start) & 3)) == 0;
+#pragma unroll 1
+    for (int step = first >> 8; step * 256 < end; step++)
     {
-        int sub = i >> 4, half = i >> 7, q = (p[16 + 32 * half + (i & 31)] >> (2 * ((i >> 5) & 3))) & 3, scales = p[sub];
-        return (half_at(p + 80) * (float)(scales & 15)) * (float)q + -(half_at(p + 82) * (float)(scales >> 4));
+        // Elements of this step that count, and the first's place in y.
+        i64 at = tile + step * 256 - start;
+        int low = first - step * 256, high = end - step * 256, own = lane * 8;
+        if (c.type < 0)
+        {
+#pragma unroll 1
+            for (int i = lane; i < 256; i += 32)
+                if (i >= low && i < high)
+                    room.value(i) = (float)(int)(signed char)room.bytes[place + step * 256 + i] * c.scales[(tile + step * 256 + i) / c.columns] * (1.0f / 127.0f) * scale;
+        }
+        else if (own + 8 > low && own < high)
+        {
+            float v[8];
+            D::eight(v, c, room.bytes, place, step * 256 + own, make_float2(0.0f, 0.0f), dynamic_shared);
+            int flip = (own >> 5) & 1;
+            write_four(&room.values[((own >> 2) ^ flip) << 2], v[0] * scale, v[1] * scale, v[2] * scale, v[3] * scale);
+            write_four(&room.values[(((own >> 2) + 1) ^ flip) << 2], v[4] * scale, v[5] * scale, v[6] * scale, v[7] * scale);
+        }
+        warp_barrier();
+        if (vector && low <= 0 && high >= 256)
+        {
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+            {
+                int chunk = lane + h * 32;
+                float4 v = read_four(&room.values[(chunk ^ ((chunk >> 3) & 1)) << 2]);
+                if (sizeof(T) == 4)
+                    *(float4 *)(y + at + chunk * 4) = v;
+                else
+                    *(uint2 *)(y + at + chunk * 4) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+            }
+        }
+        else
+#pragma unroll 1
+            for (int i = lane; i < 256; i += 32)
+                if (i >= low && i < high)
+                    narrow(room.value(i), y[at + i]);
+        // The next step's values, or tile's bytes, go where these were read.
+        warp_barrier();
     }
-};
-struct Q3_K
-{
-    static const int elements = 256, bytes = 110;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        int sub = i >> 4, group = i >> 5;
-        const u8 *packed = p + 96;
-        int low = sub < 8 ? packed[sub] & 15 : packed[sub - 8] >> 4, high = (packed[8 + (sub & 3)] >> (2 * (sub >> 2))) & 3;
-        int q = (p[32 + 32 * (i >> 7) + (i & 31)] >> (2 * (group & 3))) & 3, third = ((p[i & 31] >> group) & 1) << 2;
-        return (half_at(p + 108) * (float)((low | high << 4) - 32)) * (float)(q + third - 4);
-    }
-};
-
-/// d·scale and −dmin·min of sub-block `sub` of Q4_K and Q5_K.
-__device__ __forceinline__ void scale_and_min(const u8 *p, int sub, float &scale, float &min)
-{
-    const u8 *packed = p + 4;
-    int s, m;
-    if (sub < 4)
-    {
-        s = packed[sub] & 63;
-        m = packed[sub + 4] & 63;
-    }
-    else
-    {
-        s = (packed[sub + 4] & 15) | (packed[sub - 4] >> 6) << 4;
-        m = (packed[sub + 4] >> 4) | (packed[sub] >> 6) << 4;
-    }
-    scale = half_at(p) * (float)s;
-    min = -(half_at(p + 2) * (float)m);
 }
 
-struct Q4_K
+/// Tiles of 4096 elements, which the blocks with this number and stride share: tile t of them begins at start rounded down to 256.
+template <typename D, typename T> __device__ __forceinline__ void unpack(T *y, const BlocksParams &c, i64 start, i64 count, float scale, unsigned first, unsigned stride)
 {
-    static const int elements = 256, bytes = 144;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
+    __shared__ __align__(16) UnpackRoom rooms[4];
+    if (D::grid && c.grid != nullptr)
     {
-        int sub = i >> 5, byte = p[16 + 32 * (i >> 6) + (i & 31)];
-        float scale, min;
-        scale_and_min(p, sub, scale, min);
-        return scale * (float)((sub & 1) ? byte >> 4 : byte & 15) + min;
+        stage_grid<128>(dynamic_shared, c.grid, grid_bytes(c.type));
+        copy_commit();
+        copy_wait<0>();
+        __syncthreads();
     }
-};
-struct Q5_K
-{
-    static const int elements = 256, bytes = 176;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        int sub = i >> 5, byte = p[48 + 32 * (i >> 6) + (i & 31)], fifth = ((p[16 + (i & 31)] >> sub) & 1) << 4;
-        float scale, min;
-        scale_and_min(p, sub, scale, min);
-        return scale * (float)(((sub & 1) ? byte >> 4 : byte & 15) | fifth) + min;
-    }
-};
-struct Q6_K
-{
-    static const int elements = 256, bytes = 210;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        int half = i >> 7, quarter = (i >> 5) & 3, j = i & 31;
-        int byte = p[64 * half + 32 * (quarter & 1) + j], low = quarter < 2 ? byte & 15 : byte >> 4, high = (p[128 + 32 * half + j] >> (2 * quarter)) & 3;
-        float scale = half_at(p + 208) * (float)(signed char)p[192 + 8 * half + 2 * quarter + (j >> 4)];
-        return scale * (float)((low | high << 4) - 32);
-    }
-};
-
-/// The uneven steps of IQ4_NL and IQ4_XS; FP4 (E2M1), doubled so that it is whole.
-__device__ __forceinline__ int uneven(int code)
-{
-    // Four bytes a word: chosen by shifts, since a table in memory would be read once a lane.
-    unsigned word = code < 4 ? 0xBFAD9881u : code < 8 ? 0xF6EADDCFu : code < 12 ? 0x26190D01u : 0x71594535u;
-    return (signed char)(word >> ((code & 3) * 8));
+    int warp = threadIdx.x >> 5;
+#pragma unroll 1
+    for (i64 tile = (start & ~(i64)255) + (i64)first * 4096; tile < start + count; tile += (i64)stride * 4096)
+        unpack_tile<D>(y, c, rooms[warp], tile + warp * 1024, start, count, scale);
 }
-__device__ __forceinline__ int fp4_doubled(int code)
-{
-    int size = (int)((0xC8643210u >> ((code & 7) * 4)) & 15);
-    return (code & 8) ? -size : size;
-}
-
-struct IQ4_NL
-{
-    static const int elements = 32, bytes = 18;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)uneven(nibble_of_32(p + 2, i)); }
-};
-struct IQ4_XS
-{
-    static const int elements = 256, bytes = 136;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        int sub = i >> 5, high = p[2] | p[3] << 8;
-        int scale = ((p[4 + (sub >> 1)] >> (4 * (sub & 1))) & 15) | ((high >> (2 * sub)) & 3) << 4;
-        return (half_at(p) * (float)(scale - 32)) * (float)uneven(nibble_of_32(p + 8 + 16 * sub, i & 31));
-    }
-};
-struct MXFP4
-{
-    static const int elements = 32, bytes = 17;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        // 2^(e − 127) / 2; the lowest two are subnormal.
-        int e = p[0];
-        float half = float_of(e < 2 ? 0x00200000 << e : (int)((unsigned)(e - 1) << 23));
-        return half * (float)fp4_doubled(nibble_of_32(p + 1, i));
-    }
-};
 
 /// y[count] = elements first … of the matrix whose blocks begin at data.
-template <typename Block, typename T> __device__ __forceinline__ void unpack(T *y, const u8 *data, i64 first, i64 count)
+template <typename B, typename T> __device__ __forceinline__ void unpack_one(T *y, const u8 *data, i64 first, i64 count)
 {
-    i64 end = smaller(count, ((i64)blockIdx.x + 1) * 1024);
-#pragma unroll 1
-    for (i64 i = (i64)blockIdx.x * 1024 + threadIdx.x; i < end; i += 256)
-    {
-        i64 at = first + i, block = at / Block::elements;
-        narrow(Block::value(data + block * Block::bytes, (int)(at - block * Block::elements)), y[i]);
-    }
+    const int width = 256 / B::elements * B::bytes, shift = B::elements == 32 ? 5 : 8;
+    BlocksParams c = {data, nullptr, nullptr, 0, 0, 0, width, shift};
+    unpack<OneType<B>>(y, c, first, count, 1.0f, blockIdx.x, gridDim.x);
 }
-
 #define ENTRY(name, Type)                                                                                                \
-    KERNEL(256) unpack_##name##_f32(float *y, const u8 *PLAIN data, i64 first, i64 count) { unpack<Type>(y, data, first, count); } \
-    KERNEL(256) unpack_##name##_bf16(BF16 *y, const u8 *PLAIN data, i64 first, i64 count) { unpack<Type>(y, data, first, count); }
+    KERNEL(128) unpack_##name##_f32(float *y, const u8 *PLAIN data, i64 first, i64 count) { unpack_one<Type>(y, data, first, count); } \
+    KERNEL(128) unpack_##name##_bf16(BF16 *y, const u8 *PLAIN data, i64 first, i64 count) { unpack_one<Type>(y, data, first, count); }
 ENTRY(q4_0, Q4_0)
 ENTRY(q4_1, Q4_1)
 ENTRY(q5_0, Q5_0)
@@ -194,237 +133,390 @@ ENTRY(iq4_xs, IQ4_XS)
 ENTRY(mxfp4, MXFP4)
 #undef ENTRY
 
-// ---- the rarer types ----
-
-struct NVFP4
-{
-    static const int elements = 64, bytes = 36;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        // Half of an unsigned E4M3 number; its NaN counts as 0.
-        int sub = i >> 4, bits = p[sub], exponent = (bits >> 3) & 15, mantissa = bits & 7, byte = p[4 + 8 * sub + (i & 7)];
-        float half = bits == 0x7F ? 0.0f : exponent == 0 ? (float)mantissa * (1.0f / 1024) : (float)(8 + mantissa) * float_of((exponent - 11 + 127) << 23);
-        return half * (float)fp4_doubled((i & 8) ? byte >> 4 : byte & 15);
-    }
-};
-struct TQ1_0
-{
-    static const int elements = 256, bytes = 54;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        // Digits of base 3: five a byte for 160 and 80 values, four a byte for the last 16.
-        int digit = i < 160 ? i >> 5 : i < 240 ? (i - 160) >> 4 : (i - 240) >> 2;
-        int byte = p[i < 160 ? i & 31 : i < 240 ? 32 + (i & 15) : 48 + (i & 3)], power = digit == 0 ? 1 : digit == 1 ? 3 : digit == 2 ? 9 : digit == 3 ? 27 : 81;
-        return half_at(p + 52) * (float)((((byte * power) & 255) * 3 >> 8) - 1);
-    }
-};
-struct TQ2_0
-{
-    static const int elements = 256, bytes = 66;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p + 64) * (float)(((p[32 * (i >> 7) + (i & 31)] >> (2 * ((i >> 5) & 3))) & 3) - 1); }
-};
-struct Q1_0
-{
-    static const int elements = 128, bytes = 18;
-    static __device__ __forceinline__ float value(const u8 *p, int i)
-    {
-        float d = half_at(p);
-        return (p[2 + (i >> 3)] >> (i & 7)) & 1 ? d : -d;
-    }
-};
-struct Q2_0
-{
-    static const int elements = 64, bytes = 18;
-    static __device__ __forceinline__ float value(const u8 *p, int i) { return half_at(p) * (float)(((p[2 + (i >> 2)] >> (2 * (i & 3))) & 3) - 1); }
-};
-
-// Points of a grid of 8 (or 4) values: grid[point·8 + i % 8], with signs, or shifted.
-
-__device__ __forceinline__ unsigned short_at(const u8 *p) { return (unsigned)p[0] | (unsigned)p[1] << 8; }
-__device__ __forceinline__ unsigned word_at(const u8 *p) { return short_at(p) | short_at(p + 2) << 16; }
-/// Seven signs; the eighth makes their number even.
-__device__ __forceinline__ unsigned signs_of(unsigned code) { return (code & 127) | (__builtin_popcount(code & 127) & 1) << 7; }
-__device__ __forceinline__ float with_sign(int value, unsigned signs, int at) { return (float)((signs >> at) & 1 ? -value : value); }
-__device__ __forceinline__ float quarter_scale(float d, const u8 *scales, int k) { return d * (0.5f + (float)((scales[k >> 2] >> (4 * ((k >> 1) & 1))) & 15)) * 0.25f; }
-
-struct IQ2_XXS
-{
-    static const int elements = 256, bytes = 66;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        int k = (i >> 3) & 3;
-        const u8 *codes = p + 2 + 8 * (i >> 5);
-        unsigned rest = word_at(codes + 4);
-        return half_at(p) * (0.5f + (float)(rest >> 28)) * 0.25f * with_sign(grid[codes[k] * 8 + (i & 7)], signs_of(rest >> (7 * k)), i & 7);
-    }
-};
-struct IQ2_XS
-{
-    static const int elements = 256, bytes = 74;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        int k = i >> 3;
-        unsigned code = short_at(p + 2 + 2 * k);
-        return quarter_scale(half_at(p), p + 66, k) * with_sign(grid[(code & 511) * 8 + (i & 7)], signs_of(code >> 9), i & 7);
-    }
-};
-struct IQ2_S
-{
-    static const int elements = 256, bytes = 82;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        int k = i >> 3, point = p[2 + k] | ((p[66 + (k >> 2)] >> (2 * (k & 3))) & 3) << 8;
-        return quarter_scale(half_at(p), p + 74, k) * with_sign(grid[point * 8 + (i & 7)], p[34 + k], i & 7);
-    }
-};
-struct IQ3_XXS
-{
-    static const int elements = 256, bytes = 98;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        int k = (i >> 3) & 3;
-        unsigned rest = word_at(p + 66 + 4 * (i >> 5));
-        return half_at(p) * (0.5f + (float)(rest >> 28)) * 0.5f * with_sign(grid[p[2 + (i >> 2)] * 4 + (i & 3)], signs_of(rest >> (7 * k)), i & 7);
-    }
-};
-struct IQ3_S
-{
-    static const int elements = 256, bytes = 110;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        int k = i >> 2, sub = i >> 5, point = p[2 + k] | ((p[66 + sub] >> (k & 7)) & 1) << 8;
-        return half_at(p) * (float)(1 + 2 * ((p[106 + (sub >> 1)] >> (4 * (sub & 1))) & 15)) * with_sign(grid[point * 4 + (i & 3)], p[74 + (i >> 3)], i & 7);
-    }
-};
-struct IQ1_S
-{
-    static const int elements = 256, bytes = 50;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        int sub = i >> 5, k = (i >> 3) & 3, rest = (int)short_at(p + 34 + 2 * sub), point = p[2 + 4 * sub + k] | ((rest >> (3 * k)) & 7) << 8;
-        return half_at(p) * (float)(2 * ((rest >> 12) & 7) + 1) * ((float)grid[point * 8 + (i & 7)] + ((rest & 0x8000) ? -0.125f : 0.125f));
-    }
-};
-struct IQ1_M
-{
-    static const int elements = 256, bytes = 56;
-    static __device__ __forceinline__ float value(const u8 *p, int i, const signed char *grid)
-    {
-        // The top nibbles of four words are the fp16 d; the rest of each four scales of three bits.
-        int k = i >> 3, sub = i >> 4, rest = p[32 + (k >> 1)] >> (4 * (k & 1)), point = p[k] | (rest & 7) << 8;
-        F16 d = {(u16)(p[49] >> 4 | (p[51] & 0xF0) | (p[53] & 0xF0) << 4 | (p[55] & 0xF0) << 8)};
-        int scale = (short_at(p + 48 + 2 * (sub >> 2)) >> (3 * (sub & 3))) & 7;
-        return widen(d) * (float)(2 * scale + 1) * ((float)grid[point * 8 + (i & 7)] + ((rest & 8) ? -0.125f : 0.125f));
-    }
-};
-
-// ---- any type ----
-
-/// Where a matrix of blocks, or of LLM.int8's rows, lies; passed by value, 40 bytes. start: number of the operand's first element in the
-/// matrix, for blocks a multiple of 8, as their rows are whole blocks.
-struct BlocksParams
-{
-    const u8 *data;
-    const float *scales;     // int8: one a row
-    const signed char *grid; // IQ types: the points of their grid
-    i64 start;
-    int type;    // ggml's number; −1 int8
-    int columns; // int8: elements of a row
-};
-
-template <typename Block> __device__ __forceinline__ void eight_of(float (&v)[8], const u8 *data, i64 at)
-{
-    i64 block = at / Block::elements;
-    const u8 *p = data + block * Block::bytes;
-    int i = (int)(at - block * Block::elements) & ~7;
-#pragma unroll
-    for (int e = 0; e < 8; e++)
-        v[e] = Block::value(p, i + e);
-}
-template <typename Block> __device__ __forceinline__ void eight_of(float (&v)[8], const u8 *data, i64 at, const signed char *grid)
-{
-    i64 block = at / Block::elements;
-    const u8 *p = data + block * Block::bytes;
-    int i = (int)(at - block * Block::elements) & ~7;
-#pragma unroll
-    for (int e = 0; e < 8; e++)
-        v[e] = Block::value(p, i + e, grid);
-}
-
-/// The matrix as packed.cuh reads it.
-struct Blocks
-{
-    const BlocksParams &c;
-
-    __device__ __forceinline__ void eight(float (&v)[8], i64 i, int n) const
-    {
-        i64 at = c.start + i;
-        // Hidden from the compiler, which would else make a loop of its own for every type.
-        int type = c.type;
-        asm volatile("" : "+r"(type));
-        switch (type)
-        {
-#define CASE(number, Type) case number: eight_of<Type>(v, c.data, at); break;
-            CASE(2, Q4_0) CASE(3, Q4_1) CASE(6, Q5_0) CASE(7, Q5_1) CASE(8, Q8_0) CASE(10, Q2_K) CASE(11, Q3_K) CASE(12, Q4_K) CASE(13, Q5_K) CASE(14, Q6_K)
-            CASE(20, IQ4_NL) CASE(23, IQ4_XS) CASE(34, TQ1_0) CASE(35, TQ2_0) CASE(39, MXFP4) CASE(40, NVFP4) CASE(41, Q1_0) CASE(42, Q2_0)
-#undef CASE
-#define CASE(number, Type) case number: eight_of<Type>(v, c.data, at, c.grid); break;
-            CASE(16, IQ2_XXS) CASE(17, IQ2_XS) CASE(18, IQ3_XXS) CASE(19, IQ1_S) CASE(21, IQ3_S) CASE(22, IQ2_S) CASE(29, IQ1_M)
-#undef CASE
-        default:
-            rows(v, at, n);
-        }
-    }
-
-    /// LLM.int8: q·scales[row]·(1/127), left to right; any eight elements.
-    __device__ __forceinline__ void rows(float (&v)[8], i64 at, int n) const
-    {
-        i64 row = at / c.columns;
-        int col = (int)(at - row * c.columns);
-#pragma unroll
-        for (int e = 0; e < 8; e++)
-        {
-            v[e] = e < n ? (float)(int)(signed char)c.data[at + e] * c.scales[row] * (1.0f / 127.0f) : 0.0f;
-            bool last = ++col == c.columns;
-            row += last ? 1 : 0;
-            col = last ? 0 : col;
-        }
-    }
-};
-
-/// Elements start + first ... of the matrix to y, which has n of them: chunks of eight from multiples of 8 on, scaled.
-template <typename T> __device__ __forceinline__ void write_eights(T *y, const BlocksParams &c, i64 first, i64 n, i64 chunk, float scale)
-{
-    // The chunk's first element, counted from y's; negative where y begins within the chunk.
-    i64 begin = ((c.start + first) & ~(i64)7) - (c.start + first) + chunk * 8;
-    if (begin >= n)
-        return;
-    float v[8];
-    Blocks{c}.eight(v, first + begin, (int)smaller((i64)8, n - begin));
-#pragma unroll
-    for (int e = 0; e < 8; e++)
-        if (begin + e >= 0 && begin + e < n)
-            narrow(v[e] * scale, y[begin + e]);
-}
-
 /// y[count] = the matrix's elements from start on.
-KERNEL(128) unpack_blocks(float *y, const BlocksParams c, i64 count) { write_eights(y, c, 0, count, (i64)blockIdx.x * 128 + threadIdx.x, 1.0f); }
+KERNEL(128) unpack_blocks(float *y, const BlocksParams c, i64 count) { unpack<AnyType>(y, c, c.start, count, 1.0f, blockIdx.x, gridDim.x); }
 
 /// The same rounded to bf16, for products of rounded operands.
-KERNEL(128) unpack_blocks_bf16(BF16 *y, const BlocksParams c, i64 count) { write_eights(y, c, 0, count, (i64)blockIdx.x * 128 + threadIdx.x, 1.0f); }
+KERNEL(128) unpack_blocks_bf16(BF16 *y, const BlocksParams c, i64 count) { unpack<AnyType>(y, c, c.start, count, 1.0f, blockIdx.x, gridDim.x); }
 
 /// y[i, :] = scale·row ids[i] of the matrix, dim a row: an embedding. Reads a row's blocks, writes 4·dim bytes.
 KERNEL(128) lookup_blocks(float *y, const BlocksParams c, const int *PLAIN ids, int dim, float scale)
 {
-    // A row that begins within a chunk has one chunk more.
-    i64 chunks = (dim + 7) / 8 + 1;
-    for (i64 chunk = (i64)blockIdx.y * 128 + threadIdx.x; chunk < chunks; chunk += (i64)gridDim.y * 128)
-        write_eights(y + (i64)blockIdx.x * dim, c, (i64)ids[blockIdx.x] * dim, dim, chunk, scale);
+    unpack<AnyType>(y + (i64)blockIdx.x * dim, c, c.start + (i64)ids[blockIdx.x] * dim, dim, scale, blockIdx.y, gridDim.y);
 }
 
-KERNEL_OF(128, 2) matmul_blocks_nt(const MatMulParams p, const BlocksParams c) { packed_tile<true, false>(p, Blocks{c}); }
-KERNEL_OF(128, 2) matmul_blocks_nn(const MatMulParams p, const BlocksParams c) { packed_tile<false, false>(p, Blocks{c}); }
-KERNEL_OF(256, 2) matvec_blocks_1(const MatMulParams p, const BlocksParams c) { packed_matvec<1, 1>(p, Blocks{c}); }
-KERNEL_OF(256, 2) matvec_blocks_2(const MatMulParams p, const BlocksParams c) { packed_matvec<2, 1>(p, Blocks{c}); }
-KERNEL_OF(256, 2) matvec_blocks_4(const MatMulParams p, const BlocksParams c) { packed_matvec<4, 1>(p, Blocks{c}); }
-KERNEL_OF(256, 2) matvec_blocks_8(const MatMulParams p, const BlocksParams c) { packed_matvec<8, 1>(p, Blocks{c}); }
+// ---- products of many rows ----
+
+/// Where the bytes of a tile of W [ROWS lines][COLS elements] lie in shared memory, and how they are decoded.
+template <bool TRANS_B> struct BlockTiles
+{
+    static const int ROWS = TRANS_B ? 64 : 32, COLS = TRANS_B ? 32 : 64;
+    const MatMulParams &p;
+    const BlocksParams &c;
+    u8 *raw;
+    const u8 *grid;
+    u64 data;
+    int room, block, mask, depth, col; // bytes of a line's room and of a block, its elements less 1, elements of a line that lie there (nt), the first column of C
+
+    __device__ __forceinline__ BlockTiles(const MatMulParams &p, const BlocksParams &c, int col) : p(p), c(c), col(col)
+    {
+        raw = dynamic_shared + 32768;
+        data = global_address(c.data);
+        block = c.width >> (8 - c.shift);
+        mask = (1 << c.shift) - 1;
+        depth = c.width > 224 ? 128 : 256;
+        // An odd number of chunks a line, so that the same byte of eight lines lies in eight banks.
+        room = TRANS_B ? piece_room(c.width >> (depth == 128 ? 1 : 0)) | 16 : piece_room(larger(block, c.width >> 2));
+        grid = raw + ROWS * room;
+    }
+
+    /// Address of what lies in the room of line r, which is whole blocks, for the tile from k0 of K on.
+    __device__ __forceinline__ u64 from(int r, int k0) const
+    {
+        i64 first = c.start + (TRANS_B ? (i64)(col + r) * p.k + (k0 & ~(depth - 1)) : (i64)(k0 + r) * p.n + (col & ~mask));
+        return data + (u64)(first >> c.shift) * block;
+    }
+
+    /// True where the tile from k0 on needs bytes that are not there yet.
+    __device__ __forceinline__ bool begins(int k0) const { return !TRANS_B || (k0 & (depth - 1)) == 0; }
+
+    __device__ __forceinline__ void stage(int k0) const
+    {
+        // 64 columns of the larger blocks are the scales and a quarter of the codes.
+        int header = TRANS_B ? -1 : c.type == 12 ? 16 : c.type == 13 ? 48 : c.type == 23 ? 8 : -1;
+        Needed needed = {header >= 0 ? header : 1 << 30, header + 32 * ((col & 255) >> 6), 32};
+        int most = TRANS_B ? smaller(depth, p.k - k0) : smaller(larger(64, mask + 1), p.n - (col & ~mask));
+        int bytes = (most >> c.shift) * block, r = threadIdx.x >> 5, lines = smaller(ROWS, TRANS_B ? p.n - col : p.k - k0);
+        u64 line = from(r, k0), step = (u64)((TRANS_B ? p.k : p.n) >> c.shift) * block * 4;
+        u8 *to = raw + r * room;
+#pragma unroll 1
+        for (; r < lines; r += 4, line += step, to += 4 * room)
+            stage_bytes<1, !TRANS_B>(to, line, bytes, data, needed);
+    }
+
+    template <typename B> __device__ __forceinline__ void decode_as(u8 *tile, int k0) const
+    {
+        int lines = TRANS_B ? p.n - col : p.k - k0, length = TRANS_B ? p.k - k0 : p.n - col;
+        // The tile's first element, counted from the first in the room.
+        int first = TRANS_B ? k0 & (depth - 1) : col & mask;
+        int r = threadIdx.x / (COLS / 8), k = threadIdx.x % (COLS / 8) * 8, at = (first + k) / B::elements * B::bytes, i = (first + k) % B::elements / 8;
+        unsigned line = (unsigned)from(r, k0), step = (unsigned)((TRANS_B ? p.k : p.n) / B::elements * B::bytes) * (128 * 8 / COLS);
+#pragma unroll 1
+        for (; r < ROWS; r += 128 * 8 / COLS, line += step)
+        {
+            float v[8];
+            if (r < lines && k < length)
+            {
+                int where = r * room + piece_start(line) + at;
+                float2 of = make_float2(0.0f, 0.0f);
+                if (B::groups)
+                    of = B::group(raw, where, i * B::groups / 32);
+                if (B::rows)
+                    of.x = c.scales[(int)(c.start / c.columns) + (TRANS_B ? col : k0) + r];
+                // Where blocks are words, so is their address.
+                if (B::bytes % 4 == 0)
+                    B::eight(v, raw + where, 0, i, of, grid);
+                else
+                    B::eight(v, raw, where, i, of, grid);
+            }
+            else
+            {
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    v[e] = 0.0f;
+            }
+            // Every other four lanes write their second half first, else eight lanes would meet in half of the banks.
+            bool swap = (threadIdx.x & 4) != 0;
+            float4 low = make_float4(v[0], v[1], v[2], v[3]), high = make_float4(v[4], v[5], v[6], v[7]);
+            *(float4 *)(tile + chunk_offset<4, COLS>(r, (k >> 2) + (swap ? 1 : 0))) = swap ? high : low;
+            *(float4 *)(tile + chunk_offset<4, COLS>(r, (k >> 2) + (swap ? 0 : 1))) = swap ? low : high;
+        }
+    }
+
+    __device__ __forceinline__ void decode(u8 *tile, int k0) const
+    {
+        switch (c.type)
+        {
+#define EACH(number, Type) case number: decode_as<Type>(tile, k0); break;
+            FOR_EVERY_FORM(EACH)
+#undef EACH
+        }
+    }
+};
+
+/// C = A·op(W) with W decoded into the tile, then as matmul_n?_f32: W [N, K] (TRANS_B) or [K, N], without gaps between rows, which are whole
+/// blocks. Bytes of the next tiles are on their way while one is multiplied. The weight is read and decoded once for every 64 rows of A.
+template <bool TRANS_B> __device__ __forceinline__ void blocks_tile(const MatMulParams &p, const BlocksParams &c)
+{
+    typedef Product<64, 64, 32, 32, false, TRANS_B, float, true, 2> P;
+    static_assert(P::SHARED == 32768, "the launch counts on it");
+    u8 *shared = dynamic_shared;
+    int row, col, tiles = (p.k + P::BK - 1) / P::BK;
+    tile_place<64, 64>(p.m, row, col);
+    bool vectorA = rows_of_16(p.a, p.ldA, 0, 4);
+    BlockTiles<TRANS_B> w(p, c, col);
+    if (c.grid != nullptr)
+        stage_grid<128>((u8 *)w.grid, c.grid, grid_bytes(c.type));
+    typename P::Sums sums;
+    P::clear(sums);
+    // A turn makes the next tile ready and multiplies the one before it; the first only the former.
+#pragma unroll 1
+    for (int tile = -1; tile < tiles; tile++)
+    {
+        u8 *now = shared + (tile & 1) * P::STAGE, *then = shared + (~tile & 1) * P::STAGE;
+        int next = (tile + 1) * P::BK;
+        bool more = next < p.k, begins = more && w.begins(next);
+        copy_wait<0>();
+        __syncthreads();
+        if (more)
+            P::load_a(then, p.a, p.ldA, row, p.m, next, p.k, vectorA);
+        if (begins)
+            w.stage(next);
+        copy_commit();
+        if (tile >= 0)
+            P::multiply(sums, now);
+        if (begins)
+        {
+            copy_wait<0>();
+            __syncthreads();
+        }
+        if (more)
+            w.decode(then + P::A_BYTES, next);
+    }
+    __syncthreads();
+    Epilogue out(p, 0);
+    P::collect(sums, shared);
+    P::each_pair(shared, [&](int r, int k, float x, float y) { out.store(row + r, col + k, x, y); });
+}
+KERNEL_OF(128, 2) matmul_blocks_nt(const MatMulParams p, const BlocksParams c) { blocks_tile<true>(p, c); }
+KERNEL_OF(128, 2) matmul_blocks_nn(const MatMulParams p, const BlocksParams c) { blocks_tile<false>(p, c); }
+
+// ---- products of few rows ----
+
+/// Rows of A, and of W two a warp, in shared memory by stretches of S of K, each twice: A's 16-byte chunks c at c ^ (c / 8 % 2), the warps' bytes,
+/// then the scales of groups of the stretch at hand, or the grid.
+template <int ROWS> struct BlocksVector
+{
+    static const int OWN = 2, S = ROWS == 1 ? 1024 : ROWS == 8 ? 256 : 512, STEPS = S / 256, X = ROWS * S * 4, TURNS = (STEPS * 272 + 28 + 511) / 512;
+    const MatMulParams &p;
+    const BlocksParams &c;
+    int lane, room;
+    u8 *raw, *grid;
+    float2 *scales;
+    u64 data, from[OWN];
+    float2 rowScale[OWN];
+    float sums[OWN][ROWS];
+
+    __device__ __forceinline__ BlocksVector(const MatMulParams &p, const BlocksParams &c, int n) : p(p), c(c)
+    {
+        int warp = threadIdx.x >> 5;
+        lane = threadIdx.x & 31;
+        room = piece_room(STEPS * c.width);
+        raw = dynamic_shared + 2 * X + warp * 2 * OWN * room;
+        scales = (float2 *)(dynamic_shared + 2 * X + 16 * OWN * room) + warp * OWN * STEPS * 16;
+        // No type has both.
+        grid = dynamic_shared + 2 * X + 16 * OWN * room;
+        data = global_address(c.data);
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+        {
+            // Beyond the last row: the last, whose sum nobody stores.
+            i64 first = c.start + (i64)smaller(n + j, p.n - 1) * p.k;
+            from[j] = data + (u64)(first >> c.shift) * (c.width >> (8 - c.shift));
+            rowScale[j] = make_float2(c.type < 0 ? c.scales[first / c.columns] : 0.0f, 0.0f);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                sums[j][r] = 0.0f;
+        }
+    }
+
+    __device__ __forceinline__ void stage(int k0, int which, bool vector) const
+    {
+        float *x = (float *)(dynamic_shared + which * X);
+#pragma unroll 1
+        for (int i = threadIdx.x; i < ROWS * S / 4; i += 256)
+        {
+            int r = i / (S / 4), chunk = i % (S / 4), k = k0 + chunk * 4;
+            float *to = x + r * S + ((chunk ^ ((chunk >> 3) & 1)) << 2);
+            bool inside = r < p.m && k < p.k;
+            const float *a = p.a + (inside ? (i64)r * p.ldA + k : 0);
+            if (vector)
+                copy_async(to, a, inside ? 16 : 0);
+            else
+#pragma unroll 1
+                for (int e = 0; e < 4; e++)
+                    to[e] = inside ? a[e] : 0.0f;
+        }
+        int bytes = smaller(STEPS * c.width, (p.k - k0) * c.width >> 8);
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+            stage_bytes<TURNS, false>(raw + (which * OWN + j) * room, from[j] + (u64)((k0 >> 8) * c.width), bytes, data, Needed{});
+    }
+
+    /// sums += A · the weights of a lane's eight k, for rows of A from R on; a and b: addresses of the halves of the first row's.
+    template <int R, int OFFSET> __device__ __forceinline__ void add(unsigned a, unsigned b, const float (&weights)[OWN][8])
+    {
+        float x[8];
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4+%5];" : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "r"(a), "n"(R * S * 4 + OFFSET) : "memory");
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4+%5];" : "=f"(x[4]), "=f"(x[5]), "=f"(x[6]), "=f"(x[7]) : "r"(b), "n"(R * S * 4 + OFFSET) : "memory");
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                sums[j][R] = fma(x[e], weights[j][e], sums[j][R]);
+        if constexpr (R + 1 < ROWS)
+            add<R + 1, OFFSET>(a, b, weights);
+    }
+
+    template <typename B> __device__ __forceinline__ void decode(float (&weights)[OWN][8], const int (&place)[OWN], int step) const
+    {
+        const int width = 256 / B::elements * B::bytes;
+        int block = lane * 8 / B::elements * B::bytes, eight = lane * 8 % B::elements / 8;
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
+        {
+            float2 of = B::groups ? scales[(j * STEPS + step) * B::groups + eight * B::groups / 32] : rowScale[j];
+            // Words of an address go to the pointer, where they cost nothing.
+            if (B::bytes % 4 == 0)
+                B::eight(weights[j], raw + place[j] + block + step * width, 0, eight, of, grid);
+            else if (width % 4 == 0)
+                B::eight(weights[j], raw + step * width, place[j] + block, eight, of, grid);
+            else
+                B::eight(weights[j], raw, place[j] + block + step * width, eight, of, grid);
+        }
+    }
+
+    template <typename B, int STEP> __device__ __forceinline__ void steps(unsigned a, unsigned b, const int (&place)[OWN], int length)
+    {
+        if (STEP * 256 + lane * 8 >= length)
+            return;
+        float weights[OWN][8];
+        decode<B>(weights, place, STEP);
+        add<0, STEP * 1024>(a, b, weights);
+        if constexpr (STEP + 1 < STEPS)
+            steps<B, STEP + 1>(a, b, place, length);
+    }
+
+    /// Scales number `to` of the stretch, of block `step` of a row.
+    template <typename B> __device__ __forceinline__ void group(int to, int place, int step, int length)
+    {
+        if (step * 256 < length)
+            scales[to] = B::group(raw, place + step * B::bytes, to % (B::groups + !B::groups));
+    }
+
+    /// The stretch of `length` elements whose bytes begin at `place`: scales of groups once each, by lanes, then a step for every 256.
+    template <typename B> __device__ __forceinline__ void stretch(unsigned a, unsigned b, const int (&place)[OWN], int length)
+    {
+        if (B::groups)
+        {
+            const int each = STEPS * B::groups;
+            if (each >= 32)
+#pragma unroll
+                for (int j = 0; j < OWN; j++)
+#pragma unroll
+                    for (int g = 0; g < each; g += 32)
+                        group<B>(j * each + g + lane, place[j], (g + lane) / (B::groups + !B::groups), length);
+            else
+#pragma unroll 1
+                for (int g = lane; g < OWN * each; g += 32)
+                    group<B>(g, g < each ? place[0] : place[OWN - 1], g / (B::groups + !B::groups) % STEPS, length);
+            warp_barrier();
+        }
+        if constexpr (ROWS <= 2)
+            steps<B, 0>(a, b, place, length);
+        else
+#pragma unroll 1
+            for (int step = 0; step < STEPS && step * 256 + lane * 8 < length; step++)
+            {
+                float weights[OWN][8];
+                decode<B>(weights, place, step);
+                add<0, 0>(a + step * 1024, b + step * 1024, weights);
+            }
+    }
+
+    /// The same of the rarer types.
+    __device__ __forceinline__ void stretch_of_any(unsigned a, unsigned b, const int (&place)[OWN], int length)
+    {
+#pragma unroll 1
+        for (int k = lane * 8; k < length; k += 256, a += 1024, b += 1024)
+        {
+            float weights[OWN][8];
+#pragma unroll
+            for (int j = 0; j < OWN; j++)
+#pragma unroll
+                for (int e = 0; e < 8; e++)
+                    weights[j][e] = 0.0f;
+            int type = c.type;
+            asm volatile("" : "+r"(type));
+            switch (type)
+            {
+#define EACH(number, Type)                                                                                               \
+    case number:                                                                                                         \
+        OneType<Type>::eight(weights[0], c, raw, place[0], k, rowScale[0], grid);                                        \
+        OneType<Type>::eight(weights[OWN - 1], c, raw, place[OWN - 1], k, rowScale[OWN - 1], grid);                      \
+        break;
+                FOR_RARE_TYPES(EACH) EACH(-1, Int8)
+#undef EACH
+            }
+            add<0, 0>(a, b, weights);
+        }
+    }
+};
+
+/// C[m, n] = A·Wᵀ for m ≤ ROWS, as matvec_* of matmul.cu: the same bits, as a lane has the same terms in the same order. A warp owns two rows of W.
+/// A stretch of A and of W is copied while the one before is multiplied. Reads W once and 4·m·K bytes for every 16 of its rows.
+template <int ROWS> __device__ __forceinline__ void blocks_matvec(const MatMulParams &p, const BlocksParams &c)
+{
+    typedef BlocksVector<ROWS> V;
+    int n = blockIdx.x * 16 + (threadIdx.x >> 5) * V::OWN;
+    bool vector = rows_of_16(p.a, p.ldA, 0, 4);
+    V v(p, c, n);
+    if (c.grid != nullptr)
+        stage_grid<256>(v.grid, c.grid, grid_bytes(c.type));
+    // A turn has the next stretch copied and multiplies the one before it; the first only the former.
+#pragma unroll 1
+    for (int k0 = -V::S, which = 1; k0 < p.k; k0 += V::S, which ^= 1)
+    {
+        copy_wait<0>();
+        __syncthreads();
+        if (k0 + V::S < p.k)
+            v.stage(k0 + V::S, which ^ 1, vector);
+        copy_commit();
+        if (k0 < 0)
+            continue;
+        int place[V::OWN];
+#pragma unroll
+        for (int j = 0; j < V::OWN; j++)
+            place[j] = (which * V::OWN + j) * v.room + piece_start((unsigned)v.from[j] + (k0 >> 8) * c.width);
+        // A lane's eight k are two chunks of A's rows.
+        int flip = (v.lane >> 2) & 1;
+        unsigned x = shared_address(dynamic_shared) + which * V::X, a = x + (((2 * v.lane) ^ flip) << 4), b = x + (((2 * v.lane + 1) ^ flip) << 4);
+        int length = smaller(V::S, p.k - k0), type = c.type;
+        asm volatile("" : "+r"(type));
+        switch (type)
+        {
+#define EACH(number, Type) case number: v.template stretch<Type>(a, b, place, length); break;
+            FOR_COMMON_TYPES(EACH)
+#undef EACH
+        default:
+            v.stretch_of_any(a, b, place, length);
+        }
+    }
+    Epilogue out(p, 0);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int j = 0; j < V::OWN; j++)
+        {
+            float s = warp_sum(v.sums[j][r]);
+            if (v.lane == 0 && r < p.m && n + j < p.n)
+            {
+                i64 at = (i64)r * p.ldC + n + j;
+                out.c[at] = out.finish(s, at, n + j);
+            }
+        }
+}
+KERNEL_OF(256, 2) matvec_blocks_1(const MatMulParams p, const BlocksParams c) { blocks_matvec<1>(p, c); }
+KERNEL_OF(256, 2) matvec_blocks_2(const MatMulParams p, const BlocksParams c) { blocks_matvec<2>(p, c); }
+KERNEL_OF(256, 2) matvec_blocks_4(const MatMulParams p, const BlocksParams c) { blocks_matvec<4>(p, c); }
+KERNEL_OF(256, 2) matvec_blocks_8(const MatMulParams p, const BlocksParams c) { blocks_matvec<8>(p, c); }

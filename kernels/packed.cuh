@@ -1,4 +1,4 @@
-// Products with a weight that is decoded into the tile, or into registers where rows are few: what quantised.cu and blocks.cu share.
+// Products with a weight that is decoded into the tile, or into registers where rows are few; quantised.cu has them.
 // A weight W has eight(v, i, n): its elements i ... i + n − 1 (1 ≤ n ≤ 8, i a multiple of 8 from a row's start), zeros after them.
 #pragma once
 #include "matmul.cuh"

@@ -5,7 +5,7 @@ internal static partial class Board
     private const string Diagonal = "tiles on the diagonal are computed whole: 16 tokens by 32 keys for 64 tokens are 1.5 times what is seen, 1.06 for 512; attention is 0.2 % of the step's FLOP at 64 tokens";
     private const string Halves = "two warps share 16 keys or rows and compute their scores both, so that the sums of a head of this size stay in registers; and tiles on the diagonal are computed whole";
     private const string Decode = "an mma has 16 rows, a token of 4 query heads a key head fills 4; the kernel is bound by the bytes of K and V";
-    private const string FromCache = "each element reads its block's scales and its byte for itself: neighbours find them in L1, DRAM gives each sector once";
+    private const string AsStored = "blocks lie in shared memory as in the file: eight bytes a lane of blocks 17 to 34 bytes apart meet in a bank now and then, and the points of an IQ type's grid by data";
 
     /// <summary>Why a kernel misses a target, by kernel and target; a name may end in *.</summary>
     public static IReadOnlyList<(string Kernel, string Target, string Reason)> Reasons { get; } =
@@ -20,11 +20,10 @@ internal static partial class Board
         ("attention_join", "traffic", "every thread of a row reads the maxima and denominators of its stretches, 8 bytes of a sector each, from L1"),
         ("matmul_groups_*", "mma", "tiles have 64 rows, an expert has as many as the router gives it: 64, 128 and 70 rows fill 262 of 320"),
         ("round_several", "traffic", "a turned matrix is written by 16 bytes a thread, half of a sector: the factor of an adapter, some per mille of what a step rounds"),
-        ("unpack_*", "traffic", FromCache),
-        ("lookup_*", "traffic", FromCache),
-        ("matmul_blocks_*", "traffic", FromCache),
-        ("matvec_blocks_*", "traffic", FromCache),
         ("term_mix", "traffic", "M is read once a row, from L1"),
+        ("unpack_*", "banks", AsStored),
+        ("matvec_blocks_*", "banks", AsStored),
+        ("matmul_blocks_nt", "banks", "where W is decoded a read takes every other word of eight lines, 64 in all: two ways; none where fragments are read"),
         ("sample", "banks", "counts of digits go to places that the data choose"),
     ];
 }

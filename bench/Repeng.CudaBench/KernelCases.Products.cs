@@ -29,7 +29,7 @@ internal static partial class KernelCases
     {
         public nint Data, Scales, Grid;
         public long Start;
-        public int Type, Columns;
+        public int Type, Columns, Width, Shift;
     }
 
     /// <summary>CodesParams of kernels/quantised.cu.</summary>
@@ -151,7 +151,7 @@ internal static partial class KernelCases
             foreach (BlockType of in BlockType.All.Where(b => b.CanDecode && s_blocks.Contains(b.Name)))
             {
                 string kernel = $"unpack_{of.Name.ToLowerInvariant()}_{type}";
-                yield return new(flat, g => g.Launch("blocks", kernel, new(Ceil(all, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(all)).Add(g.Codes(of.SizeOf(all))).Add(0L).Add(all)), (kernel, new Floor(of.SizeOf(all), written * all)));
+                yield return new(flat, g => g.Launch("blocks", kernel, new(Ceil(all, 4096)), 128, 0, (ref a) => a.Add(g.Zeros(all)).Add(g.Codes(of.SizeOf(all))).Add(0L).Add(all)), (kernel, new Floor(of.SizeOf(all), written * all)));
             }
         }
         const long blocks = all / block;
@@ -217,7 +217,7 @@ internal static partial class KernelCases
         const long all = 64L * Hidden;
         foreach (string name in new[] { "Q4_K", "Q8_0", "IQ2_S" })
             yield return new($"64 × {Hidden}, {name}", g => g.Backend.Unpack(g.Zeros(all), Blocks(g, BlockType.Find(name)!, all)), ("unpack_blocks", new Floor(BlockType.Find(name)!.SizeOf(all), 4 * all)));
-        yield return new($"64 × {Hidden}, Q4_K", g => g.Launch("blocks", "unpack_blocks_bf16", new(Ceil(all, 1024)), 128, 0, (ref a) => a.Add(g.Zeros(all / 2)).Add(new BlocksParams { Data = g.Codes(of.SizeOf(all)), Type = (int)of.GgmlId }).Add(all)), ("unpack_blocks_bf16", new Floor(of.SizeOf(all), 2 * all)));
+        yield return new($"64 × {Hidden}, Q4_K", g => g.Launch("blocks", "unpack_blocks_bf16", new(Ceil(all, 4096)), 128, 0, (ref a) => a.Add(g.Zeros(all / 2)).Add(new BlocksParams { Data = g.Codes(of.SizeOf(all)), Type = (int)of.GgmlId, Width = of.Bytes, Shift = 8 }).Add(all)), ("unpack_blocks_bf16", new Floor(of.SizeOf(all), 2 * all)));
         yield return new($"8 rows of 64 × {Hidden}, Q4_K", g => g.Backend.EmbeddingForward(g.Zeros(8 * Hidden), Blocks(g, of, all), g.Ints(5, 0, 63, 7, 7, 31, 2, 9), 8, Hidden, 1), ("lookup_blocks", new Floor(8 * Hidden * bytes, 32 * Hidden)));
         yield return new($"8 rows of 64 × {Hidden}, NF4", g => g.Launch("quantised", "lookup_codes", new(8, Ceil(Hidden, 1024)), 256, 0, (ref a) => a.Add(g.Zeros(8 * Hidden)).Add(Codes(g, all, false)).Add(g.Ints(5, 0, 63, 7, 7, 31, 2, 9)).Add(Hidden).Add(1f)),
             ("lookup_codes", new Floor(8 * Hidden * (0.5 + (4.0 / 64)), 32 * Hidden)));
@@ -230,8 +230,14 @@ internal static partial class KernelCases
                 },
                 ($"matmul_blocks_n{(transB ? 't' : 'n')}", transB ? TileFloor(m, n, k, bytes, Parts(DType.F32)) : TileFloor(m, 256, n, bytes, Parts(DType.F32))));
         foreach (int rows in new[] { 1, 2, 4, 8 })
-            yield return new($"{rows} × {n} × {k}, Q4_K", g => g.Backend.MatMul(g.Zeros(rows * n), g.Signed(rows * k), Blocks(g, of, (long)n * k), new MatMulArgs(rows, n, k, TransB: true)),
-                ($"matvec_blocks_{rows}", new Floor((4.0 * rows * k) + (n * k * bytes), 4.0 * rows * n, (4.0 * rows * k * Ceil(n, 8)) + (n * k * bytes) + (32.0 * rows * n))));
+            foreach (string name in rows is 1 or 8 ? s_vectors : ["Q4_K"])
+            {
+                BlockType vector = BlockType.Find(name)!;
+                // The grid of an IQ type is an operand of every block, as A is.
+                double each = (double)vector.Bytes / vector.Elements, grid = name == "IQ2_S" ? 8192 : 0;
+                yield return new($"{rows} × {n} × {k}, {name}", g => g.Backend.MatMul(g.Zeros(rows * n), g.Signed(rows * k), Blocks(g, vector, (long)n * k), new MatMulArgs(rows, n, k, TransB: true)),
+                    ($"matvec_blocks_{rows}", new Floor((4.0 * rows * k) + (n * k * each) + grid, 4.0 * rows * n, (((4.0 * rows * k) + grid) * Ceil(n, 16)) + (n * k * each) + (32.0 * rows * n))));
+            }
 
         static Floor Sum(IEnumerable<Floor> floors) => floors.Aggregate((a, b) => new Floor(a.Read + b.Read, a.Written + b.Written, a.Plan + b.Plan, a.Mma + b.Mma));
 
@@ -249,6 +255,8 @@ internal static partial class KernelCases
             g.Backend.MatMulGroups(g.Zeros(rows * GroupColumns), g.Signed(rows * k), groups, new GroupArgs(GroupColumns, k, transB));
         }
     }
+
+    private static readonly string[] s_vectors = ["Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "MXFP4", "IQ2_S"];
 
     private static readonly string[] s_blocks = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"];
 

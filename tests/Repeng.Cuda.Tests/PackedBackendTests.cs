@@ -48,6 +48,40 @@ public sealed class PackedBackendTests
         }
     }
 
+    public static TheoryData<string, string> LongForms()
+    {
+        var rows = new TheoryData<string, string>();
+        foreach (string backend in Backends.Names.Where(n => n != "cpu"))
+            foreach (string form in new[] { "Q4_K", "Q6_K", "Q8_0", "MXFP4", "IQ2_S", "IQ1_M", "INT8" })
+                rows.Add(backend, form);
+        return rows;
+    }
+
+    /// <summary>Rows of several stretches of every kernel, the last one not full, that begin anywhere; matrices of several tiles of unpacking.</summary>
+    [Theory, MemberData(nameof(LongForms))]
+    public void LongRowsToo(string backend, string form)
+    {
+        using IBackend b = Backends.Create(backend);
+        using var memory = new TestMemory(b);
+        using (var w = new PackedMatrix(form, 19, 11 * 256, 7))
+        {
+            int n = w.Rows, k = w.Columns;
+            View packed = w.On(memory), decoded = memory.Of(w.Decoded), unpacked = memory.Empty(w.Decoded.Length);
+            b.Unpack(unpacked, packed);
+            Assert.Equal(w.Decoded, memory.Read(unpacked));
+            foreach (int m in new[] { 1, 2, 3, 5 })
+                Same(b, memory, packed, decoded, new MatMulArgs(m, n, k, TransB: true));
+            Same(b, memory, packed.Slice(k, 16L * k), decoded.Slice(k, 16L * k), new MatMulArgs(1, 16, k, TransB: true));
+        }
+        // Tiles of 64 columns of several pieces, and of 64 of K.
+        using (var w = new PackedMatrix(form, 200, 3 * 256, 8))
+        {
+            View packed = w.On(memory), decoded = memory.Of(w.Decoded);
+            Same(b, memory, packed, decoded, new MatMulArgs(9, w.Rows, w.Columns, TransB: true));
+            Same(b, memory, packed.Slice(0, 70L * w.Columns), decoded.Slice(0, 70L * w.Columns), new MatMulArgs(9, w.Columns, 70));
+        }
+    }
+
     /// <summary>One type of each kind: what differs by type is above.</summary>
     public static TheoryData<string, string> Kinds()
     {

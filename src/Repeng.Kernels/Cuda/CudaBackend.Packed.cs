@@ -11,7 +11,13 @@ namespace Repeng.Kernels.Cuda;
 public sealed unsafe partial class CudaBackend
 {
     private const string Codes = "quantised", BlocksImage = "blocks";
-    private const int UnpackCodesTile = 16384, UnpackBlocksTile = 1024, UnpackBlocksThreads = 128, BlockVectorTile = 8, Eight = 8, Int8Type = -1;
+    private const int UnpackCodesTile = 16384, UnpackBlocksTile = 4096, UnpackBlocksThreads = 128, Int8Type = -1;
+
+    // Elements of a block of int8 for the kernels, and of the stretch that all types' widths are given for.
+    private const int Eight = 8, Width = 256;
+
+    // Tiles that a block unpacks where it brings a grid to shared memory first.
+    private const int GridTiles = 8;
 
     // Code books and grids on the device: a handful, brought there when they are first needed.
     private readonly Dictionary<string, nint> _tables = new(StringComparer.Ordinal);
@@ -31,7 +37,9 @@ public sealed unsafe partial class CudaBackend
         if (packing.Code is null)
         {
             k.Add(y).Add(BlocksOf(packed, packing)).Add(packed.Length);
-            Kernel(BlocksImage, type == DType.BF16 ? "unpack_blocks_bf16" : "unpack_blocks").Launch(new(Blocks((packed.Start % Eight) + packed.Length, UnpackBlocksTile)), new(UnpackBlocksThreads), 0, ref k);
+            int grid = GridBytes(packing);
+            uint tiles = Blocks((packed.Start % Width) + packed.Length, UnpackBlocksTile);
+            Kernel(BlocksImage, type == DType.BF16 ? "unpack_blocks_bf16" : "unpack_blocks").Launch(new(grid > 0 ? Blocks(tiles, GridTiles) : tiles), new(UnpackBlocksThreads), grid, ref k);
             return;
         }
         k.Add(CodesOf(packed, packing)).Add(y).Add(packed.Length);
@@ -45,7 +53,7 @@ public sealed unsafe partial class CudaBackend
         if (packing.Code is null)
         {
             k.Add(y).Add(BlocksOf(table, packing)).Add(ids).Add(dim).Add(scale);
-            Kernel(BlocksImage, "lookup_blocks").Launch(new((uint)rows, Blocks(dim, UnpackBlocksTile)), new(UnpackBlocksThreads), 0, ref k);
+            Kernel(BlocksImage, "lookup_blocks").Launch(new((uint)rows, Blocks(dim, UnpackBlocksTile)), new(UnpackBlocksThreads), GridBytes(packing), ref k);
             return;
         }
         k.Add(y).Add(CodesOf(table, packing)).Add(ids).Add(dim).Add(scale);
@@ -56,12 +64,11 @@ public sealed unsafe partial class CudaBackend
     private void PackedProduct(MatMulParams p, View b, Packing packing, in MatMulArgs args)
     {
         int length = args.TransB ? args.K : args.N, lines = args.TransB ? args.N : args.K;
-        bool blocks = packing.Blocks is not null;
         // Where operands round, the weight is decoded to bf16 once: a tile of a large product is read by every row of tiles.
-        // Else kernels take rows without gaps, of blocks whole ones, and A as it is; nothing of the engine asks for anything else. A thin product is
+        // Else kernels take rows without gaps and A as it is; nothing of the engine asks for anything else. A thin product is
         // cut by its depth, for which its few rows are decoded.
         bool rounds = Rounds(args);
-        if (rounds || args.TransA || (args.M > VectorRows && IsCut(args.N, args.K)) || (!args.TransB && IsCut(args.N, args.K)) || (args.RowStrideB != length && lines > 1) || (blocks && (length % Eight != 0 || b.Start % Eight != 0)))
+        if (rounds || args.TransA || (args.M > VectorRows && IsCut(args.N, args.K)) || (!args.TransB && IsCut(args.N, args.K)) || (args.RowStrideB != length && lines > 1) || !ReadsRows(packing, b.Start, length))
         {
             View whole = b.Slice(0, lines == 0 || length == 0 ? 0 : ((long)(lines - 1) * args.RowStrideB) + length);
             if (rounds)
@@ -74,14 +81,39 @@ public sealed unsafe partial class CudaBackend
         bool vector = args.TransB && args.M <= VectorRows;
         bool codes = packing.Code is not null;
         string form = codes ? "codes" : "blocks", kernel = vector ? $"matvec_{form}_{Rows248(args.M)}" : $"matmul_{form}_n{(args.TransB ? 't' : 'n')}";
-        Dim3 grid = vector ? new(Blocks(args.N, codes ? VectorTile : BlockVectorTile)) : new(Blocks((long)Blocks(args.M, Tile) * Blocks(args.N, Tile), 1));
+        Dim3 grid = vector ? new(Blocks(args.N, VectorTile)) : new(Blocks((long)Blocks(args.M, Tile) * Blocks(args.N, Tile), 1));
         KernelArguments k = default;
         k.Add(p);
         if (codes)
             k.Add(CodesOf(b, packing));
         else
             k.Add(BlocksOf(b, packing));
-        Kernel(codes ? Codes : BlocksImage, kernel).Launch(grid, vector ? new(Threads) : new(TileThreads), 0, ref k);
+        Kernel(codes ? Codes : BlocksImage, kernel).Launch(grid, vector ? new(Threads) : new(TileThreads), codes ? 0 : vector ? VectorShared(packing, Rows248(args.M)) : TileShared(packing, args.TransB), ref k);
+    }
+
+    // Whether kernels can take rows of this length from there: of blocks whole ones, of int8 the matrix's own.
+    private static bool ReadsRows(Packing packing, long start, int length) => packing.Code is not null
+        || (packing.Blocks is { } type ? length % type.Elements == 0 && start % type.Elements == 0 : length % Eight == 0 && length == packing.Source->Columns && start % length == 0);
+
+    // Bytes of 256 elements and of the grid of a form without code book; the room of a piece of bytes that may lie anywhere (kernels/blocks.cu).
+    private static int WidthOf(Packing packing) => packing.Blocks is { } type ? Width / type.Elements * type.Bytes : Width;
+
+    private static int GridBytes(Packing packing) => packing.Blocks is { } type && IqGrid.Of(type) is { } grid ? grid.Values.Length : 0;
+
+    private static int PieceRoom(int bytes) => (bytes + 28) & ~15;
+
+    private static int VectorShared(Packing packing, int rows)
+    {
+        int stretch = rows == 1 ? 4 * Width : rows == 8 ? Width : 2 * Width, grid = GridBytes(packing);
+        int scales = grid == 0 && packing.Blocks is { Elements: Width } ? Eight * stretch : 0;
+        return (2 * rows * stretch * sizeof(float)) + (2 * VectorTile * PieceRoom(stretch / Width * WidthOf(packing))) + scales + grid;
+    }
+
+    private static int TileShared(Packing packing, bool transB)
+    {
+        const int Stages = 32 * 1024;
+        int width = WidthOf(packing), block = packing.Blocks?.Bytes ?? Eight;
+        return Stages + (transB ? 64 * (PieceRoom(width > 224 ? width / 2 : width) | 16) : 32 * PieceRoom(Math.Max(block, width / 4))) + GridBytes(packing);
     }
 
     private CodesParams CodesOf(View v, Packing packing)
@@ -113,6 +145,8 @@ public sealed unsafe partial class CudaBackend
             Start = v.Start,
             Type = packing.Blocks is { } known ? (int)known.GgmlId : Int8Type,
             Columns = source->Columns,
+            Width = WidthOf(packing),
+            Shift = int.Log2(packing.Blocks?.Elements ?? Eight),
         };
     }
 
@@ -167,5 +201,7 @@ public sealed unsafe partial class CudaBackend
         public long Start;
         public int Type;
         public int Columns;
+        public int Width;
+        public int Shift;
     }
 }
