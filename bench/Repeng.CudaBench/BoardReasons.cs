@@ -3,6 +3,7 @@ namespace Repeng.CudaBench;
 internal static partial class Board
 {
     private const string Diagonal = "tiles on the diagonal are computed whole: 16 tokens by 32 keys for 64 tokens are 1.5 times what is seen, 1.06 for 512; attention is 0.2 % of the step's FLOP at 64 tokens";
+    private const string Edge = "sub-tiles that nobody sees are left out, but an mma has 16 rows (4 tokens) or keys and 8 or 16 of the other, of which the diagonal leaves a part: 1.17 and 1.23 at 64 tokens, 1.02 and 1.03 at 512";
     private const string Halves = "two warps share 16 keys or rows and compute their scores both, so that the sums of a head of this size stay in registers; and tiles on the diagonal are computed whole";
     private const string Decode = "an mma has 16 rows, a token of 4 query heads a key head fills 4; the kernel is bound by the bytes of K and V";
     private const string AsStored = "blocks lie in shared memory as in the file: eight bytes a lane of blocks 17 to 34 bytes apart meet in a bank now and then, and the points of an IQ type's grid by data";
@@ -16,6 +17,9 @@ internal static partial class Board
         ("attention_queries_128", "mma", Halves),
         ("attention_queries_256", "mma", Halves),
         ("attention_split_*", "mma", Decode),
+        ("attention_forward_rounded_*", "mma", Edge),
+        ("attention_queries_rounded_*", "mma", Edge),
+        ("attention_keys_rounded_*", "mma", Edge),
         ("attention_*", "mma", Diagonal),
         ("attention_join", "traffic", "every thread of a row reads the maxima and denominators of its stretches, 8 bytes of a sector each, from L1"),
         ("matmul_groups_*", "mma", "tiles have 64 rows, an expert has as many as the router gives it: 64, 128 and 70 rows fill 262 of 320"),

@@ -61,6 +61,7 @@ internal sealed class EmulatedGpu : IDisposable
     private Dictionary<string, KernelCounts> _counts = [];
     private readonly HashSet<string> _byName = new(StringComparer.Ordinal);
     private ulong _state;
+    private CudaBackend? _rounding;
 
     public EmulatedGpu()
     {
@@ -76,6 +77,9 @@ internal sealed class EmulatedGpu : IDisposable
 
     public CudaBackend Backend { get; }
 
+    /// <summary>The same device with operands of products and attention rounded to bf16.</summary>
+    public CudaBackend Rounding => _rounding ??= CudaBackend.Open(_driver, CudaDevices.Find(_driver).Choose(), CudaLibraries.None, CudaPrecision.Bf16);
+
     /// <summary>What each kernel counted while this ran; operands that it took are given back.</summary>
     public IReadOnlyDictionary<string, KernelCounts> Count(Action<EmulatedGpu> run)
     {
@@ -84,6 +88,7 @@ internal sealed class EmulatedGpu : IDisposable
         _state = 0x9E3779B97F4A7C15;
         run(this);
         Backend.Context.Synchronize();
+        _rounding?.Context.Synchronize();
         foreach (string kernel in _byName)
             _counts[kernel].ByName = true;
         foreach (nint address in _taken)
@@ -153,6 +158,7 @@ internal sealed class EmulatedGpu : IDisposable
     {
         foreach (CudaModule module in _modules.Values)
             module.Dispose();
+        _rounding?.Dispose();
         Backend.Dispose();
         _driver.Dispose();
     }

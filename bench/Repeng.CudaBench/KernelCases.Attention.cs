@@ -17,6 +17,8 @@ internal static partial class KernelCases
             int rowsOfTile = headDim == 256 ? 32 : 64, rowsOfQueries = headDim >= 128 ? 32 : 64, keysOfBlock = headDim <= 64 ? 64 : headDim == 128 ? 32 : 16;
             yield return ForwardCase(args, rowsOfTile);
             yield return BackwardCase(args, rowsOfQueries, keysOfBlock);
+            yield return RoundedForwardCase(args);
+            yield return RoundedBackwardCase(args);
         }
         foreach (int headDim in new[] { 32, 64, 128, 256 })
             yield return DecodeCase(headDim);
@@ -70,6 +72,42 @@ internal static partial class KernelCases
             ("attention_delta", new Floor(8.0 * q, 4.0 * rows, (8.0 * q) + (32 * rows))),
             ($"attention_keys_{a.HeadDim}", new Floor(4.0 * ((2 * q) + (4 * k) + (2 * rows)), 8.0 * k, byKeys, KeyParts * 2 * Pairs(a) * a.HeadDim)),
             ($"attention_queries_{a.HeadDim}", new Floor(4.0 * ((3 * q) + (2 * k) + (2 * rows)), 4.0 * q, byQueries, QueryParts * 2 * Pairs(a) * a.HeadDim)));
+    }
+
+    // Keys that 64 rows read: up to the last that they see, by sixteen.
+    private static double KeysRounded(AttentionArgs a)
+    {
+        double keys = 0;
+        for (int start = 0; start < a.QueryLength * a.Group; start += 64)
+            keys += (((Math.Min(a.QueryLength * a.Group, start + 64) - 1) / a.Group) + 16) / 16 * 16;
+        return keys;
+    }
+
+    private static KernelCase RoundedForwardCase(AttentionArgs a)
+    {
+        long q = (long)a.QueryLength * a.Heads * a.HeadDim, k = (long)a.KeyLength * a.KvHeads * a.HeadDim, rows = (long)a.QueryLength * a.Heads;
+        double asked = (10.0 * q) + (4.0 * rows) + (8.0 * a.HeadDim * KeysRounded(a));
+        return new(Shape(a), g => g.Rounding.AttentionForward(g.Zeros(q), g.Zeros(rows), g.Signed(q), g.Signed(k), g.Signed(k), g.Ints(0), a),
+            ($"attention_forward_rounded_{a.HeadDim}", new Floor(4.0 * (q + (2 * k)), (6.0 * q) + (4.0 * rows), asked, 4 * Pairs(a) * a.HeadDim)));
+    }
+
+    private static KernelCase RoundedBackwardCase(AttentionArgs a)
+    {
+        long q = (long)a.QueryLength * a.Heads * a.HeadDim, k = (long)a.KeyLength * a.KvHeads * a.HeadDim, rows = (long)a.QueryLength * a.Heads;
+        double rowsRead = 0;
+        for (int start = 0, keysOfBlock = a.HeadDim == 256 ? 32 : 64; start < a.KeyLength; start += keysOfBlock)
+            rowsRead += (a.QueryLength - start) * a.Group;
+        double byKeys = (24.0 * k) + (rowsRead * ((8 * a.HeadDim) + 8)), byQueries = (20.0 * q) + (8.0 * rows) + (8.0 * a.HeadDim * KeysRounded(a));
+        // dO once more for delta: at this size operands are read from shared memory, delta from registers.
+        if (a.HeadDim == 256)
+            byQueries += 4.0 * q;
+        return new(Shape(a), g =>
+            {
+                View o = g.Signed(q);
+                g.Rounding.AttentionBackward(g.Zeros(q), g.Zeros(k), g.Zeros(k), g.Signed(q), o, g.Positive(rows), g.Zeros(rows), g.Signed(q), g.Signed(k), g.Signed(k), g.Ints(0), a);
+            },
+            ($"attention_queries_rounded_{a.HeadDim}", new Floor(4.0 * ((4 * q) + (2 * k) + rows), 4.0 * (q + rows), byQueries, 6 * Pairs(a) * a.HeadDim)),
+            ($"attention_keys_rounded_{a.HeadDim}", new Floor(4.0 * ((2 * q) + (4 * k) + (2 * rows)), 8.0 * k, byKeys, 8 * Pairs(a) * a.HeadDim)));
     }
 
     // A token of 8 heads on 2 over 1024 keys: four stretches of keys a key head.

@@ -23,11 +23,13 @@ internal static class ProductSizes
         double queries = (double)sizes[0] * sizes[1] * sizes[3] * sizes[5], keys = (double)sizes[0] * sizes[2] * sizes[4] * sizes[5];
         // Pairs that are seen, without windows and padding.
         double pairs = (double)sizes[0] * sizes[3] * sizes[1] * (sizes[2] - ((sizes[1] - 1) / 2.0));
+        // What rounds writes the bf16 copy of o, and the gradient by queries reads o for delta.
+        double more = launch.Kernel.Contains("_rounded_", StringComparison.Ordinal) ? queries : 0;
         return launch.Kernel.Split('_')[1] switch
         {
-            "forward" => (4 * ((2 * queries) + (2 * keys)), 4 * pairs * sizes[5]),
+            "forward" => ((4 * ((2 * queries) + (2 * keys))) + (2 * more), 4 * pairs * sizes[5]),
             "keys" => (4 * ((2 * queries) + ((sizes[Adds] != 0 ? 6 : 4) * keys)), 8 * pairs * sizes[5]),
-            "queries" => (4 * (((sizes[Adds] != 0 ? 4 : 3) * queries) + (2 * keys)), 6 * pairs * sizes[5]),
+            "queries" => (4 * (((sizes[Adds] != 0 ? 4 : 3) * queries) + more + (2 * keys)), 6 * pairs * sizes[5]),
             _ => (0, 0),
         };
     }

@@ -162,7 +162,7 @@ public sealed class ParsingTests
     }
 
     [Theory]
-    [InlineData("train --device cuda --precision fast", "error: precision 'fast' is not known; it is exact (fp32 accuracy) or bf16 (products of layers round their operands to bf16)")]
+    [InlineData("train --device cuda --precision fast", "error: precision 'fast' is not known; it is exact (fp32 accuracy) or bf16 (products of layers and attention round their operands to bf16)")]
     [InlineData("train --precision bf16", "error: --precision bf16 is the GPU's, and --device auto is the CPU, which computes in fp32; leave --precision out, or add --device cuda")]
     [InlineData("generate --device cpu --precision bf16 --prompt x", "error: --precision bf16 is the GPU's, and --device cpu is the CPU, which computes in fp32; leave --precision out, or add --device cuda")]
     public void A_precision_that_cannot_be_stops_in_one_line(string line, string error)

@@ -18,6 +18,7 @@ public sealed class AttentionKernelTests
         public float Scale, SoftCap;
         public ulong Cached;
         public int Accumulate, Reserved;
+        public ulong Copy;
     }
 
     public static TheoryData<AttentionArgs> Cases() =>

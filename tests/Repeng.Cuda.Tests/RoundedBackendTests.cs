@@ -154,6 +154,6 @@ public sealed class RoundedBackendTests
     {
         Assert.Equal(precision, CudaPrecisions.Parse(name));
         Assert.StartsWith(name + ":", precision.Describe());
-        Assert.Equal("precision 'fast' is not known; it is exact (fp32 accuracy) or bf16 (products of layers round their operands to bf16)", Assert.Throws<UserErrorException>(() => CudaPrecisions.Parse("fast")).Message);
+        Assert.Equal("precision 'fast' is not known; it is exact (fp32 accuracy) or bf16 (products of layers and attention round their operands to bf16)", Assert.Throws<UserErrorException>(() => CudaPrecisions.Parse("fast")).Message);
     }
 }

@@ -73,6 +73,39 @@ public sealed class RoundedCopyTests
     }
 
     [Fact]
+    public void AttentionWritesTheCopyForTheLayerThatFollows()
+    {
+        using var driver = new EmulatedCudaDriver();
+        List<long> rounded = [];
+        driver.Device.LaunchCompleted = launch =>
+        {
+            if (launch.Kernel.StartsWith("round_", StringComparison.Ordinal))
+                rounded.Add(launch.Grid.X);
+        };
+        using CudaBackend b = Open(driver);
+        using var memory = new TestMemory(b);
+        var layer = new Layer(memory);
+        // Heads whose results side by side are a layer's input; two sequences, of which one is padded.
+        var args = new AttentionArgs(2, Rows / 2, Rows / 2, 13, 1, Inputs / 13, 0.15f);
+        View o = memory.Empty(Rows * Inputs), lse = memory.Empty(Rows * 13), q = memory.Of(Gpu.Random(Rows * Inputs, 1)), k = memory.Of(Gpu.Random(Rows * args.HeadDim, 2)), v = memory.Of(Gpu.Random(Rows * args.HeadDim, 3)), first = memory.Of([0, 4]);
+        b.AttentionForward(o, lse, q, k, v, first, args);
+        // Room for the mixed term is asked for at the first layer.
+        layer.Run(b, memory, o);
+        b.AttentionForward(o, lse, q, k, v, first, args);
+        rounded.Clear();
+        float[] read = layer.Run(b, memory, o, upload: false);
+        b.Copy(lse, memory.Zeros(lse.Length));
+        Assert.Equal(read, layer.Run(b, memory, o, upload: false));
+        // The first rounds the term's factors alone; the second, behind a write, its input too.
+        long factors = Gpu.Ceil(Inputs * Rank, 2048) + Gpu.Ceil(Outputs * Rank, 2048);
+        Assert.Equal([factors, factors + Gpu.Ceil(Rows * Inputs, 2048)], rounded);
+        using var other = new EmulatedCudaDriver();
+        using CudaBackend fresh = Open(other);
+        using var otherMemory = new TestMemory(fresh);
+        Assert.Equal(new Layer(otherMemory).Run(fresh, otherMemory, otherMemory.Of(memory.Read(o))), read);
+    }
+
+    [Fact]
     public void WhatIsWrittenInBetweenIsSeen()
     {
         using var driver = new EmulatedCudaDriver();

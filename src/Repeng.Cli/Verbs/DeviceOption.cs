@@ -12,7 +12,7 @@ public sealed class DeviceOption
     private const string Cuda = "cuda";
 
     private readonly Option<string?> _device = new("--device") { Description = "where to compute: cpu, cuda (the GPU with the most memory), cuda:N, or auto, which takes the CPU and says so (default auto)" };
-    private readonly Option<string?> _precision = new("--precision") { Description = "with --device cuda: exact (fp32 accuracy) or bf16, which rounds the operands of layers' products as torch.autocast does (default exact)" };
+    private readonly Option<string?> _precision = new("--precision") { Description = "with --device cuda: exact (fp32 accuracy) or bf16, which rounds the operands of layers' products and attention's as torch.autocast does (default exact)" };
     private readonly Option<int?> _threads = CreateThreads();
 
     /// <summary>All of them.</summary>

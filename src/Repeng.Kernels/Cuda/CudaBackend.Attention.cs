@@ -5,11 +5,14 @@ namespace Repeng.Kernels.Cuda;
 
 public sealed partial class CudaBackend
 {
-    private const string Attention = "attention";
+    private const string Attention = "attention", AttentionRounded = "attention_rounded";
 
     // Decode: so few rows a key head that blocks over stretches of the keys are what fills the device. The stretch is fixed, so
     // that bits depend on the keys alone and not on the device.
     private const int DecodeRows = 16, SplitKeys = 256;
+
+    // Rows of a block of attention_rounded.cu.
+    private const int TileRows = 64;
 
     /// <inheritdoc/>
     public void AttentionForward(View o, View lse, View q, View k, View v, View firstKey, in AttentionArgs args) => ForwardAttention(nameof(AttentionForward), o, lse, q, k, v, firstKey, 0, args);
@@ -25,6 +28,16 @@ public sealed partial class CudaBackend
         int d = Padded(args.HeadDim), problemRows = args.QueryLength * args.Group;
         uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
         KernelArguments a = default;
+        if (cached == 0 && Rounds(args))
+        {
+            long rows = (long)args.Batch * args.QueryLength, cols = queries / rows;
+            p.Copy = RoomForCopy(o, rows, cols);
+            a.Add(p);
+            Kernel(AttentionRounded, $"attention_forward_rounded_{d}").Launch(new(Blocks(problemRows, TileRows), problems), new(TileThreads), d == 256 ? 65536 : 256 * d, ref a);
+            if (p.Copy != 0)
+                Copied(o.Address, queries);
+            return;
+        }
         if (problemRows <= DecodeRows && args.KeyLength > SplitKeys)
         {
             p.SplitKeys = SplitKeys;
@@ -75,7 +88,17 @@ public sealed partial class CudaBackend
         };
         int d = Padded(args.HeadDim);
         uint problems = Blocks((long)args.Batch * args.KvHeads, 1);
-        Run("attention_delta", new(Blocks(queries / args.HeadDim, 8)), Threads, 0);
+        bool rounds = Rounds(args), byQueries = !dq.IsEmpty;
+        if (rounds && byQueries)
+            Run($"attention_queries_rounded_{d}", new(Blocks((long)args.QueryLength * args.Group, TileRows), problems), TileThreads, d == 256 ? 98304 : 256 * d);
+        else
+            Run("attention_delta", new(Blocks(queries / args.HeadDim, 8)), Threads, 0);
+        if (rounds)
+        {
+            if (!dk.IsEmpty || !dv.IsEmpty)
+                Run($"attention_keys_rounded_{d}", new(Blocks(args.KeyLength, d == 256 ? 32 : 64), problems), TileThreads, d == 256 ? 70016 : (384 * d) + 384);
+            return;
+        }
         if (!dk.IsEmpty || !dv.IsEmpty)
         {
             (int keysOfBlock, int shared) = d switch
@@ -86,7 +109,7 @@ public sealed partial class CudaBackend
             };
             Run($"attention_keys_{d}", new(Blocks(args.KeyLength, keysOfBlock), problems), TileThreads, shared);
         }
-        if (!dq.IsEmpty)
+        if (byQueries)
         {
             (int rowsOfBlock, int shared) = d switch
             {
@@ -101,7 +124,7 @@ public sealed partial class CudaBackend
         {
             KernelArguments a = default;
             a.Add(p);
-            Kernel(Attention, kernel).Launch(grid, new((uint)threads), shared, ref a);
+            Kernel(kernel.Contains("_rounded_", StringComparison.Ordinal) ? AttentionRounded : Attention, kernel).Launch(grid, new((uint)threads), shared, ref a);
         }
     }
 
@@ -141,6 +164,11 @@ public sealed partial class CudaBackend
             if (!d.IsEmpty)
                 Fill(d, 0);
     }
+
+    // A token a sequence, and the few rows that are read by stretches of a cache, stay exact in either precision, as products of few rows do. The kernels find a
+    // row's token by a multiplication that holds up to 2³² (attention_rounded.cu).
+    private bool Rounds(in AttentionArgs args) =>
+        Precision == CudaPrecision.Bf16 && args.QueryLength > 1 && args.QueryLength * args.Group > DecodeRows && (long)args.QueryLength * args.Group * args.Group <= 1L << 32;
 
     // Kernels exist for heads padded to these sizes.
     private static int Padded(int headDim) => headDim <= 32 ? 32 : headDim <= 64 ? 64 : headDim <= 128 ? 128 : 256;
@@ -197,5 +225,6 @@ public sealed partial class CudaBackend
         public nint Cached;
         public int Accumulate;
         public int Reserved;
+        public nint Copy;
     }
 }
