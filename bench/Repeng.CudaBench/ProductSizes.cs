@@ -1,4 +1,6 @@
 using System.Runtime.InteropServices;
+using Repeng.Kernels.Cuda.Interop;
+using Repeng.Testing.Cuda;
 
 namespace Repeng.CudaBench;
 
@@ -7,6 +9,22 @@ internal static class ProductSizes
 {
     // Offsets of the sizes in MatMulParams and AttentionParams; number of AttentionParams.accumulate among them.
     private const int Sizes = 96, Adds = 12;
+
+    // How the name of a product of the library begins.
+    private const string Library = "matmul_cublasLt ";
+
+    /// <summary>A product that goes to cuBLASLt as a launch: sizes where MatMulParams has them, its shape in its name. Row-major, so that operands change places.</summary>
+    public static RecordedLaunch LibraryProduct(FakeCublasLt.LtProduct p)
+    {
+        var sizes = new byte[Sizes + (10 * sizeof(int))];
+        Span<int> s = MemoryMarshal.Cast<byte, int>(sizes.AsSpan(Sizes));
+        (s[0], s[1], s[2], s[6], s[7]) = ((int)p.Columns, (int)p.Rows, (int)p.Depth, p.Adds ? 1 : 0, 1);
+        string type = p.Type == CudaDataType.R32F ? "f32" : "bf16";
+        return new RecordedLaunch($"{Library}{(p.TransB ? 't' : 'n')}{(p.TransA ? 't' : 'n')}{(p.Adds ? " +=" : "")} {p.Columns}×{p.Rows}×{p.Depth} {type}", new(1), new(1), 0, [sizes], []);
+    }
+
+    /// <summary>A product of <see cref="LibraryProduct"/>.</summary>
+    public static bool IsOfLibrary(RecordedLaunch launch) => launch.Kernel.StartsWith(Library, StringComparison.Ordinal);
 
     /// <summary>Bytes of the operands, each once, and FLOP that the operation needs; 0 for other kernels.</summary>
     public static (double Bytes, double Flop) Of(RecordedLaunch launch)
@@ -43,8 +61,8 @@ internal static class ProductSizes
     /// <summary>Elements of the other operand.</summary>
     public static double Activations(RecordedLaunch launch) => Product(launch) is var (m, _, k, batch, _, _) ? m * k * batch : 0;
 
-    /// <summary>A product of rounded.cu, which reads both operands as bf16.</summary>
-    private static bool IsOfTiles(string kernel) => kernel.StartsWith("matmul_rounded_", StringComparison.Ordinal) && kernel.Contains('x');
+    /// <summary>A product of rounded.cu or of the library, which reads both operands as bf16.</summary>
+    private static bool IsOfTiles(string kernel) => (kernel.StartsWith("matmul_rounded_", StringComparison.Ordinal) && kernel.Contains('x')) || (kernel.StartsWith(Library, StringComparison.Ordinal) && kernel.EndsWith("bf16", StringComparison.Ordinal));
 
     /// <summary>A product of any kind.</summary>
     public static bool IsProduct(RecordedLaunch launch) => launch.Kernel.StartsWith("matmul_", StringComparison.Ordinal) || launch.Kernel.StartsWith("matvec_", StringComparison.Ordinal);

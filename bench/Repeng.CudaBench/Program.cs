@@ -29,6 +29,7 @@ static int Usage()
                    --rows N      rows of the batch (14)
                    --own N       tokens of each text that no other has (64); those before them are one of two beginnings
                    --bf16        weights in bf16
+                   --rounded     only the step with --precision bf16, with cuBLASLt and without
                    --write       write docs/cuda-plan.md, for 14 and 28 rows and for 28 that begin alike
         """);
     return 2;

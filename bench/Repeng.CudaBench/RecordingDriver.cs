@@ -146,6 +146,9 @@ internal sealed unsafe class RecordingDriver : FaultyCudaDriver, IDisposable
 
     public void Dispose() => _inner.Dispose();
 
+    /// <summary>cuBLASLt that writes down its products among the launches, as <see cref="ProductSizes.LibraryProduct"/> makes them.</summary>
+    public CublasLt Library() => new FakeCublasLt(this) { Instead = p => Launches.Add(ProductSizes.LibraryProduct(p)) };
+
     private CuResult Moved(double bytes)
     {
         MovedBytes += bytes;

@@ -49,8 +49,10 @@ internal static class StepPlan
 
     private sealed record Priced(RecordedLaunch Launch, double Count, LaunchCost Cost, double Compulsory, double Needed);
 
-    private sealed record Step(CudaPrecision Precision, StepRecord Record, List<Priced> Launches)
+    private sealed record Step(CudaPrecision Precision, bool Library, StepRecord Record, List<Priced> Launches)
     {
+        public string Name => Precision.ToString().ToLowerInvariant() + (Library ? " + cuBLASLt" : "");
+
         public double Seconds(Machine m, Func<Priced, bool> of) => Launches.Where(of).Sum(p => p.Count * StepPlan.Seconds(p, m).Time);
 
         public double Sum(Machine m) => Moved(Record, m) + Seconds(m, _ => true);
@@ -68,9 +70,11 @@ internal static class StepPlan
         ("rotations, scales, losses, the optimiser: small", _ => true),
     ];
 
+    private static readonly (CudaPrecision Precision, bool Library)[] s_steps = [(CudaPrecision.Exact, false), (CudaPrecision.Bf16, false), (CudaPrecision.Bf16, true)];
+
     public static int Run(ReadOnlySpan<string> args)
     {
-        bool write = false, bf16 = false;
+        bool write = false, bf16 = false, only = false;
         int rows = 14, own = Tokens;
         for (int i = 0; i < args.Length; i++)
         {
@@ -78,12 +82,14 @@ internal static class StepPlan
                 write = true;
             else if (args[i] == "--bf16")
                 bf16 = true;
+            else if (args[i] == "--rounded")
+                only = true;
             else if (args[i] == "--rows" && i + 1 < args.Length && int.TryParse(args[++i], out rows) && rows > 1 && rows % 2 == 0)
                 continue;
             else if (args[i] == "--own" && i + 1 < args.Length && int.TryParse(args[++i], out own) && own is > 0 and <= Tokens)
                 continue;
             else
-                throw new UserErrorException($"plan: '{args[i]}' is no option; there are --rows N (even), --own N (1 … {Tokens}), --bf16 and --write");
+                throw new UserErrorException($"plan: '{args[i]}' is no option; there are --rows N (even), --own N (1 … {Tokens}), --bf16, --rounded and --write");
         }
         WeightStorage storage = bf16 ? new WeightStorage() : new WeightStorage(WeightType.AsStored, new Quantisation(QuantisedForm.Nf4));
         StringBuilder page = new();
@@ -92,19 +98,21 @@ internal static class StepPlan
         foreach ((int r, int apart) in write ? [(14, Tokens), (28, Tokens), (28, OwnOfPersonas)] : new[] { (rows, own) })
         {
             List<Step> steps = [];
-            foreach (CudaPrecision precision in Enum.GetValues<CudaPrecision>())
+            foreach ((CudaPrecision precision, bool library) in s_steps)
             {
-                Console.Error.WriteLine($"recording a step of {r} rows, {apart} tokens of each its own, {Name(precision)}");
-                StepRecord record = StepRecord.Of(new StepShape(r, Tokens, 64, AllLinears, Reference: true, storage, precision, apart));
+                if (precision == CudaPrecision.Exact && only)
+                    continue;
+                Console.Error.WriteLine($"recording a step of {r} rows, {apart} tokens of each its own, {precision}{(library ? " with cuBLASLt" : "")}");
+                StepRecord record = StepRecord.Of(new StepShape(r, Tokens, 64, AllLinears, Reference: true, storage, precision, library, apart));
                 List<Priced> priced = [];
                 foreach ((RecordedLaunch launch, double count) in record.Launches)
                 {
-                    if (!known.TryGetValue(launch.Signature, out LaunchCost? cost))
-                        known[launch.Signature] = cost = replay.Run(launch);
                     (double bytes, double flop) = ProductSizes.Of(launch);
+                    if (!known.TryGetValue(launch.Signature, out LaunchCost? cost))
+                        known[launch.Signature] = cost = ProductSizes.IsOfLibrary(launch) ? new LaunchCost(bytes, flop, 0) : replay.Run(launch);
                     priced.Add(new Priced(launch, count, cost, bytes > 0 ? Math.Min(bytes, cost.Bytes) : cost.Bytes, flop));
                 }
-                steps.Add(new Step(precision, record, priced));
+                steps.Add(new Step(precision, library, record, priced));
             }
             page.Append(Summary(r, apart, steps, bf16));
             foreach (Step step in steps)
@@ -128,7 +136,7 @@ internal static class StepPlan
             # Step plan: Qwen3-4B on the CUDA engine
             Written by `dotnet run -c Release --project bench/Repeng.CudaBench -- plan --write`; not by hand. **A prediction: no GPU ran this.**
 
-            The engine's own training step, once with `--precision exact` and once with `--precision bf16` (weights {(bf16 ? "bf16" : "NF4")}, SVD adapter of rank 64 on all seven linear layers of each of 36 blocks, rotations on both sides, base pass, c = −1 and +1 with their
+            The engine's own training step, with `--precision exact`, with `--precision bf16`, and with that and cuBLASLt found (weights {(bf16 ? "bf16" : "NF4")}, SVD adapter of rank 64 on all seven linear layers of each of 36 blocks, rotations on both sides, base pass, c = −1 and +1 with their
             backward passes, gradient norm, AdamW) ran over a driver that writes down launches; each kind of launch then ran on the emulator, as far as its first blocks, and its bytes, tensor
             FLOP and instructions were multiplied up to its grid. A kernel takes the longest of
 
@@ -137,7 +145,8 @@ internal static class StepPlan
             * its tensor FLOP (counted, so that a product of fp32 accuracy counts 3 or 6 times) at the part of the dense bf16 rate that mma.sync reaches,
             * its instructions (of PTX, which the driver's compiler makes into about as many) at {Machine.Issue} a clock and multiprocessor, {Machine.IssuePart:P0} filled,
 
-            the last two over the part of the last wave of blocks that is filled (blocks by registers, shared memory and threads), and {Machine.Gap * 1e6:0.0} µs between kernels.
+            the last two over the part of the last wave of blocks that is filled (blocks by registers, shared memory and threads), and {Machine.Gap * 1e6:0.0} µs between kernels. A product that goes to cuBLASLt takes the longer of its operands' bytes, each once, at that
+            bandwidth and its FLOP at the rate that is assumed for cuBLASLt.
 
             | assumed | multiprocessors | clock GHz | DRAM TB/s × part | L2 TB/s | bf16 TFLOP/s × part for mma.sync | cuBLASLt TFLOP/s |
             |---|---|---|---|---|---|---|
@@ -154,8 +163,6 @@ internal static class StepPlan
         return head.ToString();
     }
 
-    private static string Name(CudaPrecision precision) => precision.ToString().ToLowerInvariant();
-
     private static string Summary(int rows, int own, List<Step> steps, bool bf16)
     {
         StringBuilder page = new();
@@ -163,10 +170,10 @@ internal static class StepPlan
         page.Append(c, $"## {rows} rows ({rows / 2} pairs) × {Tokens} tokens × 2 coefficients, and the base pass, {(bf16 ? "bf16" : "NF4")}{(own < Tokens ? ", beginnings shared" : "")}\n\n");
         if (own < Tokens)
             page.Append(c, $"As texts of a persona do, the positive texts begin alike and the negative ones too: {Tokens - own} tokens that a pass computes once, then {own} of each text's own, {(2 * (Tokens - own)) + (rows * own)} tokens in the place of {rows * Tokens}.\n\n");
-        page.Append(c, $"Milliseconds by `--precision`:\n\n| what | launches {string.Join(" / ", steps.Select(s => Name(s.Precision)))} |");
+        page.Append(c, $"Milliseconds by `--precision`:\n\n| what | launches {string.Join(" / ", steps.Select(s => s.Name))} |");
         foreach (Machine m in Machine.All)
             foreach (Step s in steps)
-                page.Append(c, $" {m.Name} {Name(s.Precision)} |");
+                page.Append(c, $" {m.Name} {s.Name} |");
         page.Append("\n|---|---|").Append(string.Concat(Enumerable.Repeat("---|", Machine.All.Length * steps.Count))).Append('\n');
         foreach ((string name, Func<RecordedLaunch, bool> fits) in s_kinds)
         {
@@ -189,10 +196,10 @@ internal static class StepPlan
 
     private static string Section(Step step)
     {
-        (CudaPrecision precision, StepRecord record, List<Priced> all) = step;
+        (CudaPrecision precision, _, StepRecord record, List<Priced> all) = step;
         StringBuilder page = new();
         CultureInfo c = CultureInfo.InvariantCulture;
-        page.Append(c, $"### By kernel, {Name(precision)}\n\n");
+        page.Append(c, $"### By kernel, {step.Name}\n\n");
         double needed = all.Sum(p => p.Needed * p.Count), mma = all.Sum(p => p.Cost.Mma * p.Count);
         page.Append(c, $"{all.Sum(p => p.Count):0} launches of {all.Select(p => p.Launch.Kernel).Distinct().Count()} kernels; {needed / 1e12:0.0} TFLOP of products, {mma / 1e12:0.0} TFLOP on the tensor cores; {record.Moves:0} fills and copies of {record.MovedBytes / 1e9:0.00} GB.{(record.DecodedBytes > 0 ? $" Weights stay decoded to bf16 from the step before: {(record.DecodedBytes / 1e9).ToString("0.00", c)} GB of memory." : "")}\n\n");
         page.Append("| kernel | launches | tensor TFLOP | DRAM GB | asked GB | G instructions |");
@@ -218,25 +225,14 @@ internal static class StepPlan
             page.Append(c, $" **{1e3 * step.Sum(m):0}** | |");
         if (precision != CudaPrecision.Exact)
             return page.Append("\n\n").ToString();
-        page.Append("\n\nThe same step with its products with weights done by cuBLASLt, everything else as above:\n\n| products | accuracy |");
+        page.Append("\n\nWere its products with weights done by cuBLASLt, three of bf16 parts of the activations each (1e-5; the engine does so beside bf16 and fp32 weights alone), everything else as above:");
         foreach (Machine m in Machine.All)
-            page.Append(c, $" {m.Name} ms |");
-        page.Append("\n|---|---|").Append(string.Concat(Machine.All.Select(_ => "---|"))).Append('\n');
-        foreach ((string name, string accuracy, Func<Priced, Machine, double> time) in Variants())
-        {
-            page.Append(c, $"| {name} | {accuracy} |");
-            foreach (Machine m in Machine.All)
-                page.Append(c, $" {1e3 * (Moved(record, m) + all.Sum(p => p.Count * (ProductSizes.IsLarge(p.Launch) ? time(p, m) : Seconds(p, m).Time))):0} |");
-            page.Append('\n');
-        }
-        return page.Append('\n').ToString();
+            page.Append(c, $" {m.Name} {1e3 * (Moved(record, m) + all.Sum(p => p.Count * (ProductSizes.IsLarge(p.Launch) ? InParts(p, m) : Seconds(p, m).Time))):0} ms{(m == Machine.All[^1] ? "." : ",")}");
+        return page.Append("\n\n").ToString();
     }
 
-    private static (string, string, Func<Priced, Machine, double>)[] Variants() =>
-    [
-        ("cuBLASLt, three products of bf16 parts of the activations", "fp32 (1e-5)", (p, m) => Decode(p, m) + Parts(p, m, 3) + Math.Max(3 * p.Needed / m.LibraryRate, p.Compulsory / (m.Dram.Rate * m.Dram.Part)) + (3 * Machine.Gap)),
-        ("cuBLASLt, activations rounded to bf16", "operands rounded to bf16 (1e-2)", (p, m) => Decode(p, m) + Parts(p, m, 1) + Math.Max(p.Needed / m.LibraryRate, p.Compulsory / (m.Dram.Rate * m.Dram.Part)) + Machine.Gap),
-    ];
+    // A product of fp32 accuracy by the library: the weight decoded, the activations in three parts.
+    private static double InParts(Priced p, Machine m) => Decode(p, m) + Parts(p, m, 3) + Math.Max(3 * p.Needed / m.LibraryRate, p.Compulsory / (m.Dram.Rate * m.Dram.Part)) + (3 * Machine.Gap);
 
     // Instructions a second.
     private static double Issued(Machine m) => m.Multiprocessors * m.Gigahertz * 1e9 * Machine.Issue * Machine.IssuePart;
@@ -251,6 +247,11 @@ internal static class StepPlan
 
     private static (double Time, string Limit) Seconds(Priced p, Machine m)
     {
+        if (ProductSizes.IsOfLibrary(p.Launch))
+        {
+            (double of, string by) = new[] { (p.Compulsory / (m.Dram.Rate * m.Dram.Part), "DRAM"), (p.Needed / m.LibraryRate, "library") }.Max();
+            return (of + Machine.Gap, by);
+        }
         double wave = Wave(p.Launch, m), dram = p.Compulsory / (m.Dram.Rate * m.Dram.Part), cache = p.Cost.Bytes / m.L2, tensor = p.Cost.Mma / (m.Tensor * m.MmaPart * wave),
             issue = p.Cost.Instructions / (Issued(m) * wave);
         (double longest, string limit) = new[] { (dram, "DRAM"), (cache, "L2"), (tensor, "tensor"), (issue, "issue") }.Max();

@@ -18,8 +18,9 @@ namespace Repeng.CudaBench;
 /// <param name="Reference">Whether the base model's pass is part of the step.</param>
 /// <param name="Storage">How weights are held.</param>
 /// <param name="Precision">How exact products of layers are.</param>
+/// <param name="Library">Whether cuBLASLt is found.</param>
 /// <param name="Own">Tokens at the end of each text that no other has; what is before them is one of two beginnings, one of the positive texts and one of the negative ones.</param>
-internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage, CudaPrecision Precision, int Own);
+internal sealed record StepShape(int Rows, int Tokens, int Rank, string Targets, bool Reference, WeightStorage Storage, CudaPrecision Precision, bool Library, int Own);
 
 /// <summary>The launches of one step, each kind with how often it happens in all 36 blocks.</summary>
 internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double Count)> Launches, double MovedBytes, double Moves, long DecodedBytes)
@@ -57,7 +58,7 @@ internal sealed record StepRecord(IReadOnlyList<(RecordedLaunch Launch, double C
     private static (Dictionary<string, (RecordedLaunch Launch, int Count)>, double Bytes, int Moves, long Decoded) Record(StepShape shape, int blocks)
     {
         using var driver = new RecordingDriver();
-        using var device = new Device(CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, shape.Precision));
+        using var device = new Device(CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), shape.Library ? new CudaLibraries(driver.Library()) : CudaLibraries.None, shape.Precision));
         ModelConfig config = Qwen3(blocks);
         using DecoderModel model = ModelLoader.Load(device, config, new ShapesOnly(new ModelInitialiser(config, 1)), shape.Storage);
         TrainConfig train = TrainConfig.FromProfile("recommended");

@@ -52,6 +52,15 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
     /// <summary>The function that was made to fail.</summary>
     public string? Failed { get; private set; }
 
+    /// <summary>A product as the library is asked for it, column-major: D [Rows, Columns] = (Adds: C +) op(A)·op(B).</summary>
+    public readonly record struct LtProduct(CudaDataType Type, CudaDataType Result, long Rows, long Columns, long Depth, bool TransA, bool TransB, bool Adds);
+
+    /// <summary>Is told of each product in the place of computing it; null computes.</summary>
+    public Action<LtProduct>? Instead { get; init; }
+
+    /// <summary>Is told of each product that is computed.</summary>
+    public Action<LtProduct>? Computed { get; init; }
+
     /// <summary>Products so far: the type of the operands of each.</summary>
     public List<CudaDataType> Products { get; } = [];
 
@@ -157,6 +166,12 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
             || (ulong)a % algorithm->Data[1] != 0 || (ulong)b % algorithm->Data[2] != 0 || (ulong)c % algorithm->Data[3] != 0 || (ulong)d % algorithm->Data[4] != 0
             || algorithm->Data[0] != (ulong)s.A.GetHashCode() || algorithm->Data[7] != (ulong)s.B.GetHashCode() || (workspace == 0 && workspaceBytes > 0))
             return InvalidValue;
+        var product = new LtProduct(s.A.Type, s.C.Type, s.C.Rows, s.C.Columns, s.D.TransA == 0 ? s.A.Columns : s.A.Rows, s.D.TransA != 0, s.D.TransB != 0, *(float*)beta != 0);
+        if (Instead is not null)
+        {
+            Instead(product);
+            return 0;
+        }
         double[] left = Read(a, s.A, stream), right = Read(b, s.B, stream);
         float scale = *(float*)alpha, keep = *(float*)beta;
         long m = s.C.Rows, n = s.C.Columns, k = s.D.TransA == 0 ? s.A.Columns : s.A.Rows;
@@ -178,6 +193,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
             if (driver.MemcpyHtoDAsync(c, from, (nuint)(sizeof(float) * result.Length), stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
                 return 13;
         Products.Add(s.A.Type);
+        Computed?.Invoke(product);
         return 0;
     }
 
