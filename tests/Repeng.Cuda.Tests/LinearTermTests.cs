@@ -1,6 +1,8 @@
 using Repeng.Kernels;
 using Repeng.Kernels.Cuda;
+using Repeng.PtxEmulator.Driver;
 using Repeng.Testing;
+using Repeng.Testing.Cuda;
 
 namespace Repeng.Cuda.Tests;
 
@@ -76,6 +78,36 @@ public sealed class LinearTermTests
         b.MatMul(mixed, z, m, new MatMulArgs(rows, r, r));
         b.MatMul(expected, mixed, u, new MatMulArgs(rows, outputs, r, TransB: true, Accumulate: true));
         Assert.Equal(memory.Read(expected), memory.Read(y));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void TheLibraryAddsToTheTerm(bool hasAlgorithms)
+    {
+        const int rows = 70, outputs = 136, inputs = 72, r = 8;
+        TermArgs args = new(rows, outputs, inputs, r);
+        float[] x = Gpu.Random(rows * inputs, 2), v = Gpu.Random(inputs * r, 3), m = Gpu.Random(r * r, 4), u = Gpu.Random(outputs * r, 5), dy = Gpu.Random(rows * outputs, 7), before = Gpu.Random(rows * inputs, 8);
+        using var packed = new PackedMatrix("NF4", outputs, inputs, 3);
+        using var driver = new EmulatedCudaDriver();
+        List<(bool Adds, long Depth)> products = [];
+        var library = new FakeCublasLt(driver) { HasAlgorithms = hasAlgorithms, Computed = p => products.Add((p.Adds, p.Depth)) };
+        using CudaBackend with = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), new CudaLibraries(library), CudaPrecision.Bf16, 0), without = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, CudaPrecision.Bf16);
+        float[][] expected = Of(without), seen = Of(with);
+        for (int i = 0; i < expected.Length; i++)
+            Close.To(1e-6, seen[i], expected[i], $"result {i}");
+        // One product each way that adds to what is there, whether or not dx held anything before.
+        Assert.Equal(hasAlgorithms ? [(true, inputs), (true, outputs), (true, outputs)] : [], products);
+
+        float[][] Of(CudaBackend b)
+        {
+            using var memory = new TestMemory(b);
+            View w = packed.On(memory), y = memory.Of(Gpu.Random(rows * outputs, 9)), z = memory.Empty(rows * r), mixed = memory.Empty(rows * r), dx = memory.Of(before), first = memory.Of(before), dMixed = memory.Empty(rows * r), dz = memory.Empty(rows * r);
+            b.LinearTerm(y, z, mixed, memory.Of(x), w, default, memory.Of(v), memory.Of(m), memory.Of(u), args);
+            b.LinearTermBackward(dx, dMixed, dz, memory.Of(dy), w, memory.Of(v), memory.Of(m), memory.Of(u), args, accumulate: true);
+            b.LinearTermBackward(first, dMixed, dz, memory.Of(dy), w, memory.Of(v), memory.Of(m), memory.Of(u), args, accumulate: false);
+            return [memory.Read(y), memory.Read(z), memory.Read(mixed), memory.Read(dx), memory.Read(first), memory.Read(dMixed), memory.Read(dz)];
+        }
     }
 
     [Fact]

@@ -1,11 +1,12 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using Repeng.Kernels.Cuda.Interop;
 
 namespace Repeng.Kernels.Cuda;
 
 /// <summary>
 /// A layer and its low-rank term where operands round: what is fp32 is rounded once, in one launch, the thin product reads what the wide one reads, and the term's slices follow
-/// those of the wide product into the same sums (kernels/rounded.cu), so that y and dx are written once.
+/// those of the wide product into the same sums (kernels/rounded.cu), so that y and dx are written once. Where cuBLASLt does the wide product, it adds to the term.
 /// </summary>
 public sealed partial class CudaBackend
 {
@@ -13,9 +14,9 @@ public sealed partial class CudaBackend
 
     private ScratchRoom _roundedTerm;
 
-    // Not by rows: the bits of a row must not depend on how many there are. A library has no term; what is rounded is read by 16 bytes.
+    // Not by rows: the bits of a row must not depend on how many there are. What is rounded is read by 16 bytes.
     private bool TakesTerm(in TermArgs args, View x, View z, View mixed, View v, View u) =>
-        Precision == CudaPrecision.Bf16 && _libraries.Products is null && args.Rows > VectorRows && args.Outputs % Eight == 0 && args.Inputs % Eight == 0 && args.Rank % Eight == 0 && args.Rank is > 0 and <= MostRank
+        Precision == CudaPrecision.Bf16 && args.Rows > VectorRows && args.Outputs % Eight == 0 && args.Inputs % Eight == 0 && args.Rank % Eight == 0 && args.Rank is > 0 and <= MostRank
         && ((x.Address | z.Address | mixed.Address | v.Address | u.Address) & 15) == 0;
 
     /// <inheritdoc/>
@@ -114,23 +115,16 @@ public sealed partial class CudaBackend
             (b, type) = (DecodedWeight(w, packing), DType.BF16);
         if (type != DType.BF16 || (b & 15) != 0)
             b = RoundRows(b, type, transB ? columns : depth, length, length, ref _roundedB);
-        LaunchRounded(new MatMulParams
+        MatMulParams wide = new() { A = at.Wide, B = b, C = c.Address, M = rows, N = columns, K = depth, LdA = depth, LdB = length, LdC = columns, Accumulate = accumulate ? 1 : 0, Summed = 1 };
+        if (!IsForLibrary(new MatMulArgs(rows, columns, depth), DType.BF16) || (c.Address & 15) != 0)
         {
-            A = at.Wide,
-            B = b,
-            C = c.Address,
-            TermA = at.Mixed,
-            TermB = at.Term,
-            M = rows,
-            N = columns,
-            K = depth,
-            LdA = depth,
-            LdB = length,
-            LdC = columns,
-            Accumulate = accumulate ? 1 : 0,
-            Summed = 1,
-            Rank = rank,
-        }, transB);
+            LaunchRounded(wide with { TermA = at.Mixed, TermB = at.Term, Rank = rank }, transB);
+            return;
+        }
+        // The library has no term: it adds its product to the term's, which is written first, as what it adds to it reads while it multiplies.
+        LaunchRounded(wide with { A = at.Mixed, B = at.Term, K = rank, LdA = rank, LdB = transB ? rank : columns }, transB);
+        if (!MultiplyByLibrary(c.Address, at.Wide, b, new(rows, columns, depth, false, transB, depth, length, columns, CudaDataType.R16BF, CublasCompute.F32), accumulate: true))
+            LaunchRounded(wide with { Accumulate = 1 }, transB);
     }
 
     // fp32 matrices without gaps to bf16, some of them turned, in one launch.
