@@ -133,30 +133,57 @@ KERNEL(256) scale_columns(float *y, const float *x, const float *PLAIN s, int n,
         });
 }
 
-/// y[n] = f(gate[n])·up[n], and copy[n], if not null, the same rounded to bf16. Reads 8n bytes, writes 4n, 6n with the copy.
-template <typename F> __device__ __forceinline__ void gated_forward(float *y, const float *gate, const float *up, i64 n, BF16 *copy)
+/// Elements of fp32, or of bf16 (half), by four and one by one; sums and products are fp32 in either.
+__device__ __forceinline__ float4 read4(const void *p, i64 i, bool half)
 {
+    if (!half)
+        return load4((const float *)p + i);
+    uint2 bits = *(const uint2 *)((const BF16 *)p + i);
+    return make_float4(low_bf16(bits.x), high_bf16(bits.x), low_bf16(bits.y), high_bf16(bits.y));
+}
+__device__ __forceinline__ void write4(void *p, i64 i, float4 v, bool half)
+{
+    if (half)
+        *(uint2 *)((BF16 *)p + i) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+    else
+        store4((float *)p + i, v);
+}
+__device__ __forceinline__ float read1(const void *p, i64 i, bool half) { return half ? widen(((const BF16 *)p)[i]) : ((const float *)p)[i]; }
+__device__ __forceinline__ void write1(void *p, i64 i, float v, bool half)
+{
+    if (half)
+        narrow(v, ((BF16 *)p)[i]);
+    else
+        ((float *)p)[i] = v;
+}
+
+/// y[n] = f(gate[n])·up[n], and copy[n], if not null, the same rounded to bf16. halves: gate (1), up (2), y (4) are bf16, else fp32. Reads 8n bytes (4n),
+/// writes 4n (2n), and 2n of a copy.
+template <typename F> __device__ __forceinline__ void gated_forward(void *y, const void *gate, const void *up, i64 n, BF16 *copy, int halves)
+{
+    bool halfGate = halves & 1, halfUp = halves & 2, to = halves & 4;
     four_each(
         flat_base(), n, aligned16(y, gate, up, copy),
         [&](i64 i) {
-            float4 g = load4(gate + i), u = load4(up + i);
+            float4 g = read4(gate, i, halfGate), u = read4(up, i, halfUp);
             float4 v = make_float4(F::apply(g.x, 0.0f) * u.x, F::apply(g.y, 0.0f) * u.y, F::apply(g.z, 0.0f) * u.z, F::apply(g.w, 0.0f) * u.w);
-            store4(y + i, v);
+            write4(y, i, v, to);
             if (copy)
                 *(uint2 *)(copy + i) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
         },
         [&](i64 i) {
-            float v = F::apply(gate[i], 0.0f) * up[i];
-            y[i] = v;
+            float v = F::apply(read1(gate, i, halfGate), 0.0f) * read1(up, i, halfUp);
+            write1(y, i, v, to);
             if (copy)
                 narrow(v, copy[i]);
         });
 }
 
-/// dGate = dy·up·f′(gate), dUp = dy·f(gate) (+= with accumulate); either may be null, and up where dGate is. Reads 12n bytes (20n with accumulate), writes 8n with both.
-template <typename F> __device__ __forceinline__ void gated_backward(float *dGate, float *dUp, const float *dy, const float *gate, const float *up, i64 n, int accumulate)
+/// dGate = dy·up·f′(gate), dUp = dy·f(gate) (+= with accumulate); either may be null, and up where dGate is. halves: gate (1), up (2), dy (4), dGate (8), dUp (16)
+/// are bf16, else fp32. Reads 12n bytes (20n with accumulate), writes 8n with both; of bf16 half.
+template <typename F> __device__ __forceinline__ void gated_backward(void *dGate, void *dUp, const void *dy, const void *gate, const void *up, i64 n, int accumulate, int halves)
 {
-    bool addGate = dGate && accumulate, addUp = dUp && accumulate;
+    bool addGate = dGate && accumulate, addUp = dUp && accumulate, halfGate = halves & 1, halfUp = halves & 2, halfY = halves & 4, toGate = halves & 8, toUp = halves & 16;
     auto one = [&](float g, float x, float u, float &intoGate, float &intoUp) {
         float derivative, value = F::both(x, derivative);
         intoGate = fma(g * u, derivative, intoGate);
@@ -166,31 +193,31 @@ template <typename F> __device__ __forceinline__ void gated_backward(float *dGat
         flat_base(), n, aligned16(dGate, dUp, dy, gate, up),
         [&](i64 i) {
             float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            float4 g = load4(dy + i), x = load4(gate + i), u = dGate ? load4(up + i) : zero;
-            float4 a = addGate ? load4(dGate + i) : zero, b = addUp ? load4(dUp + i) : zero;
+            float4 g = read4(dy, i, halfY), x = read4(gate, i, halfGate), u = dGate ? read4(up, i, halfUp) : zero;
+            float4 a = addGate ? read4(dGate, i, toGate) : zero, b = addUp ? read4(dUp, i, toUp) : zero;
             float ax = a.x, ay = a.y, az = a.z, aw = a.w, bx = b.x, by = b.y, bz = b.z, bw = b.w;
             one(g.x, x.x, u.x, ax, bx);
             one(g.y, x.y, u.y, ay, by);
             one(g.z, x.z, u.z, az, bz);
             one(g.w, x.w, u.w, aw, bw);
             if (dGate)
-                store4(dGate + i, make_float4(ax, ay, az, aw));
+                write4(dGate, i, make_float4(ax, ay, az, aw), toGate);
             if (dUp)
-                store4(dUp + i, make_float4(bx, by, bz, bw));
+                write4(dUp, i, make_float4(bx, by, bz, bw), toUp);
         },
         [&](i64 i) {
-            float a = addGate ? dGate[i] : 0.0f, b = addUp ? dUp[i] : 0.0f;
-            one(dy[i], gate[i], dGate ? up[i] : 0.0f, a, b);
+            float a = addGate ? read1(dGate, i, toGate) : 0.0f, b = addUp ? read1(dUp, i, toUp) : 0.0f;
+            one(read1(dy, i, halfY), read1(gate, i, halfGate), dGate ? read1(up, i, halfUp) : 0.0f, a, b);
             if (dGate)
-                dGate[i] = a;
+                write1(dGate, i, a, toGate);
             if (dUp)
-                dUp[i] = b;
+                write1(dUp, i, b, toUp);
         });
 }
 
 #define ENTRY(name, Type)                                                                                                \
-    KERNEL(256) gated_forward_##name(float *y, const float *gate, const float *up, i64 n, BF16 *copy) { gated_forward<Type>(y, gate, up, n, copy); } \
-    KERNEL(256) gated_backward_##name(float *dGate, float *dUp, const float *dy, const float *gate, const float *up, i64 n, int accumulate) { gated_backward<Type>(dGate, dUp, dy, gate, up, n, accumulate); }
+    KERNEL(256) gated_forward_##name(void *y, const void *gate, const void *up, i64 n, BF16 *copy, int halves) { gated_forward<Type>(y, gate, up, n, copy, halves); } \
+    KERNEL(256) gated_backward_##name(void *dGate, void *dUp, const void *dy, const void *gate, const void *up, i64 n, int accumulate, int halves) { gated_backward<Type>(dGate, dUp, dy, gate, up, n, accumulate, halves); }
 FOR_EVERY_GATE(ENTRY)
 #undef ENTRY
 

@@ -30,7 +30,7 @@ struct MatMulParams
     int accumulate; // C += instead of C =
     int summed;     // matrices of the batch that one block sums (StrideC = 0), else 1; grid.y = batch / summed
     int rank;
-    int reserved;
+    int halves;     // rounded.cu: C is bf16
 };
 
 template <int BM, int BN, int WM, int WN, bool TRANS_A, bool TRANS_B, typename T, bool EXACT, int STAGES> struct Product

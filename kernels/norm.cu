@@ -53,14 +53,15 @@ __device__ __forceinline__ void load(float *v, const float *p)
 }
 __device__ __forceinline__ void store(float *p, const float *v) { *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]); }
 
-/// y = (x − mean)·rstd·(weight + offset) + bias of one row, and copy, if not null, the same rounded to bf16. What is not kept is read again in each pass.
+/// y, if not null, = (x − mean)·rstd·(weight + offset) + bias of one row, and copy, if not null, the same rounded to bf16. What is not kept is read again in each pass.
 template <int THREADS, bool CENTERED, bool VECTOR>
 __device__ __forceinline__ void normalise_row(float *y, float *meanOut, float *rstdOut, const float *x, const float *weight, const float *bias, int row, int cols, float eps, float offset, BF16 *copy)
 {
     typedef Group<THREADS> G;
     int lane = G::lane();
     x += (i64)row * cols;
-    y += (i64)row * cols;
+    if (y)
+        y += (i64)row * cols;
     if (copy)
         copy += (i64)row * cols;
     float kept[Kept];
@@ -114,7 +115,8 @@ __device__ __forceinline__ void normalise_row(float *y, float *meanOut, float *r
             float unit = (kept[k + e] - mean) * rstd;
             w[e] = CENTERED ? fma(unit, w[e], b[e]) : unit * (w[e] + offset);
         }
-        store(y + i, w);
+        if (y)
+            store(y + i, w);
         if (copy)
             *(uint2 *)(copy + i) = make_uint2(pack_bf16(w[0], w[1]), pack_bf16(w[2], w[3]));
     });
@@ -122,7 +124,8 @@ __device__ __forceinline__ void normalise_row(float *y, float *meanOut, float *r
     for (int i = rest_of_row<THREADS, VECTOR>(lane); i < cols; i += THREADS)
     {
         float unit = (x[i] - mean) * rstd, value = CENTERED ? fma(unit, weight[i], bias[i]) : unit * (weight[i] + offset);
-        y[i] = value;
+        if (y)
+            y[i] = value;
         if (copy)
             narrow(value, copy[i]);
     }
@@ -140,8 +143,8 @@ __device__ __forceinline__ void norm_forward(float *y, float *mean, float *rstd,
         normalise_row<THREADS, CENTERED, false>(y, mean, rstd, x, weight, bias, row, cols, eps, offset, copy);
 }
 
-/// y = x / sqrt(mean(x²) + eps)·(weight + weightOffset), rstd[rows], and copy [rows, cols], if not null, y rounded to bf16. Reads 4(rows·cols + cols) bytes,
-/// writes 4(rows·cols + rows), and 2·rows·cols of a copy.
+/// y, if not null, = x / sqrt(mean(x²) + eps)·(weight + weightOffset), rstd[rows], and copy [rows, cols], if not null, the same rounded to bf16. Reads
+/// 4(rows·cols + cols) bytes, writes 4·rows, 4·rows·cols of y and 2·rows·cols of a copy.
 KERNEL(256) rms_norm_forward_warp(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, int rows, int cols, float eps, float weightOffset, BF16 *copy)
 {
     norm_forward<32, false>(y, nullptr, rstd, x, weight, nullptr, rows, cols, eps, weightOffset, copy);
@@ -160,12 +163,15 @@ KERNEL(256) layer_norm_forward_block(float *y, float *mean, float *rstd, const f
     norm_forward<256, true>(y, mean, rstd, x, weight, bias, rows, cols, eps, 0.0f, nullptr);
 }
 
-/// With u = (x − mean)·rstd and g = dy·(weight + offset): dx (+)= rstd·(g − mean(g) − u·mean(g·u)), mean(g) left out for RMSNorm.
+/// With u = (x − mean)·rstd and g = dy·(weight + offset): dx (+)= rstd·(g − mean(g) − u·mean(g·u)), mean(g) left out for RMSNorm; copy, if not null, is what
+/// dx becomes rounded to bf16.
 template <int THREADS, bool CENTERED, bool VECTOR>
-__device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, const float *x, const float *weight, float mean, float rstd, int row, int cols, float offset, int accumulate)
+__device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, const float *x, const float *weight, float mean, float rstd, int row, int cols, float offset, int accumulate, BF16 *copy)
 {
     typedef Group<THREADS> G;
     int lane = G::lane();
+    if (copy)
+        copy += (i64)row * cols;
     dx += (i64)row * cols;
     dy += (i64)row * cols;
     x += (i64)row * cols;
@@ -200,42 +206,50 @@ __device__ __forceinline__ void input_gradient_row(float *dx, const float *dy, c
         for (int e = 0; e < 4; e++)
             d[e] = fma(rstd, fma(u[k + e], -meanGu, g[k + e] - meanG), d[e]);
         store(dx + i, d);
+        if (copy)
+            *(uint2 *)(copy + i) = make_uint2(pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]));
     });
 #pragma unroll 1
     for (int i = rest_of_row<THREADS, VECTOR>(lane); i < cols; i += THREADS)
-        dx[i] = fma(rstd, fma((x[i] - mean) * rstd, -meanGu, dy[i] * (weight[i] + offset) - meanG), accumulate ? dx[i] : 0.0f);
+    {
+        float value = fma(rstd, fma((x[i] - mean) * rstd, -meanGu, dy[i] * (weight[i] + offset) - meanG), accumulate ? dx[i] : 0.0f);
+        dx[i] = value;
+        if (copy)
+            narrow(value, copy[i]);
+    }
 }
 
 template <int THREADS, bool CENTERED>
-__device__ __forceinline__ void norm_backward(float *dx, const float *dy, const float *x, const float *weight, const float *mean, const float *rstd, int rows, int cols, float offset, int accumulate)
+__device__ __forceinline__ void norm_backward(float *dx, const float *dy, const float *x, const float *weight, const float *mean, const float *rstd, int rows, int cols, float offset, int accumulate, BF16 *copy)
 {
     int row = Group<THREADS>::row();
     if (row >= rows)
         return;
     float m = CENTERED ? mean[row] : 0.0f;
-    if ((cols & 3) == 0 && aligned16(dx, dy, x, weight))
-        input_gradient_row<THREADS, CENTERED, true>(dx, dy, x, weight, m, rstd[row], row, cols, offset, accumulate);
+    if ((cols & 3) == 0 && aligned16(dx, dy, x, weight, copy))
+        input_gradient_row<THREADS, CENTERED, true>(dx, dy, x, weight, m, rstd[row], row, cols, offset, accumulate, copy);
     else
-        input_gradient_row<THREADS, CENTERED, false>(dx, dy, x, weight, m, rstd[row], row, cols, offset, accumulate);
+        input_gradient_row<THREADS, CENTERED, false>(dx, dy, x, weight, m, rstd[row], row, cols, offset, accumulate, copy);
 }
 
-/// dx = (dx += with accumulate) of RMSNorm. Reads 4(2·rows·cols + cols + rows) bytes (3·rows·cols with accumulate), writes 4·rows·cols.
-KERNEL(256) rms_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset, int accumulate)
+/// dx = (dx += with accumulate) of RMSNorm, and copy, if not null, what dx becomes rounded to bf16. Reads 4(2·rows·cols + cols + rows) bytes (3·rows·cols with
+/// accumulate), writes 4·rows·cols, and 2·rows·cols of a copy.
+KERNEL(256) rms_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset, int accumulate, BF16 *copy)
 {
-    norm_backward<32, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset, accumulate);
+    norm_backward<32, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset, accumulate, copy);
 }
-KERNEL(256) rms_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset, int accumulate)
+KERNEL(256) rms_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, int rows, int cols, float weightOffset, int accumulate, BF16 *copy)
 {
-    norm_backward<256, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset, accumulate);
+    norm_backward<256, false>(dx, dy, x, weight, nullptr, rstd, rows, cols, weightOffset, accumulate, copy);
 }
 /// dx = (dx += with accumulate) of LayerNorm. Reads 4(2·rows·cols + cols + 2·rows) bytes (3·rows·cols with accumulate), writes 4·rows·cols.
 KERNEL(256) layer_norm_backward_warp(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN mean, const float *PLAIN rstd, int rows, int cols, int accumulate)
 {
-    norm_backward<32, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f, accumulate);
+    norm_backward<32, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f, accumulate, nullptr);
 }
 KERNEL(256) layer_norm_backward_block(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN mean, const float *PLAIN rstd, int rows, int cols, int accumulate)
 {
-    norm_backward<256, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f, accumulate);
+    norm_backward<256, true>(dx, dy, x, weight, mean, rstd, rows, cols, 0.0f, accumulate, nullptr);
 }
 
 /// Sums over a chunk of 1024 rows: weights[chunk, col] = Σ dy·(x − mean)·rstd, biases[chunk, col] = Σ dy, in double; biases may
@@ -303,6 +317,23 @@ template <int D> struct Head
                 v[0] = v[1] = v[2] = v[3] = 0.0f;
         }
     }
+    /// The same of bf16 where half.
+    __device__ __forceinline__ void read(float (&v)[N], const void *from, i64 at, bool half) const
+    {
+        if (!half)
+            return read(v, (const float *)from + at);
+#pragma unroll
+        for (int k = 0; k < Chunks; k++)
+        {
+            uint2 bits = make_uint2(0, 0);
+            if (there)
+                bits = *(const uint2 *)((const BF16 *)from + at + k * 128);
+            v[4 * k] = low_bf16(bits.x);
+            v[4 * k + 1] = high_bf16(bits.x);
+            v[4 * k + 2] = low_bf16(bits.y);
+            v[4 * k + 3] = high_bf16(bits.y);
+        }
+    }
     /// The angles of a token, where they are not those that are here.
     __device__ __forceinline__ void of(int next, const float *cos, const float *sin, const int *positions)
     {
@@ -339,9 +370,9 @@ template <int D> struct Head
     }
 };
 
-/// y = rope(RMSNorm(x)) of each head and rstd[rows·heads], with the bits of rms_norm_forward_warp and rope. Reads 4·n bytes, the weight and the angles of a token
+/// y = rope(RMSNorm(x)) of each head and rstd[rows·heads], with the bits of rms_norm_forward_warp and rope. halves: x is bf16 (1). Reads 4·n bytes (2·n), the weight and the angles of a token
 /// once for four heads, writes 4·n, n = rows·heads·D.
-template <int D> __device__ __forceinline__ void norm_rope_forward(float *y, float *rstdOut, const float *x, const float *weight, const float *cos, const float *sin, const int *positions, int lines, int heads, float eps, float offset)
+template <int D> __device__ __forceinline__ void norm_rope_forward(float *y, float *rstdOut, const void *x, const float *weight, const float *cos, const float *sin, const int *positions, int lines, int heads, float eps, float offset, int halves)
 {
     const int N = Head<D>::N;
     int first = (blockIdx.x * 8 + (threadIdx.x >> 5)) * HeadsOfWarp, end = smaller(lines, first + HeadsOfWarp);
@@ -354,7 +385,7 @@ template <int D> __device__ __forceinline__ void norm_rope_forward(float *y, flo
     for (int line = first; line < end; line++)
     {
         float v[N], squares = 0.0f;
-        head.read(v, x + head.start(line));
+        head.read(v, x, head.start(line), halves & 1);
         head.of(line / heads, cos, sin, positions);
 #pragma unroll
         for (int e = 0; e < N; e++)
@@ -373,8 +404,9 @@ template <int D> __device__ __forceinline__ void norm_rope_forward(float *y, flo
     }
 }
 
-/// dx (+)= of norm_rope_forward, with the bits of rope's inverse and rms_norm_backward_warp. Reads 8·n bytes (12·n with accumulate) and what the forward pass reads, writes 4·n.
-template <int D> __device__ __forceinline__ void norm_rope_backward(float *dx, const float *dy, const float *x, const float *weight, const float *rstds, const float *cos, const float *sin, const int *positions, int lines, int heads, float offset, int accumulate)
+/// dx (+)= of norm_rope_forward, with the bits of rope's inverse and rms_norm_backward_warp. halves: x (1), dx (2) are bf16. Reads 8·n bytes (12·n with accumulate) and what the
+/// forward pass reads, writes 4·n; of bf16 half.
+template <int D> __device__ __forceinline__ void norm_rope_backward(void *dx, const float *dy, const void *x, const float *weight, const float *rstds, const float *cos, const float *sin, const int *positions, int lines, int heads, float offset, int accumulate, int halves)
 {
     const int N = Head<D>::N;
     int first = (blockIdx.x * 8 + (threadIdx.x >> 5)) * HeadsOfWarp, end = smaller(lines, first + HeadsOfWarp);
@@ -388,7 +420,7 @@ template <int D> __device__ __forceinline__ void norm_rope_backward(float *dx, c
     {
         float g[N], u[N], rstd = rstds[line], sum = 0.0f;
         head.read(g, dy + head.start(line));
-        head.read(u, x + head.start(line));
+        head.read(u, x, head.start(line), halves & 1);
         head.of(line / heads, cos, sin, positions);
         head.turn(g);
 #pragma unroll
@@ -403,20 +435,35 @@ template <int D> __device__ __forceinline__ void norm_rope_backward(float *dx, c
         for (int k = 0; k < Head<D>::Chunks; k++)
         {
             float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            i64 at = head.start(line) + k * 128;
+            bool half = halves & 2;
             if (accumulate && head.there)
-                load(d, dx + head.start(line) + k * 128);
+            {
+                if (half)
+                {
+                    uint2 before = *(const uint2 *)((const BF16 *)dx + at);
+                    d[0] = low_bf16(before.x);
+                    d[1] = high_bf16(before.x);
+                    d[2] = low_bf16(before.y);
+                    d[3] = high_bf16(before.y);
+                }
+                else
+                    load(d, (const float *)dx + at);
+            }
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 d[e] = fma(rstd, fma(u[4 * k + e], -mean, g[4 * k + e]), d[e]);
-            if (head.there)
-                store(dx + head.start(line) + k * 128, d);
+            if (head.there && half)
+                *(uint2 *)((BF16 *)dx + at) = make_uint2(pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]));
+            else if (head.there)
+                store((float *)dx + at, d);
         }
     }
 }
 
 #define ENTRY(D)                                                                                                         \
-    KERNEL(256) rms_norm_rope_forward_##D(float *y, float *rstd, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN cos, const float *PLAIN sin, const int *PLAIN positions, int lines, int heads, float eps, float offset) { norm_rope_forward<D>(y, rstd, x, weight, cos, sin, positions, lines, heads, eps, offset); } \
-    KERNEL(256) rms_norm_rope_backward_##D(float *dx, const float *PLAIN dy, const float *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, const float *PLAIN cos, const float *PLAIN sin, const int *PLAIN positions, int lines, int heads, float offset, int accumulate) { norm_rope_backward<D>(dx, dy, x, weight, rstd, cos, sin, positions, lines, heads, offset, accumulate); }
+    KERNEL(256) rms_norm_rope_forward_##D(float *y, float *rstd, const void *PLAIN x, const float *PLAIN weight, const float *PLAIN cos, const float *PLAIN sin, const int *PLAIN positions, int lines, int heads, float eps, float offset, int halves) { norm_rope_forward<D>(y, rstd, x, weight, cos, sin, positions, lines, heads, eps, offset, halves); } \
+    KERNEL(256) rms_norm_rope_backward_##D(void *dx, const float *PLAIN dy, const void *PLAIN x, const float *PLAIN weight, const float *PLAIN rstd, const float *PLAIN cos, const float *PLAIN sin, const int *PLAIN positions, int lines, int heads, float offset, int accumulate, int halves) { norm_rope_backward<D>(dx, dy, x, weight, rstd, cos, sin, positions, lines, heads, offset, accumulate, halves); }
 ENTRY(32)
 ENTRY(64)
 ENTRY(128)

@@ -6,10 +6,10 @@
 // ring of stages filled by cp.async, fragments come by ldmatrix. Instructions an mma of the main loop: 1.7 (256×192) to
 // 3.5 (64×64). The bits of an element depend on its row of A, its column of B and K alone, not on the tile: 16 of K after 16
 // by one mma each, as in matmul_rounded_*_{f32|f16|bf16} of matmul.cu. With a low-rank term, C = A·op(B) + termA·op(termB): its slices
-// follow K's into the same sums.
+// follow K's into the same sums. C is fp32, or bf16 (halves).
 // Floor: max(2·M·N·K over the tensor rate, (2·M·K + 2·N·K + 4·M·N) bytes over the bandwidth; 8·M·N where it adds to C).
 // Bytes it asks for: 2·M·K for every column of tiles, 2·N·K for every row of tiles (L2 serves what repeats).
-//! rounded | matmul_rounded_nt_256x192, matmul_rounded_nn_256x192 | block 256 | grid (ceil(m / 256) * ceil(n / 192), 1) | shared 86016 | one parameter: MatMulParams of matmul.cuh; a and b bf16 with rows on 16 bytes, k and, for nn, n multiples of 8; no batch, bias, residual; with a term (rank a multiple of 8) termA is [m, rank] and termB [n, rank] (nt) or [rank, n] (nn), bf16
+//! rounded | matmul_rounded_nt_256x192, matmul_rounded_nn_256x192 | block 256 | grid (ceil(m / 256) * ceil(n / 192), 1) | shared 86016 | one parameter: MatMulParams of matmul.cuh; a and b bf16 with rows on 16 bytes, k and, for nn, n multiples of 8; no batch, bias, residual; halves: c bf16 on 16 bytes, n and ldC multiples of 8; with a term (rank a multiple of 8) termA is [m, rank] and termB [n, rank] (nt) or [rank, n] (nn), bf16
 //! rounded | matmul_rounded_nt_256x160, matmul_rounded_nn_256x160 | block 256 | grid (ceil(m / 256) * ceil(n / 160), 1) | shared 79872 | the same
 //! rounded | matmul_rounded_nt_128x192, matmul_rounded_nn_128x192 | block 256 | grid (ceil(m / 128) * ceil(n / 192), 1) | shared 81920 | the same
 //! rounded | matmul_rounded_nt_128x128, matmul_rounded_nn_128x128 | block 128 | grid (ceil(m / 128) * ceil(n / 128), 1) | shared 65536 | the same
@@ -114,6 +114,47 @@ template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES, bool BATCH> 
     /// two and a constant.
     static __device__ __forceinline__ constexpr int past(int j) { return j / 2 * WARPS_N * 16 + j % 2 * 8; }
 
+    /// The same into C of bf16. Of two fragments, eight columns each, lanes exchange pairs so that each has four neighbours of one: a row's 32 bytes are stored at once.
+    static __device__ __forceinline__ void store_halves(const MatMulParams &p, const float (&sums)[MT][NT][4], int row, int col)
+    {
+        bool odd = threadIdx.x & 1;
+        BF16 *c = (BF16 *)(void *)p.c + (BATCH ? blockIdx.y * p.strideC : 0);
+        // From the pair's column to the first of the four: an odd lane has those of the second fragment, from its neighbour's column on.
+        col += odd ? 6 : 0;
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+            {
+                int r = row + i * 16 + h * 8;
+                BF16 *to = c + (i64)r * p.ldC + col;
+#pragma unroll
+                for (int j = 0; j < NT; j += 2)
+                {
+                    float low[2], high[2];
+#pragma unroll
+                    for (int e = 0; e < 2; e++)
+                    {
+                        float first = sums[i][j][2 * h + e], second = sums[i][j + 1][2 * h + e], other = shuffle_xor(odd ? first : second, 1);
+                        low[e] = odd ? other : first;
+                        high[e] = odd ? second : other;
+                    }
+                    if (r >= p.m || col + past(j) >= p.n)
+                        continue;
+                    uint2 *at = (uint2 *)(to + past(j));
+                    if (p.accumulate)
+                    {
+                        uint2 before = *at;
+                        low[0] += low_bf16(before.x);
+                        low[1] += high_bf16(before.x);
+                        high[0] += low_bf16(before.y);
+                        high[1] += high_bf16(before.y);
+                    }
+                    *at = make_uint2(pack_bf16(low[0], low[1]), pack_bf16(high[0], high[1]));
+                }
+            }
+    }
+
     static __device__ __forceinline__ void run(const MatMulParams &p)
     {
         int row, col, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -203,6 +244,11 @@ template <int BM, int BN, int WM, int WN, bool TRANS_B, int STAGES, bool BATCH> 
         tile_place<BM, BN>(p.m, row, col, block);
         row += (thread >> 5) % WARPS_M * WM + ((thread & 31) >> 2);
         col += (thread >> 5) / WARPS_M * 16 + 2 * (thread & 3);
+        if (p.halves)
+        {
+            store_halves(p, sums, row, col);
+            return;
+        }
         bool pairs = ((u64)p.c & 7) == 0 && ((p.ldC | p.n) & 1) == 0 && (!BATCH || (p.strideC & 1) == 0);
 #pragma unroll
         for (int i = 0; i < MT; i++)

@@ -44,6 +44,14 @@ public sealed partial class Tape : IDisposable
     /// <summary>A new tensor in the current scope; contents are undefined.</summary>
     public Tensor New(params ReadOnlySpan<int> shape) => Own(new Tensor(Device, DType.F32, shape));
 
+    // A new tensor that products of layers read or write and little else. mayRound: all that reads it takes either type.
+    private Tensor NewOfLayer(bool mayRound, params ReadOnlySpan<int> shape)
+    {
+        int cols = shape[^1];
+        DType type = mayRound && cols > 0 ? Backend.LayerType(checked((int)(Tensor.Count(shape) / cols)), cols) : DType.F32;
+        return Own(new Tensor(Device, type, shape));
+    }
+
     /// <summary>A new integer tensor in the current scope.</summary>
     public Tensor New(ReadOnlySpan<int> values, params ReadOnlySpan<int> shape) => Own(Tensor.From(Device, values, shape));
 
@@ -127,10 +135,10 @@ public sealed partial class Tape : IDisposable
     }
 
     // Adds the gradient of one tensor to that of another of the same length. Where it is the first to arrive there it need not be zeroed
-    // and added to, and where nobody reads it at its source any more (last) its memory goes along.
+    // and added to, and its memory goes along, or is shared as long as it is read at its source too (not last).
     private void PassOn(Tensor from, Tensor to, bool last)
     {
-        if (last && to.TakeGradOf(from))
+        if (last ? to.TakeGradOf(from) : to.ShareGradOf(from))
             return;
         View grad = to.GradForWrite(out bool fresh);
         if (fresh)

@@ -97,6 +97,39 @@ public sealed class GradientTests
     }
 
     [Fact]
+    public void Gradients_are_shared_until_one_of_them_is_written()
+    {
+        using Device device = Device.Cpu(1);
+        using Tensor from = Input(device, [3, 4], 1), to = Input(device, [3, 4], 2), kept = Input(device, [3, 4], 3), other = Input(device, [3, 5], 4);
+        float[] values = Values(12, 5);
+        (from.RetainGrad, to.RetainGrad, other.RetainGrad) = (false, false, false);
+        Upload(from, values);
+        long before = device.Pool.InUse;
+        Assert.False(kept.ShareGradOf(from));
+        Assert.False(other.ShareGradOf(from));
+        Assert.True(to.ShareGradOf(from));
+        Assert.Equal(before, device.Pool.InUse);
+        Assert.Equal(from.Grad.Address, to.Grad.Address);
+        Assert.False(to.ShareGradOf(from));
+
+        device.Backend.Fill(to.GradForWrite(out bool fresh), 3);
+        Assert.False(fresh);
+        Assert.Equal(values, from.GradToArray());
+        Assert.Equal(Enumerable.Repeat(3f, 12), to.GradToArray());
+        // Whichever goes first leaves the memory to the other.
+        to.FreeGrad();
+        Assert.True(to.ShareGradOf(from));
+        from.FreeGrad();
+        Assert.Equal(values, to.GradToArray());
+        nint address = to.Grad.Address;
+        Assert.Equal(address, to.GradForWrite(out _).Address);
+        to.FreeGrad();
+        Assert.True(device.Pool.InUse < before);
+
+        void Upload(Tensor t, float[] gradient) => device.Backend.Upload(t.GradForWrite(out _), System.Runtime.InteropServices.MemoryMarshal.AsBytes(gradient.AsSpan()));
+    }
+
+    [Fact]
     public void A_stack_leaves_parts_that_are_not_reached_without_a_gradient()
     {
         using Device device = Device.Cpu(1);
@@ -173,6 +206,11 @@ public sealed class GradientTests
             ["NormRope of a part, interleaved"] = ([[4, 12], [6]], (t, x) => t.NormRope(x[0], x[1], 1e-6f, 0, Fixed(t, 5, 2, 3), Fixed(t, 5, 2, 4), t.New([0, 1, 2, 4], 4), 4, interleaved: true)),
             ["Gated Silu"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.Silu)),
             ["Gated GeluTanh"] = ([[3, 4], [3, 4]], (t, x) => t.Gated(x[0], x[1], UnaryOp.GeluTanh)),
+            ["Residual stream"] = ([[3, 4]], (t, x) =>
+            {
+                Tensor a = t.Add(x[0], t.Unary(x[0], UnaryOp.Silu));
+                return t.Add(a, t.Unary(a, UnaryOp.Square));
+            }),
             ["Sum of a tensor and itself"] = ([[3, 4]], (t, x) => t.Add(x[0], x[0])),
             ["Sum whose terms are used again"] = ([[3, 4], [3, 4]], (t, x) =>
             {

@@ -13,7 +13,7 @@ public sealed class MatMulKernelTests
     {
         public ulong A, B, C, Bias, Residual, Gate, Up, TermA, TermB;
         public long StrideA, StrideB, StrideC;
-        public int M, N, K, LdA, LdB, LdC, Accumulate, Summed, Rank, Reserved;
+        public int M, N, K, LdA, LdB, LdC, Accumulate, Summed, Rank, Halves;
     }
 
     public static TheoryData<bool, bool, string> Layouts()

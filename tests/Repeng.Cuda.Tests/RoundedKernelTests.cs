@@ -96,6 +96,31 @@ public sealed class RoundedKernelTests
 
     [Theory]
     [MemberData(nameof(Tiles))]
+    public void AResultInBf16IsTheSameRounded(int tile, bool transB)
+    {
+        using Gpu gpu = new();
+        foreach ((int m, int n, int k, int gap) in new[] { (s_tiles[tile].Rows, s_tiles[tile].Columns, 64, 0), (s_tiles[tile].Rows + 13, s_tiles[tile].Columns + 8, 72, 8), (5, 24, 8, 0) })
+        {
+            int ld = n + gap;
+            float[] start = Rounded(Gpu.Random(m * ld, 3));
+            Params p = new() { A = gpu.Upload(Array.ConvertAll(Gpu.Random(m * k, m), MatMulKernelTests.BFloat)), B = gpu.Upload(Array.ConvertAll(Gpu.Random(k * n, n), MatMulKernelTests.BFloat)), C = gpu.Upload(start), M = m, N = n, K = k, LdA = k, LdB = transB ? k : n, LdC = ld, Summed = 1 };
+            foreach (bool accumulate in new[] { false, true })
+            {
+                p.Accumulate = accumulate ? 1 : 0;
+                (p.C, p.Halves) = (gpu.Upload(start), 0);
+                Run(gpu, tile, transB, p);
+                ushort[] expected = Array.ConvertAll(gpu.Read(p.C, m * ld), MatMulKernelTests.BFloat);
+                (p.C, p.Halves) = (gpu.Upload(Array.ConvertAll(start, MatMulKernelTests.BFloat)), 1);
+                LaunchCounters counters = Run(gpu, tile, transB, p);
+                Assert.Equal(expected, gpu.Read<ushort>(p.C, m * ld));
+                if (gap == 0 && m == s_tiles[tile].Rows && !accumulate)
+                    Assert.Equal(m * n * 2 / 32, counters.GlobalSectorsWritten);
+            }
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Tiles))]
     public void FullTilesHaveNoBankConflictAndAskForNoMoreThanTheyNeed(int tile, bool transB)
     {
         using Gpu gpu = new();

@@ -125,16 +125,59 @@ public sealed class StreamingKernelTests : IDisposable
         _cpu.GatedForward(y, g, u, n, op);
         _cpu.GatedBackward(dg, du, _memory.Of(dy), g, u, n, op);
         ulong py = _gpu.Empty<float>(n), pg = _gpu.Upload(gate), pu = _gpu.Upload(up), pdg = _gpu.Upload(dy), pdu = _gpu.Upload(dy), pdy = _gpu.Upload(dy);
-        Traffic(_gpu.Run("elementwise", $"gated_forward_{Snake(op)}", n / 1024, 256, py, pg, pu, (long)n, 0UL), 12L * n, "gated");
+        Traffic(_gpu.Run("elementwise", $"gated_forward_{Snake(op)}", n / 1024, 256, py, pg, pu, (long)n, 0UL, 0), 12L * n, "gated");
         ulong copy = _gpu.Empty<ushort>(n);
-        Traffic(_gpu.Run("elementwise", $"gated_forward_{Snake(op)}", n / 1024, 256, py, pg, pu, (long)n, copy), 14L * n, "gated with a copy");
+        Traffic(_gpu.Run("elementwise", $"gated_forward_{Snake(op)}", n / 1024, 256, py, pg, pu, (long)n, copy, 0), 14L * n, "gated with a copy");
         Assert.Equal(Array.ConvertAll(_gpu.Read(py, n), MatMulKernelTests.BFloat), _gpu.Read<ushort>(copy, n));
-        Traffic(_gpu.Run("elementwise", $"gated_backward_{Snake(op)}", n / 1024, 256, pdg, pdu, pdy, pg, pu, (long)n, 1), 28L * n, "gated backward");
-        Traffic(_gpu.Run("elementwise", $"gated_backward_{Snake(op)}", n / 1024, 256, _gpu.Empty<float>(n), _gpu.Empty<float>(n), pdy, pg, pu, (long)n, 0), 20L * n, "gated backward that writes");
+        Traffic(_gpu.Run("elementwise", $"gated_backward_{Snake(op)}", n / 1024, 256, pdg, pdu, pdy, pg, pu, (long)n, 1, 0), 28L * n, "gated backward");
+        Traffic(_gpu.Run("elementwise", $"gated_backward_{Snake(op)}", n / 1024, 256, _gpu.Empty<float>(n), _gpu.Empty<float>(n), pdy, pg, pu, (long)n, 0, 0), 20L * n, "gated backward that writes");
         Check(2e-6, py, y, "y");
         Check(2e-6, pdg, dg, "dGate");
         Check(2e-6, pdu, du, "dUp");
     }
+
+    [Theory]
+    [InlineData(4096)]
+    [InlineData(1032)]
+    public void GatedOpsOfHalves(int n)
+    {
+        // Every combination of types gives what fp32 gives for the same values, rounded where the result is.
+        const string Forward = "gated_forward_silu", Backward = "gated_backward_silu";
+        int grid = Gpu.Ceil(n, 1024);
+        float[] gate = Rounded(Gpu.Random(n, 1, 3)), up = Rounded(Gpu.Random(n, 2)), dy = Rounded(Gpu.Random(n, 3)), before = Rounded(Gpu.Random(n, 4));
+        ulong y = _gpu.Empty<float>(n), dg = _gpu.Upload(before), du = _gpu.Upload(before);
+        _gpu.Run("elementwise", Forward, grid, 256, y, _gpu.Upload(gate), _gpu.Upload(up), (long)n, 0UL, 0);
+        _gpu.Run("elementwise", Backward, grid, 256, dg, du, _gpu.Upload(dy), _gpu.Upload(gate), _gpu.Upload(up), (long)n, 1, 0);
+        foreach (int halves in new[] { 1, 2, 4, 7 })
+        {
+            ulong to = Room(halves, 4, null);
+            LaunchCounters c = _gpu.Run("elementwise", Forward, grid, 256, to, Room(halves, 1, gate), Room(halves, 2, up), (long)n, 0UL, halves);
+            Same(y, to, (halves & 4) != 0, $"forward {halves}");
+            if (n % 1024 == 0 && halves == 7)
+                Traffic(c, 6L * n, "all in bf16");
+        }
+        foreach (int halves in new[] { 1, 2, 4, 8, 16, 31 })
+        {
+            ulong toGate = Room(halves, 8, before), toUp = Room(halves, 16, before);
+            _gpu.Run("elementwise", Backward, grid, 256, toGate, toUp, Room(halves, 4, dy), Room(halves, 1, gate), Room(halves, 2, up), (long)n, 1, halves);
+            Same(dg, toGate, (halves & 8) != 0, $"dGate {halves}");
+            Same(du, toUp, (halves & 16) != 0, $"dUp {halves}");
+        }
+
+        ulong Room(int halves, int bit, float[]? values) => (halves & bit) == 0
+            ? values is null ? _gpu.Empty<float>(n) : _gpu.Upload(values)
+            : values is null ? _gpu.Empty<ushort>(n) : _gpu.Upload(Array.ConvertAll(values, MatMulKernelTests.BFloat));
+
+        void Same(ulong expected, ulong seen, bool half, string what)
+        {
+            if (half)
+                Assert.Equal(Array.ConvertAll(_gpu.Read(expected, n), MatMulKernelTests.BFloat), _gpu.Read<ushort>(seen, n));
+            else
+                Assert.True(_gpu.Read(expected, n).SequenceEqual(_gpu.Read(seen, n)), what);
+        }
+    }
+
+    private static float[] Rounded(float[] values) => Array.ConvertAll(values, v => MatMulKernelTests.Widen(MatMulKernelTests.BFloat(v)));
 
     [Theory]
     [InlineData(13, 256, 0)]
@@ -160,9 +203,16 @@ public sealed class StreamingKernelTests : IDisposable
         Check(2e-6, gy, y, "RMSNorm");
         Check(2e-6, gr, rstd, "rstd");
         ulong gdx = _gpu.Upload(dy, skew), gdw = _gpu.Upload(w), gdb = _gpu.Upload(b);
-        LaunchCounters backward = _gpu.Run("norm", $"rms_norm_backward_{group}", grid, 256, gdx, gdy, gx, gw, gr, rows, cols, 1f, 1);
+        LaunchCounters backward = _gpu.Run("norm", $"rms_norm_backward_{group}", grid, 256, gdx, gdy, gx, gw, gr, rows, cols, 1f, 1, 0UL);
         Check(5e-6, gdx, dx, "RMSNorm dx");
-        LaunchCounters written = _gpu.Run("norm", $"rms_norm_backward_{group}", grid, 256, _gpu.Empty<float>(n, skew), gdy, gx, gw, gr, rows, cols, 1f, 0);
+        LaunchCounters written = _gpu.Run("norm", $"rms_norm_backward_{group}", grid, 256, _gpu.Empty<float>(n, skew), gdy, gx, gw, gr, rows, cols, 1f, 0, 0UL);
+        ulong again = _gpu.Upload(dy, skew);
+        _gpu.Run("norm", $"rms_norm_backward_{group}", grid, 256, again, gdy, gx, gw, gr, rows, cols, 1f, 1, copy + (ulong)(2 * skew));
+        Assert.Equal(_gpu.Read(gdx, n), _gpu.Read(again, n));
+        Assert.Equal(_gpu.Read(gdx, n).Select(MatMulKernelTests.BFloat), _gpu.Read<ushort>(copy + (ulong)(2 * skew), n));
+        // The copy alone.
+        _gpu.Run("norm", $"rms_norm_forward_{group}", grid, 256, 0UL, gr, gx, gw, rows, cols, 1e-6f, 1f, copy + (ulong)(2 * skew));
+        Assert.Equal(_gpu.Read(gy, n).Select(MatMulKernelTests.BFloat), _gpu.Read<ushort>(copy + (ulong)(2 * skew), n));
         WeightGradients(0, false);
         Check(5e-6, gdw, dw, "RMSNorm dWeight");
         // Weights are read once a row from the cache; the floor counts them once.

@@ -77,10 +77,11 @@ public sealed partial class Tape
         });
     }
 
-    /// <summary>f(gate)·up: SwiGLU (Silu) or GeGLU (Gelu, GeluTanh).</summary>
-    public Tensor Gated(Tensor gate, Tensor up, UnaryOp op)
+    /// <summary>f(gate)·up: SwiGLU (Silu) or GeGLU (Gelu, GeluTanh). mayRound: the result and its gradient may be held as <see cref="IBackend.LayerType"/> says.</summary>
+    public Tensor Gated(Tensor gate, Tensor up, UnaryOp op, bool mayRound = false)
     {
-        Tensor y = New(gate.Shape);
+        Tensor y = NewOfLayer(mayRound, gate.Shape);
+        y.GradType = y.Type;
         Backend.GatedForward(y.Data, gate.Data, up.Data, gate.Length, op);
         if (!Tracks(gate, up))
             return y;

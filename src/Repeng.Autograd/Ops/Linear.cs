@@ -18,6 +18,9 @@ public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegmen
     /// </summary>
     public Tensor? Down { get; init; }
 
+    /// <summary>The factors in bf16, for backends that round them (<see cref="IBackend.LayerType"/>), so that they are rounded once; null where there are none.</summary>
+    public RoundedFactors? Rounded { get; init; }
+
     /// <summary><see cref="Down"/> contains M.</summary>
     public bool IsFolded { get; init; }
 
@@ -36,6 +39,13 @@ public sealed record LowRankTerm(Tensor V, Tensor U, IReadOnlyList<LowRankSegmen
     }
 }
 
+/// <summary>Factors of a <see cref="LowRankTerm"/> in bf16: V [in, r], U [out, r], and V turned round, [r, in].</summary>
+public sealed record RoundedFactors(Tensor V, Tensor U, Tensor Turned)
+{
+    /// <summary>Columns that factors may have.</summary>
+    public const int MostRank = 256;
+}
+
 /// <summary>One row range of a <see cref="LowRankTerm"/>.</summary>
 public readonly record struct LowRankSegment(int Start, int Count, Tensor M);
 
@@ -48,13 +58,20 @@ public sealed partial class Tape
     /// A linear layer: y = x·Wᵀ + bias, x [rows, in], W [out, in] (fp32, fp16 or bf16), plus a low-rank term.
     /// Gradients go to x, and to W, bias and the term's M where they require them; a frozen W keeps no activation.
     /// </summary>
-    public Tensor Linear(Tensor x, Tensor w, Tensor? bias = null, LowRankTerm? term = null) => LinearGroups(x, new LinearGroup(0, x.Rows, w, bias, term));
+    /// <param name="x">The input.</param>
+    /// <param name="w">The weight.</param>
+    /// <param name="bias">The bias.</param>
+    /// <param name="term">The term.</param>
+    /// <param name="mayRound">y and its gradient may be held as <see cref="IBackend.LayerType"/> says: what reads y takes that.</param>
+    public Tensor Linear(Tensor x, Tensor w, Tensor? bias = null, LowRankTerm? term = null, bool mayRound = false) => LinearGroups(x, [new LinearGroup(0, x.Rows, w, bias, term)], mayRound);
 
     /// <summary>
     /// Linear layers of one shape, each over its own rows of x [rows, in]; the groups follow one another and cover all rows, some may be
     /// empty. Every row has the bits that <see cref="Linear"/> gives it; a layer without rows costs nothing and gets no gradient.
     /// </summary>
-    public Tensor LinearGroups(Tensor x, params LinearGroup[] groups)
+    public Tensor LinearGroups(Tensor x, params LinearGroup[] groups) => LinearGroups(x, groups, false);
+
+    private Tensor LinearGroups(Tensor x, LinearGroup[] groups, bool mayRound)
     {
         int inputs = x.Cols, outputs = groups[0].Weight.Rows, rows = 0;
         foreach (LinearGroup g in groups)
@@ -71,11 +88,11 @@ public sealed partial class Tape
             groups = Array.FindAll(groups, g => g.Count > 0);
         int[] shape = [.. x.Shape];
         shape[^1] = outputs;
-        Tensor y = New(shape);
         if (!Recording && Array.Exists(groups, g => g.Term is { Down: not null }))
         {
-            LinearWithDown(y, x, groups, inputs, outputs);
-            return y;
+            Tensor withDown = New(shape);
+            LinearWithDown(withDown, x, groups, inputs, outputs);
+            return withDown;
         }
         var low = new List<Placed>();
         foreach (LinearGroup g in groups)
@@ -83,11 +100,15 @@ public sealed partial class Tape
                 low.Add(Placed.Of(g, i, New(g.Term.Segments[i].Count, g.Term.V.Cols)));
         // One term on all rows: as one op.
         bool whole = groups is [{ Start: 0 }] && low is [var only] && only.Count == rows;
+        // Only where y is written once, and neither bias nor weight asks for its gradient in another way.
+        Tensor y = NewOfLayer(mayRound && groups is [{ Bias: null, Weight.RequiresGrad: false }] && (whole || low.Count == 0), shape);
+        y.GradType = y.Type;
         if (whole)
         {
             (LowRankTerm term, _, _, Tensor m, Tensor z) = low[0];
             using Scope scope = BeginScope();
-            Backend.LinearTerm(y.Data, z.Data, New(rows, term.V.Cols).Data, x.Data, groups[0].Weight.Data, groups[0].Bias?.Data ?? default, term.V.Data, m.Data, term.U.Data, new TermArgs(rows, outputs, inputs, term.V.Cols));
+            Backend.LinearTerm(y.Data, z.Data, New(rows, term.V.Cols).Data, x.Data, groups[0].Weight.Data, groups[0].Bias?.Data ?? default, Rounded(term, rows)?.V.Data ?? term.V.Data, m.Data, Rounded(term, rows)?.U.Data ?? term.U.Data,
+                new TermArgs(rows, outputs, inputs, term.V.Cols));
         }
         else
         {
@@ -104,7 +125,7 @@ public sealed partial class Tape
             saved.Add(x);
         foreach (Placed p in low)
         {
-            saved.AddRange([p.Term.V, p.Term.U, p.M]);
+            saved.AddRange([p.Term.V, p.Term.U, p.M, p.Term.Rounded?.U, p.Term.Rounded?.Turned]);
             if (p.M.RequiresGrad)
                 saved.Add(p.Z);
         }
@@ -199,12 +220,21 @@ public sealed partial class Tape
         int r = term.V.Cols;
         using Scope scope = BeginScope();
         Tensor dMixed = New(count, r), dz = New(count, r);
-        Backend.LinearTermBackward(x.GradForWrite(out bool fresh), dMixed.Data, dz.Data, dy, g.Weight.Data, term.V.Data, m.Data, term.U.Data, new TermArgs(count, outputs, inputs, r), !fresh);
+        Backend.LinearTermBackward(x.GradForWrite(out bool fresh), dMixed.Data, dz.Data, dy, g.Weight.Data, Rounded(term, count)?.Turned.Data ?? term.V.Data, m.Data, Rounded(term, count)?.U.Data ?? term.U.Data, new TermArgs(count, outputs, inputs, r), !fresh);
         if (m.RequiresGrad)
         {
             View dm = m.GradForWrite(out bool first);
             Backend.MatMul(dm, z.Data, dMixed.Data, new MatMulArgs(r, r, count, TransA: true, Accumulate: !first, Autocast: true));
         }
+    }
+
+    // The factors in bf16 where the backend takes them.
+    private RoundedFactors? Rounded(LowRankTerm term, int rows)
+    {
+        foreach (int cols in (ReadOnlySpan<int>)[term.V.Rows, term.U.Rows, term.V.Cols])
+            if (Backend.LayerType(rows, cols) != DType.BF16)
+                return null;
+        return term.V.Cols <= RoundedFactors.MostRank ? term.Rounded : null;
     }
 
     private void LowRankBackward(in Placed p, Tensor x, View dy, int inputs, int outputs)

@@ -5,12 +5,12 @@ namespace Repeng.Autograd;
 
 public sealed partial class Tape
 {
-    /// <summary>RMSNorm over the last <paramref name="weight"/>.Length elements of each row; x [..., cols] may hold several heads a row.</summary>
-    public Tensor RmsNorm(Tensor x, Tensor weight, float eps, float weightOffset = 0)
+    /// <summary>RMSNorm over the last <paramref name="weight"/>.Length elements of each row; x [..., cols] may hold several heads a row. mayRound: the result may be held as <see cref="IBackend.LayerType"/> says.</summary>
+    public Tensor RmsNorm(Tensor x, Tensor weight, float eps, float weightOffset = 0, bool mayRound = false)
     {
         int cols = checked((int)weight.Length);
         int rows = checked((int)(x.Length / cols));
-        Tensor y = New(x.Shape);
+        Tensor y = NewOfLayer(mayRound, x.Shape);
         Tensor rstd = New(rows);
         Backend.RmsNormForward(y.Data, rstd.Data, x.Data, weight.Data, rows, cols, eps, weightOffset);
         if (!Tracks(x, weight))

@@ -78,6 +78,14 @@ public readonly record struct TermSegment(int Start, int Count, View M);
 
 public partial interface IBackend
 {
+    /// <summary>
+    /// How the backend likes to have activations [rows, cols] held that products of layers read or write and little else: fp32, or bf16 where such products round what they read. Views of that type,
+    /// beside fp32, are taken as the result of <see cref="RmsNormForward"/>, as all operands of <see cref="GatedForward"/> and <see cref="GatedBackward"/>, as
+    /// x and dx of <see cref="NormRopeForward"/> and <see cref="NormRopeBackward"/>, as x, y and their gradients of <see cref="LinearTerm"/> and <see cref="LinearTermBackward"/>, and as A and C of a
+    /// product with <see cref="MatMulArgs.Autocast"/>; sums are fp32 in either.
+    /// </summary>
+    DType LayerType(int rows, int cols) => DType.F32;
+
     /// <summary>C = op(A)·op(B), or C += op(A)·op(B). A and C are fp32; B is fp32, fp16, bf16 or packed (the bits are those of its decoded elements as fp32).</summary>
     void MatMul(View c, View a, View b, in MatMulArgs args);
 
@@ -91,13 +99,13 @@ public partial interface IBackend
     /// <param name="x">[Rows, Inputs].</param>
     /// <param name="w">[Outputs, Inputs], fp32, fp16, bf16 or packed.</param>
     /// <param name="bias">[Outputs], or empty.</param>
-    /// <param name="v">[Inputs, Rank].</param>
+    /// <param name="v">[Inputs, Rank]; where <see cref="LayerType"/> of the rows is bf16, it may be bf16 too.</param>
     /// <param name="m">[Rank, Rank].</param>
-    /// <param name="u">[Outputs, Rank].</param>
+    /// <param name="u">[Outputs, Rank], as v.</param>
     /// <param name="args">Sizes.</param>
     void LinearTerm(View y, View z, View mixed, View x, View w, View bias, View v, View m, View u, in TermArgs args) => TermArgs.Forward(this, y, z, mixed, x, w, bias, v, m, u, args);
 
-    /// <summary>dx = (accumulate: dx +) dy·W + dz·Vᵀ with dMixed = dy·U [Rows, Rank] and dz = dMixed·Mᵀ [Rows, Rank]; bits as for <see cref="LinearTerm"/>.</summary>
+    /// <summary>dx = (accumulate: dx +) dy·W + dz·Vᵀ with dMixed = dy·U [Rows, Rank] and dz = dMixed·Mᵀ [Rows, Rank]; bits as for <see cref="LinearTerm"/>. A V of bf16 is Vᵀ here, [Rank, Inputs].</summary>
     void LinearTermBackward(View dx, View dMixed, View dz, View dy, View w, View v, View m, View u, in TermArgs args, bool accumulate) =>
         TermArgs.Backward(this, dx, dMixed, dz, dy, w, v, m, u, args, accumulate);
 

@@ -129,13 +129,13 @@ public sealed partial class CudaBackend
     public void GatedForward(View y, View gate, View up, long n, UnaryOp op)
     {
         Check.Size(n, nameof(GatedForward), nameof(n));
-        y.Require(n, DType.F32, nameof(GatedForward), nameof(y));
-        gate.Require(n, DType.F32, nameof(GatedForward), nameof(gate));
-        up.Require(n, DType.F32, nameof(GatedForward), nameof(up));
+        y.Require(n, Held(y), nameof(GatedForward), nameof(y));
+        gate.Require(n, Held(gate), nameof(GatedForward), nameof(gate));
+        up.Require(n, Held(up), nameof(GatedForward), nameof(up));
         KernelArguments a = default;
         // How many rows they are is not known here.
-        nint copy = RoomForCopy(y, n >= LeastGatedCopy ? n / Eight : 0, n % Eight == 0 ? Eight : 1);
-        a.Add(y).Add(gate).Add(up).Add(n).Add(copy);
+        nint copy = y.Type == DType.BF16 ? 0 : RoomForCopy(y, n >= LeastGatedCopy ? n / Eight : 0, n % Eight == 0 ? Eight : 1);
+        a.Add(y).Add(gate).Add(up).Add(n).Add(copy).Add(HalvesOf(gate) + (2 * HalvesOf(up)) + (4 * HalvesOf(y)));
         Flat(Gate(s_gatedForward, op, nameof(GatedForward)), n, ref a);
         if (copy != 0)
             Copied(y.Address, n);
@@ -144,18 +144,21 @@ public sealed partial class CudaBackend
     /// <inheritdoc/>
     public void GatedBackward(View dGate, View dUp, View dy, View gate, View up, long n, UnaryOp op, bool accumulate = true)
     {
-        Check.Size(n, nameof(GatedBackward), nameof(n));
+        const string Op = nameof(GatedBackward);
+        Check.Size(n, Op, nameof(n));
         if (dGate.IsEmpty && dUp.IsEmpty)
             return;
-        Check.Optional(dGate, n, nameof(GatedBackward), nameof(dGate));
-        Check.Optional(dUp, n, nameof(GatedBackward), nameof(dUp));
-        dy.Require(n, DType.F32, nameof(GatedBackward), nameof(dy));
-        gate.Require(n, DType.F32, nameof(GatedBackward), nameof(gate));
         if (!dGate.IsEmpty)
-            up.Require(n, DType.F32, nameof(GatedBackward), nameof(up));
+            dGate.Require(n, Held(dGate), Op, nameof(dGate));
+        if (!dUp.IsEmpty)
+            dUp.Require(n, Held(dUp), Op, nameof(dUp));
+        dy.Require(n, Held(dy), Op, nameof(dy));
+        gate.Require(n, Held(gate), Op, nameof(gate));
+        if (!dGate.IsEmpty)
+            up.Require(n, Held(up), Op, nameof(up));
         KernelArguments a = default;
-        a.Add(dGate).Add(dUp).Add(dy).Add(gate).Add(up).Add(n).Add(accumulate ? 1 : 0);
-        Flat(Gate(s_gatedBackward, op, nameof(GatedBackward)), n, ref a);
+        a.Add(dGate).Add(dUp).Add(dy).Add(gate).Add(up).Add(n).Add(accumulate ? 1 : 0).Add(HalvesOf(gate) + (2 * HalvesOf(up)) + (4 * HalvesOf(dy)) + (8 * HalvesOf(dGate)) + (16 * HalvesOf(dUp)));
+        Flat(Gate(s_gatedBackward, op, Op), n, ref a);
     }
 
     /// <inheritdoc/>

@@ -28,17 +28,15 @@ public sealed partial class CudaBackend
             TermArgs.Forward(this, y, z, mixed, x, w, bias, v, m, u, args);
             return;
         }
-        RequireTerm(y, z, mixed, x, w, v, m, u, args, nameof(LinearTerm));
-        TermRooms at = RoomsOf(rows, inputs, args);
-        if (IsCopied(x.Address, (long)rows * inputs))
-            RoundSeveral((at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
-        else
-            RoundSeveral((at.Wide, x, rows, inputs, false), (at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
+        RequireTerm(y, z, mixed, x, w, v, m, u, args, inputs, r, nameof(LinearTerm));
+        TermRooms at = RoomsOf(x, rows, v, u, args);
+        RoundSeveral((IsCopied(x.Address, (long)rows * inputs) ? 0 : at.Wide, x, rows, inputs, false), (at.Thin, v, inputs, r, false), (at.Term, u, outputs, r, false));
         ThinProduct(z, mixed, at, m, rows, r, inputs, turned: false);
         WithTerm(y, w, at, rows, outputs, inputs, r, transB: true, accumulate: false);
         if (!bias.IsEmpty)
             AddBias(y, bias, rows, outputs);
-        Copied(x.Address, (long)rows * inputs);
+        if (x.Type == DType.F32)
+            Copied(x.Address, (long)rows * inputs);
     }
 
     /// <inheritdoc/>
@@ -47,37 +45,43 @@ public sealed partial class CudaBackend
         (int rows, int outputs, int inputs, int r) = args;
         if (!TakesTerm(args, dy, dMixed, dz, v, u))
         {
+            // One by one V is read as it is stored.
+            v.Require(v.Length, DType.F32, nameof(LinearTermBackward), nameof(v));
             TermArgs.Backward(this, dx, dMixed, dz, dy, w, v, m, u, args, accumulate);
             return;
         }
-        RequireTerm(dy, dz, dMixed, dx, w, v, m, u, args, nameof(LinearTermBackward));
-        TermRooms at = RoomsOf(rows, outputs, args);
-        RoundSeveral((at.Wide, dy, rows, outputs, false), (at.Thin, u, outputs, r, false), (at.Term, v, inputs, r, true));
+        // V in bf16 comes turned round, as the term of dx reads it.
+        RequireTerm(dy, dz, dMixed, dx, w, v, m, u, args, v.Type == DType.BF16 ? r : inputs, v.Type == DType.BF16 ? inputs : r, nameof(LinearTermBackward));
+        TermRooms at = RoomsOf(dy, rows, u, v, args);
+        RoundSeveral((IsCopied(dy.Address, (long)rows * outputs) ? 0 : at.Wide, dy, rows, outputs, false), (at.Thin, u, outputs, r, false), (at.Term, v, inputs, r, true));
         ThinProduct(dMixed, dz, at, m, rows, r, outputs, turned: true);
         WithTerm(dx, w, at, rows, inputs, outputs, r, transB: false, accumulate);
     }
 
-    private static void RequireTerm(View y, View z, View mixed, View x, View w, View v, View m, View u, in TermArgs args, string op)
+    private static void RequireTerm(View y, View z, View mixed, View x, View w, View v, View m, View u, in TermArgs args, int rowsOfV, int columnsOfV, string op)
     {
         (int rows, int outputs, int inputs, int r) = args;
-        RequireMatrix(y, DType.F32, rows, outputs, outputs, 1, 0, op, nameof(y));
-        RequireMatrix(x, DType.F32, rows, inputs, inputs, 1, 0, op, nameof(x));
+        RequireMatrix(y, Held(y), rows, outputs, outputs, 1, 0, op, nameof(y));
+        RequireMatrix(x, Held(x), rows, inputs, inputs, 1, 0, op, nameof(x));
         RequireMatrix(z, DType.F32, rows, r, r, 1, 0, op, nameof(z));
         RequireMatrix(mixed, DType.F32, rows, r, r, 1, 0, op, nameof(mixed));
         RequireMatrix(w, w.Type, outputs, inputs, inputs, 1, 0, op, nameof(w));
-        RequireMatrix(v, DType.F32, inputs, r, r, 1, 0, op, nameof(v));
+        RequireMatrix(v, Held(v), rowsOfV, columnsOfV, columnsOfV, 1, 0, op, nameof(v));
         RequireMatrix(m, DType.F32, r, r, r, 1, 0, op, nameof(m));
-        RequireMatrix(u, DType.F32, outputs, r, r, 1, 0, op, nameof(u));
+        RequireMatrix(u, Held(u), outputs, r, r, 1, 0, op, nameof(u));
     }
 
-    // Where the bf16 copies lie: the wide operand [rows, depth] and the mixed one [rows, rank] behind it; of the factors the one that the wide operand is multiplied with, and the other.
-    private TermRooms RoomsOf(int rows, int depth, in TermArgs args)
+    // Where the operands lie in bf16: the wide one [rows, depth] and the mixed one [rows, rank]; of the factors the one that the wide operand is multiplied with, and the
+    // other. Those that are bf16 lie where they are.
+    private TermRooms RoomsOf(View wide, int rows, View thin, View term, in TermArgs args)
     {
-        long wide = Round(2L * rows * depth), thin = Round(2L * Math.Max(args.Inputs, args.Outputs) * args.Rank);
-        nint a = Scratch(wide + (2L * rows * args.Rank), ref _roundedA), b = Scratch(2 * thin, ref _roundedTerm);
-        return new TermRooms(a, a + (nint)wide, b, b + (nint)thin);
+        long copy = wide.Type == DType.BF16 ? 0 : Round(2 * wide.Length), factor = Round(2L * Math.Max(args.Inputs, args.Outputs) * args.Rank);
+        nint a = Scratch(copy + (2L * rows * args.Rank), ref _roundedA), b = Scratch(2 * factor, ref _roundedTerm);
+        return new TermRooms(At(wide, a), a + (nint)copy, At(thin, b), At(term, b + (nint)factor));
 
         static long Round(long bytes) => (bytes + 255) & ~255L;
+
+        static nint At(View v, nint room) => v.Type == DType.BF16 ? v.Address : room;
     }
 
     private readonly record struct TermRooms(nint Wide, nint Mixed, nint Thin, nint Term);
@@ -109,13 +113,8 @@ public sealed partial class CudaBackend
     private void WithTerm(View c, View w, in TermRooms at, int rows, int columns, int depth, int rank, bool transB, bool accumulate)
     {
         int length = transB ? depth : columns;
-        nint b = w.Address;
-        DType type = w.Type;
-        if (w.Packing is { } packing)
-            (b, type) = (DecodedWeight(w, packing), DType.BF16);
-        if (type != DType.BF16 || (b & 15) != 0)
-            b = RoundRows(b, type, transB ? columns : depth, length, length, ref _roundedB);
-        MatMulParams wide = new() { A = at.Wide, B = b, C = c.Address, M = rows, N = columns, K = depth, LdA = depth, LdB = length, LdC = columns, Accumulate = accumulate ? 1 : 0, Summed = 1 };
+        nint b = RoundedWeight(w, transB ? columns : depth, length);
+        MatMulParams wide = new() { A = at.Wide, B = b, C = c.Address, M = rows, N = columns, K = depth, LdA = depth, LdB = length, LdC = columns, Accumulate = accumulate ? 1 : 0, Summed = 1, Halves = HalvesOf(c) };
         if (!IsForLibrary(new MatMulArgs(rows, columns, depth), DType.BF16) || (c.Address & 15) != 0)
         {
             LaunchRounded(wide with { TermA = at.Mixed, TermB = at.Term, Rank = rank }, transB);
@@ -123,21 +122,26 @@ public sealed partial class CudaBackend
         }
         // The library has no term: it adds its product to the term's, which is written first, as what it adds to it reads while it multiplies.
         LaunchRounded(wide with { A = at.Mixed, B = at.Term, K = rank, LdA = rank, LdB = transB ? rank : columns }, transB);
-        if (!MultiplyByLibrary(c.Address, at.Wide, b, new(rows, columns, depth, false, transB, depth, length, columns, CudaDataType.R16BF, CublasCompute.F32), accumulate: true))
+        if (!MultiplyByLibrary(c.Address, at.Wide, b, new(rows, columns, depth, false, transB, depth, length, columns, CudaDataType.R16BF, CublasCompute.F32, ResultOf(c)), accumulate: true))
             LaunchRounded(wide with { Accumulate = 1 }, transB);
     }
 
-    // fp32 matrices without gaps to bf16, some of them turned, in one launch.
+    // fp32 matrices without gaps to bf16, some of them turned, in one launch; those that are bf16, or are to go nowhere (0), are left alone.
     private void RoundSeveral(params ReadOnlySpan<(nint To, View From, int Rows, int Columns, bool Turned)> matrices)
     {
         RoundParams p = default;
         long blocks = 0;
-        for (int i = 0; i < matrices.Length; i++)
+        int i = 0;
+        foreach ((nint to, View from, int rows, int columns, bool turned) in matrices)
         {
-            (nint to, View from, int rows, int columns, bool turned) = matrices[i];
+            if (to == 0 || from.Type == DType.BF16)
+                continue;
             blocks += Blocks((long)rows * columns, RoundTile);
             (p.To[i], p.From[i], p.Rows[i], p.Columns[i], p.Turned[i], p.Ends[i]) = (to, from.Address, rows, columns, turned ? 1 : 0, checked((int)blocks));
+            i++;
         }
+        if (blocks == 0)
+            return;
         KernelArguments k = default;
         k.Add(p);
         Kernel(RoundedImage, "round_several").Launch(new(Blocks(blocks, 1)), new(Threads), 0, ref k);

@@ -21,6 +21,11 @@ public sealed partial class CudaBackend
         Check.Product(args);
         if (args.M == 0 || args.N == 0 || args.Batch == 0)
             return;
+        if (a.Type == DType.BF16 || c.Type == DType.BF16)
+        {
+            HalvesProduct(c, a, b, args);
+            return;
+        }
         RequireMatrix(a, DType.F32, args.TransA ? args.K : args.M, args.TransA ? args.M : args.K, args.RowStrideA, args.Batch, args.StrideA, Op, nameof(a));
         RequireMatrix(b, b.Type, args.TransB ? args.N : args.K, args.TransB ? args.K : args.N, args.RowStrideB, args.Batch, args.StrideB, Op, nameof(b));
         RequireMatrix(c, DType.F32, args.M, args.N, args.RowStrideC, args.Batch, args.StrideC, Op, nameof(c));
@@ -216,6 +221,6 @@ public sealed partial class CudaBackend
         public int Accumulate;
         public int Summed;
         public int Rank;
-        public int Reserved;
+        public int Halves;
     }
 }

@@ -10,14 +10,16 @@ public sealed partial class CudaBackend
     {
         const string Op = nameof(RmsNormForward);
         long size = RequireNorm(Op, rows, cols, x, weight);
-        y.Require(size, DType.F32, Op, nameof(y));
+        x.Require(size, DType.F32, Op, nameof(x));
+        bool half = y.Type == DType.BF16;
+        y.Require(size, Held(y), Op, nameof(y));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         // Norms of heads are followed by rotary embedding, not by a product.
-        nint copy = cols > WarpCols ? RoomForCopy(y, rows, cols) : 0;
+        nint copy = half ? y.Address : cols > WarpCols ? RoomForCopy(y, rows, cols) : 0;
         KernelArguments a = default;
-        a.Add(y).Add(rstd).Add(x).Add(weight).Add(rows).Add(cols).Add(eps).Add(weightOffset).Add(copy);
+        a.Add(half ? default : y).Add(rstd).Add(x).Add(weight).Add(rows).Add(cols).Add(eps).Add(weightOffset).Add(copy);
         PerRow("rms_norm_forward", rows, cols, ref a);
-        if (copy != 0)
+        if (copy != 0 && !half)
             Copied(y.Address, size);
     }
 
@@ -26,15 +28,20 @@ public sealed partial class CudaBackend
     {
         const string Op = nameof(RmsNormBackward);
         long size = RequireNorm(Op, rows, cols, x, weight);
+        x.Require(size, DType.F32, Op, nameof(x));
         Check.Optional(dx, size, Op, nameof(dx));
         Check.Optional(dWeight, cols, Op, nameof(dWeight));
         dy.Require(size, DType.F32, Op, nameof(dy));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
         if (!dx.IsEmpty)
         {
+            // What the layer before it in the residual stream reads.
+            nint copy = cols > WarpCols ? RoomForCopy(dx, rows, cols) : 0;
             KernelArguments a = default;
-            a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(rows).Add(cols).Add(weightOffset).Add(accumulate ? 1 : 0);
+            a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(rows).Add(cols).Add(weightOffset).Add(accumulate ? 1 : 0).Add(copy);
             PerRow("rms_norm_backward", rows, cols, ref a);
+            if (copy != 0)
+                Copied(dx.Address, size);
         }
         WeightGradients(dWeight, default, dy, x, default, rstd, rows, cols);
     }
@@ -44,6 +51,7 @@ public sealed partial class CudaBackend
     {
         const string Op = nameof(LayerNormForward);
         long size = RequireNorm(Op, rows, cols, x, weight);
+        x.Require(size, DType.F32, Op, nameof(x));
         y.Require(size, DType.F32, Op, nameof(y));
         mean.Require(rows, DType.F32, Op, nameof(mean));
         rstd.Require(rows, DType.F32, Op, nameof(rstd));
@@ -58,6 +66,7 @@ public sealed partial class CudaBackend
     {
         const string Op = nameof(LayerNormBackward);
         long size = RequireNorm(Op, rows, cols, x, weight);
+        x.Require(size, DType.F32, Op, nameof(x));
         Check.Optional(dx, size, Op, nameof(dx));
         Check.Optional(dWeight, cols, Op, nameof(dWeight));
         Check.Optional(dBias, cols, Op, nameof(dBias));
@@ -88,17 +97,17 @@ public sealed partial class CudaBackend
         const string Op = nameof(NormRopeForward);
         (int rows, int heads, int dim, int rotaryDim, bool interleaved, float eps, float offset) = args;
         long size = RequireNorm(Op, args.Lines, dim, x, weight);
-        Check.Rope(y, x, cos, sin, positions, rows, heads, dim, rotaryDim, accumulate: false);
+        Check.Rope(y, AsWide(x), cos, sin, positions, rows, heads, dim, rotaryDim, accumulate: false);
         y.Require(size, DType.F32, Op, nameof(y));
         rstd.Require(args.Lines, DType.F32, Op, nameof(rstd));
         if (!TurnsHeads(args, y, x, weight, cos, sin))
         {
-            RmsNormForward(y, rstd, x, weight, args.Lines, dim, eps, offset);
+            RmsNormForward(y, rstd, x.Type == DType.BF16 ? Widened(x, ref _widenedA, true) : x, weight, args.Lines, dim, eps, offset);
             Rope(y, y, cos, sin, positions, rows, heads, dim, rotaryDim, interleaved, inverse: false, accumulate: false);
             return;
         }
         KernelArguments a = default;
-        a.Add(y).Add(rstd).Add(x).Add(weight).Add(cos).Add(sin).Add(positions).Add(args.Lines).Add(heads).Add(eps).Add(offset);
+        a.Add(y).Add(rstd).Add(x).Add(weight).Add(cos).Add(sin).Add(positions).Add(args.Lines).Add(heads).Add(eps).Add(offset).Add(HalvesOf(x));
         Kernel(Norm, $"rms_norm_rope_forward_{dim}").Launch(new(Blocks(args.Lines, HeadsOfBlock)), new(Threads), 0, ref a);
     }
 
@@ -108,23 +117,30 @@ public sealed partial class CudaBackend
         const string Op = nameof(NormRopeBackward);
         (int rows, int heads, int dim, int rotaryDim, bool interleaved, _, float offset) = args;
         long size = RequireNorm(Op, args.Lines, dim, x, weight);
-        Check.Rope(dy, x, cos, sin, positions, rows, heads, dim, rotaryDim, accumulate: false);
-        Check.Optional(dx, size, Op, nameof(dx));
+        Check.Rope(dy, AsWide(x), cos, sin, positions, rows, heads, dim, rotaryDim, accumulate: false);
+        if (!dx.IsEmpty)
+            dx.Require(size, Held(dx), Op, nameof(dx));
         rstd.Require(args.Lines, DType.F32, Op, nameof(rstd));
         // The gradient by the weight needs what the norm gave its own.
         if (!dWeight.IsEmpty || !TurnsHeads(args, dx, dy, x, weight, cos, sin))
         {
             room.Require(size, DType.F32, Op, nameof(room));
             Rope(room, dy, cos, sin, positions, rows, heads, dim, rotaryDim, interleaved, inverse: true, accumulate: false);
-            RmsNormBackward(dx, dWeight, room, x, weight, rstd, args.Lines, dim, offset, accumulate);
+            View wide = dx.Type == DType.BF16 ? Widened(dx, ref _widenedC, accumulate) : dx;
+            RmsNormBackward(wide, dWeight, room, x.Type == DType.BF16 ? Widened(x, ref _widenedA, true) : x, weight, rstd, args.Lines, dim, offset, accumulate);
+            if (dx.Type == DType.BF16)
+                Cast("cast_f32_bf16", dx, wide);
             return;
         }
         if (dx.IsEmpty)
             return;
         KernelArguments a = default;
-        a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(cos).Add(sin).Add(positions).Add(args.Lines).Add(heads).Add(offset).Add(accumulate ? 1 : 0);
+        a.Add(dx).Add(dy).Add(x).Add(weight).Add(rstd).Add(cos).Add(sin).Add(positions).Add(args.Lines).Add(heads).Add(offset).Add(accumulate ? 1 : 0).Add(HalvesOf(x) + (2 * HalvesOf(dx)));
         Kernel(Norm, $"rms_norm_rope_backward_{dim}").Launch(new(Blocks(args.Lines, HeadsOfBlock)), new(Threads), 0, ref a);
     }
+
+    // A view of as many elements, for checks of sizes alone.
+    private static View AsWide(View v) => new(v.Address, v.Length, v.Type == DType.BF16 ? DType.F32 : v.Type);
 
     // Whether a warp turns a head where it norms it.
     private static bool TurnsHeads(in NormRopeArgs args, params ReadOnlySpan<View> operands)
@@ -170,7 +186,7 @@ public sealed partial class CudaBackend
         if (rows < 0 || cols < 1)
             throw new ArgumentException($"{op}: sizes out of range: {rows} rows of {cols}");
         long size = (long)rows * cols;
-        x.Require(size, DType.F32, op, nameof(x));
+        x.Require(size, Held(x), op, nameof(x));
         weight.Require(cols, DType.F32, op, nameof(weight));
         return size;
     }

@@ -113,7 +113,7 @@ public sealed partial class CudaBackend : IBackend
         try
         {
             // All of it, whatever the driver says to one.
-            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, _roundedTerm.Address, .. _tables.Values, .. _decodedBlocks.Select(d => d.Address)])
+            foreach (nint address in (IEnumerable<nint>)[_scratch.Address, _unpacked.Address, _roundedA.Address, _roundedB.Address, _roundedTerm.Address, _widenedA.Address, _widenedC.Address, .. _tables.Values, .. _decodedBlocks.Select(d => d.Address)])
             {
                 try
                 {

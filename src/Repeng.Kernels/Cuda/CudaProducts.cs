@@ -62,7 +62,7 @@ internal sealed unsafe class CudaProducts : IDisposable
     private CudaProducts(CudaContext context, CublasLt library, nint handle) => (_context, _library, _handle) = (context, library, handle);
 
     /// <summary>A product's sizes, as the library sees them.</summary>
-    public readonly record struct Shape(int M, int N, int K, bool TransA, bool TransB, int LdA, int LdB, int LdC, CudaDataType Type, CublasCompute Compute);
+    public readonly record struct Shape(int M, int N, int K, bool TransA, bool TransB, int LdA, int LdB, int LdC, CudaDataType Type, CublasCompute Compute, CudaDataType Result = CudaDataType.R32F);
 
     private sealed record Plan(nint Description, nint LayoutB, nint LayoutA, nint LayoutC, CublasLtAlgorithm Algorithm, nuint WorkspaceBytes);
 
@@ -76,7 +76,7 @@ internal sealed unsafe class CudaProducts : IDisposable
         return status == 0 ? new CudaProducts(context, library, handle) : throw new CudaLibraryException(library.Name, "cublasLtCreate", context.Device.Name, status);
     }
 
-    /// <summary>C = (accumulate: C +) op(A)·op(B), both operands of the shape's type, C fp32, each on <see cref="Alignment"/> bytes. False where the library has no algorithm for the shape.</summary>
+    /// <summary>C = (accumulate: C +) op(A)·op(B), both operands of the shape's type, C of its result's, each on <see cref="Alignment"/> bytes. False where the library has no algorithm for the shape.</summary>
     public bool Multiply(nint c, nint a, nint b, in Shape shape, bool accumulate)
     {
         _context.MakeCurrent();
@@ -126,7 +126,7 @@ internal sealed unsafe class CudaProducts : IDisposable
             Check(_library.MatmulDescSetAttribute(description, CublasLtDesc.TransB, &turnA, sizeof(int)), "cublasLtMatmulDescSetAttribute", s);
             Check(_library.MatrixLayoutCreate(out layoutB, s.Type, (ulong)(s.TransB ? s.K : s.N), (ulong)(s.TransB ? s.N : s.K), s.LdB), "cublasLtMatrixLayoutCreate", s);
             Check(_library.MatrixLayoutCreate(out layoutA, s.Type, (ulong)(s.TransA ? s.M : s.K), (ulong)(s.TransA ? s.K : s.M), s.LdA), "cublasLtMatrixLayoutCreate", s);
-            Check(_library.MatrixLayoutCreate(out layoutC, CudaDataType.R32F, (ulong)s.N, (ulong)s.M, s.LdC), "cublasLtMatrixLayoutCreate", s);
+            Check(_library.MatrixLayoutCreate(out layoutC, s.Result, (ulong)s.N, (ulong)s.M, s.LdC), "cublasLtMatrixLayoutCreate", s);
             Check(_library.MatmulPreferenceCreate(out preference), "cublasLtMatmulPreferenceCreate", s);
             nuint most = (nuint)WorkspaceBytes;
             Check(_library.MatmulPreferenceSetAttribute(preference, CublasLtPreference.MaxWorkspaceBytes, &most, (nuint)sizeof(nuint)), "cublasLtMatmulPreferenceSetAttribute", s);

@@ -21,6 +21,7 @@ public sealed class Tensor : IDisposable
     private View _grad;
     private long _gradGranted;
     private MemoryPool? _gradPool;
+    private GradUsers? _gradUsers;
     private bool _gradArrived;
 
     /// <summary>New memory from the device's pool; contents are undefined.</summary>
@@ -80,7 +81,10 @@ public sealed class Tensor : IDisposable
     /// <summary>Keeps the gradient after the backward pass (parameters and taps).</summary>
     public bool RetainGrad { get; set; }
 
-    /// <summary>The gradient, fp32, of the same shape; empty when there is none yet.</summary>
+    /// <summary>How the gradient is held: fp32, or bf16 where all that writes it and all that reads it can (see <see cref="IBackend.LayerType"/>). Set before there is one.</summary>
+    public DType GradType { get; set; } = DType.F32;
+
+    /// <summary>The gradient, of the same shape; empty when there is none yet.</summary>
     public View Grad => !_isPart ? _grad : _parent!.Grad.IsEmpty ? default : _parent.Grad.Slice(_start, Length);
 
     /// <summary>Whether anything has written a gradient here; of a part: to this part itself, whatever came to the whole.</summary>
@@ -228,8 +232,15 @@ public sealed class Tensor : IDisposable
         fresh = _grad.IsEmpty;
         if (fresh)
         {
-            _gradPool = Device.Pool;
-            _grad = new View(_gradPool.Take(Length * sizeof(float), out _gradGranted), Length, DType.F32);
+            NewGrad();
+        }
+        else if (_gradUsers is { Count: > 1 } shared)
+        {
+            View old = _grad;
+            shared.Count--;
+            _gradUsers = null;
+            NewGrad();
+            Device.Backend.Copy(_grad, old);
         }
         return _grad;
     }
@@ -239,7 +250,7 @@ public sealed class Tensor : IDisposable
     {
         View g = GradForWrite(out bool fresh);
         if (fresh)
-            Device.Backend.Fill(g, 0);
+            Zero(g);
         return g;
     }
 
@@ -260,7 +271,7 @@ public sealed class Tensor : IDisposable
         }
         for (int i = 0; i < grads.Length && !fresh; i++)
             if (made[i])
-                tensors[i]!.Device.Backend.Fill(grads[i], 0);
+                tensors[i]!.Zero(grads[i]);
         return grads;
     }
 
@@ -270,10 +281,25 @@ public sealed class Tensor : IDisposable
     /// </summary>
     public bool TakeGradOf(Tensor other)
     {
-        if (_isPart || other._isPart || !_grad.IsEmpty || other._grad.IsEmpty || other.RetainGrad || other.Length != Length || other.Device != Device)
+        if (_isPart || other._isPart || !_grad.IsEmpty || other._grad.IsEmpty || other.RetainGrad || other.Length != Length || other.GradType != GradType || other.Device != Device)
             return false;
-        (_grad, _gradGranted, _gradPool) = (other._grad, other._gradGranted, other._gradPool);
-        other._grad = default;
+        (_grad, _gradGranted, _gradPool, _gradUsers) = (other._grad, other._gradGranted, other._gradPool, other._gradUsers);
+        (other._grad, other._gradUsers) = (default, null);
+        return true;
+    }
+
+    /// <summary>
+    /// Has the gradient of another tensor of the same length too, in one memory until one of them is written to; false, with nothing changed, where
+    /// <see cref="TakeGradOf"/> would be, or where this tensor keeps its gradient, which may then be changed by who reads it.
+    /// </summary>
+    public bool ShareGradOf(Tensor other)
+    {
+        GradUsers users = other._gradUsers ?? new GradUsers();
+        (View grad, long granted, MemoryPool? pool) = (other._grad, other._gradGranted, other._gradPool);
+        if (RetainGrad || !TakeGradOf(other))
+            return false;
+        users.Count++;
+        (other._grad, other._gradGranted, other._gradPool, other._gradUsers, _gradUsers) = (grad, granted, pool, users, users);
         return true;
     }
 
@@ -282,8 +308,26 @@ public sealed class Tensor : IDisposable
     {
         if (_grad.IsEmpty)
             return;
-        _gradPool!.Return(_grad.Address, _gradGranted);
-        _grad = default;
+        if (_gradUsers is { Count: > 1 } shared)
+            shared.Count--;
+        else
+            _gradPool!.Return(_grad.Address, _gradGranted);
+        (_grad, _gradUsers) = (default, null);
+    }
+
+    private void NewGrad()
+    {
+        _gradPool = Device.Pool;
+        _grad = new View(_gradPool.Take(Length * GradType.Size(), out _gradGranted), Length, GradType);
+    }
+
+    // Zero is the same bits in either type; a gradient in bf16 has an even number of elements.
+    private void Zero(View grad) => Device.Backend.Fill(grad.Type == DType.F32 ? grad : new View(grad.Address, grad.Length / 2, DType.F32), 0);
+
+    /// <summary>Tensors that have one gradient.</summary>
+    private sealed class GradUsers
+    {
+        public int Count { get; set; } = 1;
     }
 
     /// <summary>Same as <see cref="Release"/>, for parameters and constants held by one owner.</summary>

@@ -129,12 +129,14 @@ public sealed class SvdAdapter : IAdapter
                 foreach ((string path, Tensor delta) in _layers.Keys.Zip(made))
                     deltas[(path, c)] = delta;
             }
+            // Where the pass is one of many rows and its products round.
+            bool rounds = tape.Backend.LayerType(coefficients.Length * length, Config.Rank) == DType.BF16 && (tape.Recording || length > 1);
             foreach (SvdLayer layer in _layers.Values)
             {
                 var m = distinct.ToDictionary(c => c, c => deltas[(layer.Path, c)]);
                 // A pass of one token a row is made once and used for every token to come.
                 Tensor? down = tape.Recording || length > 1 ? null : layer.Down(tape, distinct.Length == 1 ? m[distinct[0]] : null);
-                terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]) { Down = down, IsFolded = distinct.Length == 1 };
+                terms[layer.Path] = new LowRankTerm(layer.V, layer.U, [.. runs.Select(r => new LowRankSegment(r.Start, r.Count, m[r.C]))]) { Down = down, IsFolded = distinct.Length == 1, Rounded = rounds ? layer.Rounded() : null };
             }
         }
         return new AdapterPass(terms, deltas, _blocks, tape.Recording && runs.Count > 0 && Parameters.Any(p => p.RequiresGrad));

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Runtime;
@@ -11,6 +12,7 @@ namespace Repeng.Steering.Adapters;
 public sealed class SvdLayer : IDisposable
 {
     private readonly SvdAdapterConfig _config;
+    private RoundedFactors? _rounded;
 
     /// <summary>Takes ownership of the tensors; parameters may be null where the settings have none.</summary>
     public SvdLayer(SvdAdapterConfig config, string path, Tensor u, Tensor s, Tensor v, Tensor? scale, Tensor? rotationU, Tensor? rotationV)
@@ -102,6 +104,31 @@ public sealed class SvdLayer : IDisposable
     /// <summary>The first factor of the adapted term for decoding, [r, in]: (V·M)ᵀ, or Vᵀ where m is null.</summary>
     public Tensor Down(Tape tape, Tensor? m) => tape.MatMul(m ?? Identity, V, transA: true, transB: true);
 
+    /// <summary>U and V in bf16, made when they are first asked for: neither ever changes.</summary>
+    internal RoundedFactors Rounded()
+    {
+        if (_rounded is null)
+        {
+            float[] v = V.ToArray(), u = U.ToArray();
+            int r = V.Cols, inputs = V.Rows;
+            var turned = new float[v.Length];
+            for (int i = 0; i < inputs; i++)
+                for (int k = 0; k < r; k++)
+                    turned[k * inputs + i] = v[i * r + k];
+            _rounded = new RoundedFactors(Halves(v, inputs, r), Halves(u, U.Rows, r), Halves(turned, r, inputs));
+        }
+        return _rounded;
+    }
+
+    // Nearest even.
+    private Tensor Halves(float[] values, int rows, int cols)
+    {
+        ushort[] halves = Array.ConvertAll(values, v => (ushort)((BitConverter.SingleToUInt32Bits(v) + 0x7FFF + (BitConverter.SingleToUInt32Bits(v) >> 16 & 1)) >> 16));
+        var t = new Tensor(V.Device, DType.BF16, rows, cols);
+        t.Device.Backend.Upload(t.Data, MemoryMarshal.AsBytes(halves.AsSpan()));
+        return t;
+    }
+
     /// <summary>R(c) [r, r] of a rotation parameter.</summary>
     public Tensor Rotation(Tape tape, Tensor p, float c) => SvdDeltas.Rotation(tape, _config, p, c);
 
@@ -110,5 +137,10 @@ public sealed class SvdLayer : IDisposable
     {
         foreach (Tensor t in new[] { U, S, V, DiagonalS, Identity }.Concat(Parameters.Select(p => p.Value)))
             t.Dispose();
+        if (_rounded is not { } rounded)
+            return;
+        rounded.V.Dispose();
+        rounded.U.Dispose();
+        rounded.Turned.Dispose();
     }
 }

@@ -69,12 +69,12 @@ public sealed class Block(ModelConfig config, int index)
     {
         Tape tape = c.Tape;
         using Tape.Scope scope = tape.BeginScope();
-        Tensor h = InputNorm is null ? x : Norm(c, InputNorm, x, scope);
+        Tensor h = InputNorm is null ? x : Norm(c, InputNorm, x, scope, IsReadAsIs(c, FusedQkv, Query, Key, Value));
         Tensor a = c.Out(AttentionPath, Attention(c, h, scope), scope);
         if (PostAttentionNorm is not null)
             a = Norm(c, PostAttentionNorm, a, scope);
         Tensor between = Add(tape, x, a), read = config.ParallelResidual ? x : between;
-        h = PreMlpNorm is null ? read : Norm(c, PreMlpNorm, read, scope);
+        h = PreMlpNorm is null ? read : Norm(c, PreMlpNorm, read, scope, Experts is null && IsReadAsIs(c, FusedGateUp, Gate, Up));
         Tensor m = c.Out(MlpPath, Experts?.Forward(c, h, scope) ?? Mlp(c, h, scope), scope);
         if (PostMlpNorm is not null)
             m = Norm(c, PostMlpNorm, m, scope);
@@ -87,6 +87,10 @@ public sealed class Block(ModelConfig config, int index)
     {
         Tape tape = c.Tape;
         int qWidth = config.NumHeads * config.HeadDim, kvWidth = config.NumKvHeads * config.HeadDim;
+        int window = config.Windows[Index];
+        (Tensor Cos, Tensor Sin)? angles = config.RotaryLayers?[Index] != false ? window > 0 ? c.LocalRope : c.Rope : null;
+        // Norms of heads that nobody watches are one op with the rotary embedding.
+        bool together = angles is not null && config is { Norm: NormKind.Rms, QkvClip: 0 } && QueryNorm?.Weight.Length == config.HeadDim && KeyNorm?.Weight.Length == config.HeadDim && !c.Watches(QueryNorm.Path) && !c.Watches(KeyNorm.Path);
         Tensor q, k, v;
         if (FusedQkv is not null)
         {
@@ -99,15 +103,11 @@ public sealed class Block(ModelConfig config, int index)
         }
         else
         {
-            q = Linear(c, Query!, h, scope);
-            k = Linear(c, Key!, h, scope);
+            q = Linear(c, Query!, h, scope, mayRound: together);
+            k = Linear(c, Key!, h, scope, mayRound: together);
             v = Linear(c, Value!, h, scope);
         }
 
-        int window = config.Windows[Index];
-        (Tensor Cos, Tensor Sin)? angles = config.RotaryLayers?[Index] != false ? window > 0 ? c.LocalRope : c.Rope : null;
-        // Norms of heads that nobody watches are one op with the rotary embedding.
-        bool together = angles is not null && config is { Norm: NormKind.Rms, QkvClip: 0 } && QueryNorm?.Weight.Length == config.HeadDim && KeyNorm?.Weight.Length == config.HeadDim && !c.Watches(QueryNorm.Path) && !c.Watches(KeyNorm.Path);
         if (QueryNorm is not null && KeyNorm is not null && !together)
         {
             q = Norm(c, QueryNorm, q, scope);
@@ -181,8 +181,8 @@ public sealed class Block(ModelConfig config, int index)
         }
         else if (Gate is not null)
         {
-            Tensor gate = Linear(c, Gate, h, scope), up = Linear(c, Up!, h, scope);
-            inner = tape.Gated(gate, up, config.Activation);
+            Tensor gate = Linear(c, Gate, h, scope, mayRound: true), up = Linear(c, Up!, h, scope, mayRound: true);
+            inner = tape.Gated(gate, up, config.Activation, IsReadAsIs(c, Down));
         }
         else
         {
@@ -191,9 +191,18 @@ public sealed class Block(ModelConfig config, int index)
         return Linear(c, Down!, inner, scope);
     }
 
-    /// <summary>One linear layer with what the pass does to it.</summary>
-    internal static Tensor Linear(ForwardContext c, LinearModule module, Tensor x, Tape.Scope scope) =>
-        c.Out(module.Path, c.Adapter?.Output(c.Tape, module, x) ?? c.Tape.Linear(x, module.Weight, module.Bias, c.Adapter?.Term(module.Path)), scope);
+    /// <summary>One linear layer with what the pass does to it. mayRound: what reads it takes <see cref="IBackend.LayerType"/> too, which who watches it does not.</summary>
+    internal static Tensor Linear(ForwardContext c, LinearModule module, Tensor x, Tape.Scope scope, bool mayRound = false) =>
+        c.Out(module.Path, c.Adapter?.Output(c.Tape, module, x) ?? c.Tape.Linear(x, module.Weight, module.Bias, c.Adapter?.Term(module.Path), mayRound && !c.Watches(module.Path)), scope);
 
-    private Tensor Norm(ForwardContext c, NormModule norm, Tensor x, Tape.Scope scope) => c.Out(norm.Path, DecoderModel.ApplyNorm(c.Tape, config, norm, x), scope);
+    private Tensor Norm(ForwardContext c, NormModule norm, Tensor x, Tape.Scope scope, bool mayRound = false) => c.Out(norm.Path, DecoderModel.ApplyNorm(c.Tape, config, norm, x, mayRound && !c.Watches(norm.Path)), scope);
+
+    // Whether layers are products of their input alone: none is an adapter's own computation.
+    private static bool IsReadAsIs(ForwardContext c, params ReadOnlySpan<LinearModule?> layers)
+    {
+        foreach (LinearModule? layer in layers)
+            if (layer is not null && c.Adapter?.Computes(layer.Path) == true)
+                return false;
+        return true;
+    }
 }

@@ -199,8 +199,8 @@ public sealed class DecoderModel : IDisposable
         DropRope();
     }
 
-    internal static Tensor ApplyNorm(Tape tape, ModelConfig config, NormModule norm, Tensor x) => config.Norm == NormKind.Rms
-        ? tape.RmsNorm(x, norm.Weight, config.NormEps, config.NormOffset)
+    internal static Tensor ApplyNorm(Tape tape, ModelConfig config, NormModule norm, Tensor x, bool mayRound = false) => config.Norm == NormKind.Rms
+        ? tape.RmsNorm(x, norm.Weight, config.NormEps, config.NormOffset, mayRound)
         : tape.LayerNorm(x, norm.Weight, norm.Bias!, config.NormEps);
 
     private static void Keep(ForwardContext c, Tensor x)

@@ -175,11 +175,8 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         double[] left = Read(a, s.A, stream), right = Read(b, s.B, stream);
         float scale = *(float*)alpha, keep = *(float*)beta;
         long m = s.C.Rows, n = s.C.Columns, k = s.D.TransA == 0 ? s.A.Columns : s.A.Rows;
-        float[] result = new float[((n - 1) * s.C.Leading) + m];
         // Old values, and what lies between the columns.
-        fixed (float* to = result)
-            if (driver.MemcpyDtoHAsync(to, c, (nuint)(sizeof(float) * result.Length), stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
-                return 13;
+        float[] result = Array.ConvertAll(Read(c, s.C, stream), v => (float)v);
         for (long j = 0; j < n; j++)
             for (long i = 0; i < m; i++)
             {
@@ -189,8 +186,10 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
                 ref float at = ref result[(j * s.C.Leading) + i];
                 at = (float)((scale * sum) + (keep == 0 ? 0 : keep * at));
             }
-        fixed (float* from = result)
-            if (driver.MemcpyHtoDAsync(c, from, (nuint)(sizeof(float) * result.Length), stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
+        // Nearest even, as the library rounds.
+        byte[] bytes = s.C.Type == CudaDataType.R32F ? MemoryMarshal.AsBytes(result.AsSpan()).ToArray() : MemoryMarshal.AsBytes(Array.ConvertAll(result, v => (ushort)((BitConverter.SingleToUInt32Bits(v) + 0x7FFF + (BitConverter.SingleToUInt32Bits(v) >> 16 & 1)) >> 16)).AsSpan()).ToArray();
+        fixed (byte* from = bytes)
+            if (driver.MemcpyHtoDAsync(c, from, (nuint)bytes.Length, stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
                 return 13;
         Products.Add(s.A.Type);
         Computed?.Invoke(product);
@@ -199,7 +198,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
 
     private (Description D, Layout A, Layout B, Layout C)? Sizes(nint description, nint layoutA, nint layoutB, nint layoutC, nint layoutD)
     {
-        if (!Find(description, out Description d) || !Find(layoutA, out Layout a) || !Find(layoutB, out Layout b) || !Find(layoutC, out Layout c) || layoutC != layoutD || a.Type != b.Type || c.Type != CudaDataType.R32F)
+        if (!Find(description, out Description d) || !Find(layoutA, out Layout a) || !Find(layoutB, out Layout b) || !Find(layoutC, out Layout c) || layoutC != layoutD || a.Type != b.Type || c.Type is not (CudaDataType.R32F or CudaDataType.R16BF))
             return null;
         (long rowsA, long columnsA) = d.TransA == 0 ? (a.Rows, a.Columns) : (a.Columns, a.Rows);
         (long rowsB, long columnsB) = d.TransB == 0 ? (b.Rows, b.Columns) : (b.Columns, b.Rows);
