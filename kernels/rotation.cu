@@ -283,57 +283,62 @@ KERNEL_OF(256, 2) cayley_forward_global(float *result, const float *PLAIN input,
         status[blockIdx.x] = 0;
 }
 
-/// A tile of 32×32 of Σ_k left(i, k)·right(k, j), four elements a thread, given to store(i, j, sum). LEFT_DOWN: left's neighbours in memory
-/// are those of i, else of k; RIGHT_DOWN: right's are those of k, else of j.
-template <bool LEFT_DOWN, bool RIGHT_DOWN, typename Left, typename Right, typename Store> __device__ __forceinline__ void product_tile(int n, int top, int leftCol, Left left, Right right, Store store)
+/// A tile of 16·EACH × 16·EACH of Σ_k left(i, k)·right(k, j), EACH × EACH elements a thread, given to store(i, j, sum). LEFT_DOWN: left's
+/// neighbours in memory are those of i, else of k; RIGHT_DOWN: right's are those of k, else of j.
+template <int EACH, bool LEFT_DOWN, bool RIGHT_DOWN, typename Left, typename Right, typename Store> __device__ __forceinline__ void product_tile(int n, int top, int leftCol, Left left, Right right, Store store)
 {
-    __shared__ double a[32][17], b[16][33];
+    const int side = 16 * EACH;
+    __shared__ double a[side][17], b[16][side + 1];
     int x = threadIdx.x & 15, y = threadIdx.x >> 4;
-    double sums[2][2] = {{0.0, 0.0}, {0.0, 0.0}};
+    double sums[EACH][EACH];
+#pragma unroll
+    for (int u = 0; u < EACH; u++)
+#pragma unroll
+        for (int v = 0; v < EACH; v++)
+            sums[u][v] = 0.0;
     for (int k0 = 0; k0 < n; k0 += 16)
     {
-        for (int e = threadIdx.x; e < 512; e += 256)
+        for (int e = threadIdx.x; e < side * 16; e += 256)
         {
-            int i = LEFT_DOWN ? e & 31 : e >> 4, k = LEFT_DOWN ? e >> 5 : e & 15;
+            int i = LEFT_DOWN ? e % side : e >> 4, k = LEFT_DOWN ? e / side : e & 15;
             a[i][k] = top + i < n && k0 + k < n ? left(top + i, k0 + k) : 0.0;
-            int j = RIGHT_DOWN ? e >> 4 : e & 31, l = RIGHT_DOWN ? e & 15 : e >> 5;
+            int j = RIGHT_DOWN ? e >> 4 : e % side, l = RIGHT_DOWN ? e & 15 : e / side;
             b[l][j] = k0 + l < n && leftCol + j < n ? right(k0 + l, leftCol + j) : 0.0;
         }
         __syncthreads();
 #pragma unroll
         for (int k = 0; k < 16; k++)
-        {
-            sums[0][0] = fma(a[y][k], b[k][x], sums[0][0]);
-            sums[0][1] = fma(a[y][k], b[k][x + 16], sums[0][1]);
-            sums[1][0] = fma(a[y + 16][k], b[k][x], sums[1][0]);
-            sums[1][1] = fma(a[y + 16][k], b[k][x + 16], sums[1][1]);
-        }
+#pragma unroll
+            for (int u = 0; u < EACH; u++)
+#pragma unroll
+                for (int v = 0; v < EACH; v++)
+                    sums[u][v] = fma(a[y + u * 16][k], b[k][x + v * 16], sums[u][v]);
         __syncthreads();
     }
 #pragma unroll
-    for (int u = 0; u < 2; u++)
+    for (int u = 0; u < EACH; u++)
 #pragma unroll
-        for (int v = 0; v < 2; v++)
+        for (int v = 0; v < EACH; v++)
             if (top + y + u * 16 < n && leftCol + x + v * 16 < n)
                 store(top + y + u * 16, leftCol + x + v * 16, sums[u][v]);
 }
 
 /// work = ½(r + I)ᵀ·dr. With cayley_backward_second: dx += ½(r + I)ᵀ·dr·(r + I)ᵀ, since (I − x)⁻¹ = (r + I)/2.
 /// Reads 8·n² bytes a matrix and row of tiles, writes 8·n².
-KERNEL_OF(256, 2) cayley_backward_first(double *work, const float *PLAIN dr, const float *PLAIN r, int n)
+KERNEL_OF(256, 4) cayley_backward_first(double *work, const float *PLAIN dr, const float *PLAIN r, int n)
 {
     int tiles = (n + 31) >> 5;
     i64 start = (i64)blockIdx.y * n * n;
-    product_tile<true, false>(
+    product_tile<2, true, false>(
         n, (blockIdx.x / tiles) * 32, (blockIdx.x % tiles) * 32, [&](int i, int k) { return (double)r[start + (i64)k * n + i] + (i == k ? 1.0 : 0.0); },
         [&](int k, int j) { return (double)dr[start + (i64)k * n + j]; }, [&](int i, int j, double sum) { work[start + (i64)i * n + j] = 0.5 * sum; });
 }
 /// dx += work·(r + I)ᵀ. Reads 12·n² bytes a matrix and row of tiles, writes 4·n².
-KERNEL_OF(256, 2) cayley_backward_second(float *dx, const double *PLAIN work, const float *PLAIN r, int n)
+KERNEL_OF(256, 4) cayley_backward_second(float *dx, const double *PLAIN work, const float *PLAIN r, int n)
 {
     int tiles = (n + 31) >> 5;
     i64 start = (i64)blockIdx.y * n * n;
-    product_tile<false, true>(
+    product_tile<2, false, true>(
         n, (blockIdx.x / tiles) * 32, (blockIdx.x % tiles) * 32, [&](int i, int k) { return work[start + (i64)i * n + k]; },
         [&](int k, int j) { return (double)r[start + (i64)j * n + k] + (j == k ? 1.0 : 0.0); }, [&](int i, int j, double sum) { dx[start + (i64)i * n + j] += (float)sum; });
 }
@@ -345,9 +350,9 @@ KERNEL_OF(256, 2) cayley_backward_second(float *dx, const double *PLAIN work, co
 /// c = a·b, or c += a·b, [n, n] in double, by the whole block; ends with a barrier.
 __device__ __forceinline__ void block_product(double *c, const double *a, const double *b, int n, int accumulate)
 {
-    for (int top = 0; top < n; top += 32)
-        for (int left = 0; left < n; left += 32)
-            product_tile<false, false>(
+    for (int top = 0; top < n; top += 64)
+        for (int left = 0; left < n; left += 64)
+            product_tile<4, false, false>(
                 n, top, left, [&](int i, int k) { return a[(i64)i * n + k]; }, [&](int k, int j) { return b[(i64)k * n + j]; },
                 [&](int i, int j, double sum) { c[(i64)i * n + j] = accumulate ? c[(i64)i * n + j] + sum : sum; });
     __syncthreads();

@@ -143,14 +143,14 @@ internal static partial class KernelCases
         yield return new($"{batch} × 64 × 64", g => g.Backend.CayleyBackward(g.Zeros(all), g.Signed(all), g.Signed(all), 64, batch),
             ("cayley_backward_first", new Floor(8 * all, 8 * all, (16 * all) + (8 * all))), ("cayley_backward_second", new Floor(16 * all, 4 * all, (24 * all) + (8 * all))));
         // A norm of 25.6 takes powers up to the fourth, four terms and five squarings. Doubles that pass for an element: up to 64 × 64 a power is written
-        // once and read by every polynomial that has it; beyond, products ask for both operands once a row or column of tiles of 32, and add to what a
+        // once and read by every polynomial that has it; beyond, products ask for both operands once a row or column of tiles of 64, and add to what a
         // polynomial has written.
         const int powers = 4, terms = 4, squarings = 5;
         foreach (int n in new[] { 64, 96 })
         {
             int count = n == 64 ? batch : 1;
             long size = (long)n * n * count;
-            double product = (2 * Ceil(n, 32)) + 1, polynomial = powers + ((terms - 1) * (powers - 1)), forward, backward;
+            double product = (2 * Ceil(n, 64)) + 1, polynomial = powers + ((terms - 1) * (powers - 1)), forward, backward;
             if (n == 64)
                 (forward, backward) = (powers + polynomial, 2 * (powers + polynomial));
             else
@@ -202,10 +202,14 @@ internal static partial class KernelCases
         yield return new($"{shape}, width {Hidden}", g => g.Backend.CombineBackward(g.Zeros(pairs * Hidden), g.Zeros(pairs), g.Signed(Rows * Hidden), g.Signed(pairs * Hidden), g.Ints(place), g.Positive(pairs), Rows, chosen, Hidden),
             ("combine_backward_x", new Floor((4 * Rows * Hidden) + (4 * pairs * Hidden) + (8 * pairs), 4 * pairs * Hidden, (4 * Rows * Hidden) + (8 * pairs * Hidden) + (8 * pairs * Ceil(Hidden, 32)))),
             ("combine_backward_weights", new Floor((4 * Rows * Hidden) + (4 * pairs * Hidden), 4 * pairs, 8 * pairs * Hidden)));
-        // With top-k the row is read twice: what is −∞ is known only when all of it has been seen, and a row of Qwen3's vocabulary is 0.6 MB.
+        // What is −∞ is known only when all of a row has been seen, and a row of Qwen3's vocabulary is 0.6 MB: with top-k it is read twice, with top-p alone
+        // three times (sum, mass, scores), with min-p alone twice. Logits of a model are peaked: the low temperature leaves some 400 tokens to top-p.
         const int vocabulary = 16384;
         yield return new($"1 × {vocabulary}, greedy", g => Sample(g, vocabulary, new SampleRow { RepetitionPenalty = 1, Temperature = 1, TopP = 1 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary)));
         yield return new($"1 × {vocabulary}, top-k and top-p", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.8f, TopP = 0.9f, TopK = 50 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary, 12 * vocabulary)));
+        yield return new($"1 × {vocabulary}, drawn", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.8f, TopP = 1 }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary)));
+        yield return new($"1 × {vocabulary}, top-p", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.01f, TopP = 0.9f }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary, 16 * vocabulary)));
+        yield return new($"1 × {vocabulary}, min-p", g => Sample(g, vocabulary, new SampleRow { Sample = 1, RepetitionPenalty = 1, Temperature = 0.01f, TopP = 1, MinP = 0.1f }), ("sample", new Floor(4 * vocabulary, 4 * vocabulary, 12 * vocabulary)));
     }
 
     private static void Sample(EmulatedGpu g, int n, SampleRow row)

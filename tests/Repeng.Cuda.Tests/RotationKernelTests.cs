@@ -1,5 +1,8 @@
 using Repeng.Kernels;
 using Repeng.Kernels.Cpu;
+using Repeng.Kernels.Cuda;
+using Repeng.PtxEmulator;
+using Repeng.PtxEmulator.Driver;
 using Repeng.Testing;
 
 namespace Repeng.Cuda.Tests;
@@ -88,6 +91,26 @@ public sealed class RotationKernelTests
         gpu.Run("rotation", "cayley_forward_global", (1, 1, 1), 256, PanelBytes(n), r, gpu.Upload(x), gpu.Empty<double>(n * n), status, n);
         Assert.Equal(0, gpu.Read<int>(status, 1)[0]);
         Close.To(2e-7, gpu.Read(r, n * n), memory.Read(rotated), "Cayley");
+    }
+
+    /// <summary>What a block has, 163 KiB here, counts what the kernel declares itself.</summary>
+    [Theory]
+    [InlineData(143, "cayley_forward_shared")]
+    [InlineData(144, "cayley_forward_global")]
+    public void TheLargestThatFitsIsLaunchedInSharedMemory(int n, string kernel)
+    {
+        using var driver = new EmulatedCudaDriver(new EmulatorOptions { CheckGlobalRaces = false, CheckSharedRaces = false, CheckInitialization = false });
+        List<string> launched = [];
+        driver.Device.LaunchCompleted = launch => launched.Add(launch.Kernel);
+        using CudaBackend gpu = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose());
+        using var cpu = new CpuBackend(1);
+        using TestMemory here = new(cpu), there = new(gpu);
+        float[] x = Skew(n, 1, 0.3, 6);
+        View expected = here.Empty(n * n), rotated = there.Empty(n * n);
+        cpu.CayleyForward(expected, here.Of(x), n, 1);
+        gpu.CayleyForward(rotated, there.Of(x), n, 1);
+        Assert.Equal([kernel], launched);
+        Close.To(2e-7, there.Read(rotated), here.Read(expected), "Cayley");
     }
 
     [Fact]

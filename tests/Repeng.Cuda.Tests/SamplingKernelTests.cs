@@ -31,15 +31,22 @@ public sealed class SamplingKernelTests
     [MemberData(nameof(Settings))]
     public void ChoosesWhatTheCpuChooses(SamplingSettings settings) => Compare(settings, 1500, 3, 0);
 
-    /// <summary>Rows that are and are not whole 16 bytes; more candidates for top-k than the list takes (scores so near each other that their keys begin alike); more kept than it takes.</summary>
+    /// <summary>Rows that are and are not whole 16 bytes; more candidates for top-k or top-p than the list takes (scores so near each other that their keys begin alike); more kept than it takes.</summary>
     [Theory]
-    [InlineData(9000, 40, 3, 0)]
-    [InlineData(9001, 40, 3, 0)]
-    [InlineData(9000, 40, 0.01, 1.5)]
-    [InlineData(9001, 700, 3, 0)]
-    [InlineData(6000, 513, 0.5, -9)]
-    public void ListsOfTopKMayBeTooShort(int n, int topK, double spread, double centre)
-        => Compare(new SamplingSettings { Sample = true, Seed = 3, TopK = topK, TopP = 0.9f, MinP = 0.001f, Temperature = 0.8f, RepetitionPenalty = 1.1f }, n, spread, centre);
+    [InlineData(9000, 40, 0.9, 0.001, 3, 0)]
+    [InlineData(9001, 40, 0.9, 0.001, 3, 0)]
+    [InlineData(9000, 40, 0.9, 0.001, 0.01, 1.5)]
+    [InlineData(9001, 700, 0.9, 0.001, 3, 0)]
+    [InlineData(6000, 513, 1, 0, 0.5, -9)]
+    [InlineData(9000, 0, 0.9, 0, 6, 0)]
+    [InlineData(9001, 0, 0.9, 0.01, 6, 2)]
+    [InlineData(9000, 0, 0.5, 0.001, 0.01, 1.5)]
+    [InlineData(9000, 0, 0.9, 0, 1, 0)]
+    [InlineData(9001, 0, 1, 0.02, 3, 0)]
+    [InlineData(9000, 0, 1, 0, 2, 0)]
+    [InlineData(9001, 0, 1, 0, 2, 0)]
+    public void ListsMayBeTooShort(int n, int topK, double topP, double minP, double spread, double centre)
+        => Compare(new SamplingSettings { Sample = true, Seed = 3, TopK = topK, TopP = (float)topP, MinP = (float)minP, Temperature = 0.8f, RepetitionPenalty = 1.1f }, n, spread, centre);
 
     private static void Compare(SamplingSettings settings, int n, double spread, double centre)
     {
