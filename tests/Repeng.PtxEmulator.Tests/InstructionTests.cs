@@ -152,12 +152,18 @@ public sealed class InstructionTests
     [InlineData("bra nowhere;", "'nowhere' is not declared")]
     [InlineData("ld.global.f32.v2 {%r1}, [%d1];", "1 destinations for a vector of 2")]
     [InlineData("cp.async.bulk.commit_group;", ".bulk")]
+    [InlineData("setp.lt.f16x2 %p, %r1, %r1;", "two predicates")]
+    [InlineData("set.lt.f16x2.bf16x2 %r1, %r1, %r1;", ".f16x2 is not known here")]
+    [InlineData("lop3.or.b32 %r1, %r1, %r1, %r1, 0x80, %p;", "predicate beside the destination")]
+    [InlineData("elect.sync %r1, -1;", "predicate beside the destination")]
+    [InlineData("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%r1], {%r1};", "1 values for 2 matrices")]
+    [InlineData("createpolicy.fractional.b64 %d1;", "priority is missing")]
     [InlineData("add.s32 %r1, %r1, 5", "';'")]
     [InlineData("call (%r1), nobody, (%r1);", "call of something unknown")]
     public void Refuses_what_it_does_not_know(string instruction, string says)
     {
         using var gpu = new Gpu();
-        PtxSyntaxException error = Assert.Throws<PtxSyntaxException>(() => gpu.Load($".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k()\n{{\n.reg .b32 %r<4>; .reg .b64 %d<4>;\n{instruction}\nret;\n}}\n").GetFunction("k"));
+        PtxSyntaxException error = Assert.Throws<PtxSyntaxException>(() => gpu.Load($".version 7.8\n.target sm_80\n.address_size 64\n.visible .entry k()\n{{\n.reg .b32 %r<4>; .reg .b64 %d<4>; .reg .pred %p;\n{instruction}\nret;\n}}\n").GetFunction("k"));
         Assert.Contains(says, error.Message);
         Assert.InRange(error.Line, 7, 8);
     }

@@ -147,6 +147,47 @@ public sealed class WarpTests
 
     [Theory]
     [MemberData(nameof(Both))]
+    public void Matrices_to_shared_memory(bool compile)
+    {
+        // The lanes' numbers 2i and 2i + 1 are an 8×8 matrix row by row; the second matrix has 100 more. Then lane i reads word i of what was stored, and of the second matrix.
+        const string values = "shl.b32 %r1, %lane, 1;\nadd.s32 %r2, %r1, 1;\nshl.b32 %r2, %r2, 16;\nor.b32 %r1, %r1, %r2;\nadd.s32 %r2, %r1, 0x640064;\nmov.u32 %r0, tile;\nshl.b32 %r3, %lane, 4;\nadd.s32 %r3, %r0, %r3;\nshl.b32 %r4, %lane, 2;\nadd.s32 %r4, %r0, %r4;\n";
+        const string read = "\nbar.warp.sync -1;\nld.shared.u32 %y, [%r4];";
+        Assert.Equal(Each(i => (uint)((2 * i) | (((2 * i) + 1) << 16))), Run(compile, values + "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r3], {%r1};" + read, s_x));
+        Assert.Equal(Each(i => (uint)((100 + (2 * i)) | ((101 + (2 * i)) << 16))), Run(compile, values + "stmatrix.sync.aligned.m8n8.x2.shared.b16 [%r3], {%r1, %r2};\nadd.s32 %r4, %r4, 128;" + read, s_x));
+        // By columns: word i of the memory holds elements (2j, row) and (2j + 1, row) of the lanes' matrix, row = i / 4, j = i % 4.
+        uint[] transposed = Each(i => (uint)(((i % 4 * 2 * 8) + (i / 4)) | ((((i % 4 * 2) + 1) * 8) + (i / 4)) << 16));
+        Assert.Equal(transposed, Run(compile, values + "stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%r3], {%r1};" + read, s_x));
+        Assert.Equal(Each(i => (uint)((2 * i) | (((2 * i) + 1) << 16))),
+            Run(compile, values + "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r3], {%r2, %r2, %r2, %r1};\nbar.warp.sync -1;\nldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r5, %r6, %r7, %y}, [%r3];", s_x));
+        Assert.Throws<MisalignedAccessException>(() => Run(compile, values + "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r3+8], {%r1};", s_x));
+        Assert.Throws<OutOfBoundsException>(() => Run(compile, values + "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r3+1024], {%r1};", s_x));
+        Assert.Throws<InactiveLaneException>(() => Run(compile, values + "@%p stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r3], {%r1};", s_x));
+        Assert.Throws<SharedRaceException>(() => Run(compile, values + "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r0], {%r1};", s_x));
+    }
+
+    [Theory]
+    [MemberData(nameof(Both))]
+    public void Leaders_and_what_changes_no_result(bool compile)
+    {
+        Assert.Equal(Each(i => i == 0 ? 100u : 0), Run(compile, "elect.sync %y|%q0, -1;\n@%q0 add.s32 %y, %y, 100;", s_x));
+        Assert.Equal(Each(i => i is 4 ? 104u : i is > 4 and < 8 ? 4u : 7), Run(compile, "mov.u32 %y, 7;\nshr.u32 %r1, %lane, 2;\nsetp.eq.u32 %q1, %r1, 1;\n@!%q1 bra $OUT;\nelect.sync %y|%q0, 240;\n@%q0 add.s32 %y, %y, 100;\n$OUT:", s_x));
+        Assert.Throws<InactiveLaneException>(() => Run(compile, "@%p elect.sync %y|%q0, -1;", s_x));
+        Assert.Equal(Each(i => s_x[i] + 1), Run(compile, """
+            griddepcontrol.wait;
+            createpolicy.fractional.L2::evict_last.L2::evict_unchanged.b64 %d0, 0.5;
+            createpolicy.fractional.L2::evict_first.b64 %d1;
+            createpolicy.range.global.L2::evict_last.b64 %d2, [%in], 4, 128;
+            ld.global.L1::no_allocate.L2::cache_hint.u32 %r0, [%in], %d0;
+            st.global.L2::cache_hint.u32 [%out], %r0, %d1;
+            applypriority.global.L2::evict_normal [%out], 128;
+            ld.mmio.relaxed.sys.global.u32 %y, [%out];
+            add.s32 %y, %y, 1;
+            griddepcontrol.launch_dependents;
+            """, s_x));
+    }
+
+    [Theory]
+    [MemberData(nameof(Both))]
     public void Carries_special_registers_and_address_spaces(bool compile)
     {
         Assert.Equal(Each(i => (uint)((s_x[i] + 0xffff_fff0ul) >> 32)), Run(compile, "add.cc.u32 %r0, %x, 0xfffffff0;\naddc.u32 %y, 0, 0;", s_x));

@@ -76,13 +76,16 @@ internal sealed class Interpreter : IExecutor
             case Op.LdMatrix:
                 MatrixInstructions.LoadMatrix(warp, i, mask);
                 return;
+            case Op.StMatrix:
+                MatrixInstructions.StoreMatrix(warp, i, mask);
+                return;
             case Op.MovMatrix:
                 MatrixInstructions.Transpose(warp, i, mask);
                 return;
             case Op.Mma:
                 MatrixInstructions.Multiply(warp, i, mask);
                 return;
-            case Op.Shfl or Op.Vote or Op.Match or Op.Redux or Op.ActiveMask or Op.WarpSync:
+            case Op.Shfl or Op.Vote or Op.Match or Op.Redux or Op.Elect or Op.ActiveMask or Op.WarpSync:
                 WarpInstructions.Execute(warp, i, mask);
                 return;
             case Op.Membar:
@@ -105,9 +108,18 @@ internal sealed class Interpreter : IExecutor
         switch (i.Op)
         {
             case Op.Setp when d.Length > 1:
-                bool compared = Scalar.Compares(i, a, b), third = (c & 1) != 0;
-                warp.Write(d[0], lane, Combine(i.Combine, compared, third));
-                warp.Write(d[1], lane, Combine(i.Combine, !compared, third));
+                // Of halves each has its predicate; else the second is the first's opposite.
+                bool halves = i.SourceType.IsPacked(), third = (c & 1) != 0;
+                PtxType compared = halves ? i.SourceType.Half() : i.SourceType;
+                bool one = Scalar.Compares(i, compared, halves ? a & 0xffff : a, halves ? b & 0xffff : b), other = halves ? Scalar.Compares(i, compared, a >> 16 & 0xffff, b >> 16 & 0xffff) : !one;
+                warp.Write(d[0], lane, Combine(i.Combine, one, third));
+                warp.Write(d[1], lane, Combine(i.Combine, other, third));
+                return;
+            case Op.Lop3 when d.Length > 1:
+                ulong logic = Scalar.Evaluate(i, a, b, c, s[3].Bits);
+                bool with = (warp.Read(s[4], lane) & 1) != 0;
+                warp.Write(d[0], lane, logic);
+                warp.Write(d[1], lane, Combine(i.Combine, logic != 0, with));
                 return;
             case Op.AddCC or Op.SubCC or Op.MadCC or Op.AddC or Op.SubC or Op.MadC:
                 bool carries = i.Op is Op.AddC or Op.SubC or Op.MadC;

@@ -47,6 +47,38 @@ internal static unsafe class MatrixInstructions
             MemoryInstructions.Count(warp, Space.Shared, addresses, count == 32 ? uint.MaxValue : (1u << count) - 1, 16, write: false);
     }
 
+    /// <summary>stmatrix, sm_90: what ldmatrix reads, written.</summary>
+    public static void StoreMatrix(Warp warp, Instruction i, uint mask)
+    {
+        NeedAll(warp, i, mask);
+        byte** rows = stackalloc byte*[32];
+        Span<ulong> addresses = stackalloc ulong[Warp.Lanes];
+        int count = 8 * i.Count;
+        for (int lane = 0; lane < count; lane++)
+        {
+            addresses[lane] = MemoryUnit.AddressOf(warp, i.Address, i.Offset, lane);
+            if (i.Space == Space.Generic && addresses[lane] is < Memory.DeviceMemory.SharedWindow or >= Memory.DeviceMemory.LocalWindow)
+                throw new OutOfBoundsException($"stmatrix to 0x{addresses[lane]:x}, which is no shared memory", Faults.Site(warp, i, 1u << lane), addresses[lane]);
+            rows[lane] = MemoryUnit.Access(warp, i, lane, i.Space, addresses[lane], 16, AccessKind.Write);
+        }
+
+        // Twice: a row that another overwrote with something else shows the second time.
+        for (int pass = 0; pass < 2; pass++)
+            for (int k = 0; k < 64 * i.Count; k++)
+            {
+                int matrix = k / 64, row = k / 8 % 8, column = k % 8, along = i.Transposed ? row : column, across = i.Transposed ? column : row;
+                ushort value = (ushort)(warp.Read(i.Sources[matrix], (4 * across) + (along / 2)) >> (16 * (along & 1)));
+                ref ushort at = ref ((ushort*)rows[(8 * matrix) + row])[column];
+                if (pass == 0)
+                    at = value;
+                else if (at != value)
+                    MemoryInstructions.SameInstruction(warp, i, (8 * matrix) + row, addresses[(8 * matrix) + row]);
+            }
+
+        if (warp.Block.Grid.Options.CountMemory)
+            MemoryInstructions.Count(warp, Space.Shared, addresses, count == 32 ? uint.MaxValue : (1u << count) - 1, 16, write: true);
+    }
+
     public static void Transpose(Warp warp, Instruction i, uint mask)
     {
         NeedAll(warp, i, mask);

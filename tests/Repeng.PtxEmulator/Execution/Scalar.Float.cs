@@ -175,7 +175,18 @@ internal static partial class Scalar
 
     private static ulong SetCompare(Instruction i, ulong a, ulong b, ulong c)
     {
-        bool result = Compares(i, a, b);
+        if (i.SourceType.IsPacked())
+        {
+            PtxType half = i.SourceType.Half();
+            return Pack(SetCompare(i, half, a & 0xffff, b & 0xffff, c), SetCompare(i, half, a >> 16 & 0xffff, b >> 16 & 0xffff, c));
+        }
+
+        return SetCompare(i, i.SourceType, a, b, c);
+    }
+
+    private static ulong SetCompare(Instruction i, PtxType type, ulong a, ulong b, ulong c)
+    {
+        bool result = Compares(i, type, a, b);
         bool third = (c & 1) != 0;
         result = i.Combine switch { Mode.And => result & third, Mode.Or => result | third, Mode.Xor => result ^ third, _ => result };
         if (i.Op == Op.Setp)
@@ -183,16 +194,15 @@ internal static partial class Scalar
         return i.Type switch
         {
             PtxType.F32 => result ? Floats.Bits(1f) : 0,
-            PtxType.F16 => result ? 0x3c00ul : 0,
-            PtxType.BF16 => result ? 0x3f80ul : 0,
+            PtxType.F16 or PtxType.F16x2 => result ? 0x3c00ul : 0,
+            PtxType.BF16 or PtxType.BF16x2 => result ? 0x3f80ul : 0,
             _ => result ? Truncate(ulong.MaxValue, i.Type) : 0,
         };
     }
 
     /// <summary>The comparison alone, without what it is combined with.</summary>
-    public static bool Compares(Instruction i, ulong a, ulong b)
+    public static bool Compares(Instruction i, PtxType type, ulong a, ulong b)
     {
-        PtxType type = i.SourceType;
         if (!type.IsFloat())
         {
             long x = Extend(a, type), y = Extend(b, type);

@@ -13,6 +13,14 @@ internal static class WarpInstructions
             case Op.ActiveMask:
                 ForEach(mask, lane => warp.Write(i.Destinations[0], lane, mask));
                 return;
+            case Op.Elect:
+                int leader = BitOperations.TrailingZeroCount(Members(warp, i, mask, 0));
+                ForEach(mask, lane =>
+                {
+                    warp.Write(i.Destinations[0], lane, (ulong)leader);
+                    warp.Write(i.Destinations[1], lane, lane == leader ? 1ul : 0);
+                });
+                return;
             case Op.WarpSync:
                 // Of some lanes only: taken as one of all, which calls nothing a race that is none.
                 Members(warp, i, mask, 0);

@@ -16,7 +16,7 @@ internal sealed partial class Decoder
                 if (_m.Take("cc"))
                     return Carry(add ? Op.AddCC : Op.SubCC, true, 2);
                 FloatFlags();
-                return Plain(add ? Op.Add : Op.Sub, Numeric(), 2);
+                return Plain(add ? Op.Add : Op.Sub, Numeric(packedIntegers: add), 2);
             case "addc":
                 return Carry(Op.AddC, _m.Take("cc"), 2);
             case "subc":
@@ -130,10 +130,7 @@ internal sealed partial class Decoder
                 };
                 return Plain(Op.Prmt, permuted, 3);
             case "lop3":
-                PtxType triple = _m.Type();
-                Only(triple, PtxType.B32);
-                Plain(Op.Lop3, triple, 4);
-                return _i.Sources[3].Kind == ValueKind.Immediate ? true : throw _m.Error("the table of lop3 must be a constant");
+                return TripleLogic();
             case "setp" or "set":
                 return SetCompare();
             case "selp":
@@ -172,6 +169,31 @@ internal sealed partial class Decoder
             default:
                 return false;
         }
+    }
+
+    /// <summary>lop3.b32 d, a, b, c, table; lop3.or.b32 d|p, a, b, c, table, q: the predicate is (d ≠ 0) or q.</summary>
+    private bool TripleLogic()
+    {
+        _i.Combine = _m.Any("or", "and") switch { "or" => Mode.Or, "and" => Mode.And, _ => Mode.None };
+        PtxType type = _m.Type();
+        Only(type, PtxType.B32);
+        if (_i.Combine == Mode.None)
+        {
+            Plain(Op.Lop3, type, 4);
+        }
+        else
+        {
+            Count(6, 6);
+            _i.Op = Op.Lop3;
+            _i.Type = type;
+            Operand both = syntax.Operands[0];
+            if (both.Second is null)
+                throw _m.Error("a predicate beside the destination is missing");
+            _i.Destinations = [Destination(both with { Second = null }, type), Destination(both.Second, PtxType.Pred)];
+            _i.Sources = [Source(1, type), Source(2, type), Source(3, type), Source(4, type), Source(5, PtxType.Pred)];
+        }
+
+        return _i.Sources[3].Kind == ValueKind.Immediate ? true : throw _m.Error("the table of lop3 must be a constant");
     }
 
     private void FloatFlags()
@@ -304,8 +326,15 @@ internal sealed partial class Decoder
         _i.SourceType = type;
         Operand first = syntax.Operands[0];
         _i.Destinations = first.Second is null ? [Destination(first, destination)] : [Destination(first, destination), Destination(first.Second, destination)];
-        if (type.IsPacked() && !predicate)
-            throw _m.Error("set of packed types is not supported");
+        if (type.IsPacked())
+        {
+            Only(type, PtxType.F16x2, PtxType.BF16x2);
+            if (predicate && first.Second is null)
+                throw _m.Error("a comparison of two halves gives two predicates");
+            if (!predicate)
+                Only(destination, type, PtxType.U32, PtxType.S32);
+        }
+
         _i.Sources = [Source(1, type), Source(2, type)];
         if (_i.Combine != Mode.None)
             _i.Sources = [.. _i.Sources, Source(3, PtxType.Pred)];

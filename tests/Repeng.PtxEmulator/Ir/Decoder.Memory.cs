@@ -33,12 +33,29 @@ internal sealed partial class Decoder
                 _i.Op = Op.Prefetch;
                 TakeAddress(0);
                 return true;
+            case "applypriority":
+                _i.Space = _m.Space();
+                _m.Need("L2::evict_normal");
+                Count(2, 2);
+                _i.Op = Op.Prefetch;
+                TakeAddress(0);
+                return true;
+            case "createpolicy":
+                return CachePolicy();
+            case "griddepcontrol":
+                // Launches run one after the other here: nothing to start early, nothing to wait for.
+                _m.Need("launch_dependents", "wait");
+                Count(0, 0);
+                _i.Op = Op.Prefetch;
+                return true;
             case "atom" or "red":
                 return Atomic(_m.Root == "red");
             case "cp":
                 return AsyncCopy();
             case "ldmatrix":
                 return LoadMatrix();
+            case "stmatrix":
+                return StoreMatrix();
             case "movmatrix":
                 _m.Need("sync");
                 _m.Need("aligned");
@@ -242,6 +259,47 @@ internal sealed partial class Decoder
         if (_i.Destinations.Length != _i.Count)
             throw _m.Error($"{_i.Destinations.Length} destinations for {_i.Count} matrices");
         TakeAddress(1);
+        return true;
+    }
+
+    private bool StoreMatrix()
+    {
+        _m.Need("sync");
+        _m.Need("aligned");
+        _m.Need("m8n8");
+        _i.Count = _m.Need("x1", "x2", "x4")[1] - '0';
+        _i.Transposed = _m.Take("trans");
+        _i.Space = _m.Space();
+        PtxType type = _m.Type();
+        Only(type, PtxType.B16);
+        Count(2, 2);
+        _i.Op = Op.StMatrix;
+        _i.Type = PtxType.B32;
+        TakeAddress(0);
+        _i.Sources = Elements(1, PtxType.B32, destination: false, wider: false);
+        if (_i.Sources.Length != _i.Count)
+            throw _m.Error($"{_i.Sources.Length} values for {_i.Count} matrices");
+        return true;
+    }
+
+    /// <summary>createpolicy: what a policy says changes no result, so that any value stands for it.</summary>
+    private bool CachePolicy()
+    {
+        bool range = _m.Need("fractional", "range") == "range";
+        if (range)
+            _m.Take("global");
+        int priorities = 0;
+        while (_m.Any("L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict_unchanged") is not null)
+            priorities++;
+        if (priorities is < 1 or > 2)
+            throw _m.Error("a priority is missing");
+        PtxType type = _m.Type();
+        Only(type, PtxType.B64);
+        Count(range ? 4 : 1, range ? 4 : 2);
+        _i.Op = Op.Mov;
+        _i.Type = type;
+        _i.Destinations = [Destination(syntax.Operands[0], type)];
+        _i.Sources = [Value.Of(0)];
         return true;
     }
 

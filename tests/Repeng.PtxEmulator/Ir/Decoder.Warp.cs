@@ -35,6 +35,18 @@ internal sealed partial class Decoder
                 PtxType reduced = _m.Type();
                 Only(reduced, PtxType.U32, PtxType.S32, PtxType.B32);
                 return Plain(Op.Redux, reduced, 2);
+            case "elect":
+                // elect.sync d|p, members: the lowest lane of the members leads.
+                _m.Need("sync");
+                Count(2, 2);
+                _i.Op = Op.Elect;
+                _i.Type = PtxType.B32;
+                Operand elected = syntax.Operands[0];
+                if (elected.Second is null)
+                    throw _m.Error("a predicate beside the destination is missing");
+                _i.Destinations = [Destination(elected with { Second = null }, PtxType.B32), Destination(elected.Second, PtxType.Pred)];
+                _i.Sources = [Source(1, PtxType.B32)];
+                return true;
             case "activemask":
                 PtxType mask = _m.Type();
                 Only(mask, PtxType.B32);

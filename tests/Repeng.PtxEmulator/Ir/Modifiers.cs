@@ -81,15 +81,21 @@ internal sealed class Modifiers
         _ => Syntax.Space.Generic,
     };
 
-    public Semantics Semantics() => Any("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "sc", "mmio") switch
+    public Semantics Semantics()
     {
-        "volatile" or "mmio" => Ir.Semantics.Volatile,
-        "relaxed" => Ir.Semantics.Relaxed,
-        "acquire" => Ir.Semantics.Acquire,
-        "release" => Ir.Semantics.Release,
-        "acq_rel" or "sc" => Ir.Semantics.AcquireRelease,
-        _ => Ir.Semantics.Weak,
-    };
+        // .mmio stands beside .relaxed, and orders as .volatile does here.
+        bool device = Take("mmio");
+        string? order = Any("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "sc");
+        return device ? Ir.Semantics.Volatile : order switch
+        {
+            "volatile" => Ir.Semantics.Volatile,
+            "relaxed" => Ir.Semantics.Relaxed,
+            "acquire" => Ir.Semantics.Acquire,
+            "release" => Ir.Semantics.Release,
+            "acq_rel" or "sc" => Ir.Semantics.AcquireRelease,
+            _ => Ir.Semantics.Weak,
+        };
+    }
 
     /// <summary>Cache hints, which change no result. True when a policy operand follows.</summary>
     public bool Hints()

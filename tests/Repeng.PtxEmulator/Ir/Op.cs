@@ -13,8 +13,8 @@ internal enum Op
     Set, Setp, Selp, Slct, Testp, Copysign,
     Rcp, Sqrt, Rsqrt, Sin, Cos, Lg2, Ex2, Tanh,
     Mov, Pack, Unpack, Cvt, CvtPack, Cvta, Isspacep, ReadSpecial,
-    Ld, St, Prefetch, Atom, Red, CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, MovMatrix,
-    Mma, Shfl, Vote, Match, Redux, ActiveMask, WarpSync, Membar, NanoSleep,
+    Ld, St, Prefetch, Atom, Red, CpAsync, CpAsyncCommit, CpAsyncWait, LdMatrix, StMatrix, MovMatrix,
+    Mma, Shfl, Vote, Match, Redux, Elect, ActiveMask, WarpSync, Membar, NanoSleep,
     Bar, Bra, Brx, Exit, Trap,
 }
 
