@@ -6,8 +6,10 @@
 // K and V are read once for the whole group. Products run on the tensor cores with operands split into bf16 parts (mma.cuh):
 // three parts for the scores, which are exponentiated (2⁻²⁴), two for the other products (2⁻¹⁶ of each operand); plain bf16
 // would be off by 1e-2 where 1e-4 is asked for. Sums of a tile are added to fp32 registers with rounding to nearest.
-// headDim is padded to D = 32, 64, 128 or 256 with zeros, in shared memory only. At D = 256 two warps share rows and take
-// half of the columns each, so that sums stay in registers.
+// headDim is padded to D = 32, 64, 128 or 256 with zeros, in shared memory only. At D = 256, and at 128 backward, two warps share rows or
+// keys and take half of the columns each, so that sums stay in registers (by keys at 256: four). At 128 each computes half of the scores and passes
+// P and dS to the other as parts of operands, through shared memory; at 256 each computes all of them.
+// Sixteen keys (rows) of a tile that none of a warp's rows (keys) sees are left out.
 // Deterministic: forward by rows; backward in two kernels without atomics, one that owns keys (dK, dV) and walks over the
 // rows in order, one that owns rows (dQ) and walks over the keys; S is computed in both.
 //
@@ -21,10 +23,10 @@
 //! attention | attention_join | block 128 | grid batch * queryLength * heads | shared 0
 //! attention | attention_delta | block 256 | grid ceil(batch * queryLength * heads / 8) | shared 0
 //! attention | attention_keys_32, attention_keys_64 | block 128 | grid (ceil(keyLength / 64), batch * kvHeads) | shared 768 * D + 256 | dk and dv, either may be null; += with accumulate
-//! attention | attention_keys_128 | block 128 | grid (ceil(keyLength / 32), batch * kvHeads) | shared 65792
+//! attention | attention_keys_128 | block 128 | grid (ceil(keyLength / 32), batch * kvHeads) | shared 73984
 //! attention | attention_keys_256 | block 128 | grid (ceil(keyLength / 16), batch * kvHeads) | shared 65664
 //! attention | attention_queries_32, attention_queries_64 | block 128 | grid (ceil(queryLength * group / 64), batch * kvHeads) | shared 768 * D | dq; += with accumulate
-//! attention | attention_queries_128 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 65536 | dq; += with accumulate
+//! attention | attention_queries_128 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 69632 | dq; += with accumulate
 //! attention | attention_queries_256 | block 128 | grid (ceil(queryLength * group / 32), batch * kvHeads) | shared 98304
 #include "attention.cuh"
 
@@ -41,8 +43,10 @@ template <int KEYS, int D, int THREADS> __device__ __forceinline__ void stage_ke
         tile, [&](int r) { return first + r < end ? x + of.key_offset(first + r) : nullptr; }, of.p.headDim, vector, x);
 }
 
-/// s[j] = the products of 16 lines of a with 8·TILES lines of b along D, both tiles [line][D], in PARTS parts.
-template <int D, int PARTS, int TILES> __device__ __forceinline__ void dot_products(float (&s)[TILES][4], const u8 *a, int lineA, const u8 *b, int lineB)
+/// Every pair of eight lines of TILES · 8.
+template <int TILES> __device__ __forceinline__ constexpr unsigned all_pairs() { return (1u << (TILES / 2)) - 1; }
+
+template <int D, int PARTS, int TILES, bool ALL> __device__ __forceinline__ void dot_products_of(float (&s)[TILES][4], const u8 *a, int lineA, const u8 *b, int lineB, unsigned seen)
 {
 #pragma unroll
     for (int j = 0; j < TILES; j++)
@@ -57,12 +61,36 @@ template <int D, int PARTS, int TILES> __device__ __forceinline__ void dot_produ
 #pragma unroll
         for (int j = 0; j < TILES; j += 2)
         {
+            if (!ALL && (seen >> (j >> 1) & 1) == 0)
+                continue;
             unsigned bf[2][PARTS][2];
             read_b<true, D>(b, 0.0f, lineB + j * 8, k, bf);
             mma_parts(s[j], af, bf[0]);
             mma_parts(s[j + 1], af, bf[1]);
         }
     }
+}
+
+/// s[j] = the products of 16 lines of a with 8·TILES lines of b along D, both tiles [line][D], in PARTS parts; 0 for pairs of eight lines
+/// whose bit of `seen` is 0. The bits are the warp's.
+template <int D, int PARTS, int TILES> __device__ __forceinline__ void dot_products(float (&s)[TILES][4], const u8 *a, int lineA, const u8 *b, int lineB, unsigned seen)
+{
+    if (TILES == 2 || seen == all_pairs<TILES>())
+    {
+        // One pair: seen or not as a whole.
+        if (TILES == 2 && seen == 0)
+        {
+#pragma unroll
+            for (int j = 0; j < TILES; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    s[j][e] = 0.0f;
+            return;
+        }
+        dot_products_of<D, PARTS, TILES, true>(s, a, lineA, b, lineB, seen);
+    }
+    else
+        dot_products_of<D, PARTS, TILES, false>(s, a, lineA, b, lineB, seen);
 }
 
 /// Sums of 16 lines and 8·TILES columns as the A operand of a product over those columns, split.
@@ -81,10 +109,10 @@ template <int TILES> __device__ __forceinline__ void as_operand(unsigned (&a)[TI
         }
 }
 
-/// sum = sum·factor + a·b, b a tile [k][D] of 8·TILES lines of which COLS columns from `col` on are taken; factor is one number for
-/// the rows g and one for g + 8.
-template <int D, int COLS, int TILES>
-__device__ __forceinline__ void add_product(float (&sum)[COLS / 8][4], const unsigned (&a)[TILES / 2][2][4], const u8 *b, int col, float factor0, float factor1)
+/// sum = sum·factor + a·b, b a tile [k][D] of 8·TILES lines of which COLS columns from `col` on are taken; sixteen lines whose bit of `seen` is 0
+/// are left out. factor is one number for the rows g and one for g + 8.
+template <int D, int COLS, int TILES, bool ALL>
+__device__ __forceinline__ void add_product_of(float (&sum)[COLS / 8][4], const unsigned (&a)[TILES / 2][2][4], const u8 *b, int col, float factor0, float factor1, unsigned seen)
 {
 #pragma unroll
     for (int j = 0; j < COLS / 8; j += 2)
@@ -93,6 +121,8 @@ __device__ __forceinline__ void add_product(float (&sum)[COLS / 8][4], const uns
 #pragma unroll
         for (int k = 0; k < TILES / 2; k++)
         {
+            if (!ALL && (seen >> k & 1) == 0)
+                continue;
             unsigned bf[2][2][2];
             read_b<false, D>(b, 0.0f, col + j * 8, k * 16, bf);
             mma_parts(part[0], a[k], bf[0]);
@@ -106,6 +136,36 @@ __device__ __forceinline__ void add_product(float (&sum)[COLS / 8][4], const uns
             sum[j + n][2] = fma(sum[j + n][2], factor1, part[n][2]);
             sum[j + n][3] = fma(sum[j + n][3], factor1, part[n][3]);
         }
+    }
+}
+template <int D, int COLS, int TILES>
+__device__ __forceinline__ void add_product(float (&sum)[COLS / 8][4], const unsigned (&a)[TILES / 2][2][4], const u8 *b, int col, float factor0, float factor1, unsigned seen)
+{
+    if (seen == all_pairs<TILES>())
+        add_product_of<D, COLS, TILES, true>(sum, a, b, col, factor0, factor1, seen);
+    else
+        add_product_of<D, COLS, TILES, false>(sum, a, b, col, factor0, factor1, seen);
+}
+
+/// P or dS of 16 lines and 16 columns as their warp's lanes hold them, split, for the warp beside it: 1 KiB of shared memory.
+__device__ __forceinline__ void pass(uint4 *to, const unsigned (&a)[2][4])
+{
+    int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int part = 0; part < 2; part++)
+        to[part * 32 + lane] = make_uint4(a[part][0], a[part][1], a[part][2], a[part][3]);
+}
+__device__ __forceinline__ void take(unsigned (&a)[2][4], const uint4 *from)
+{
+    int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int part = 0; part < 2; part++)
+    {
+        uint4 v = from[part * 32 + lane];
+        a[part][0] = v.x;
+        a[part][1] = v.y;
+        a[part][2] = v.z;
+        a[part][3] = v.w;
     }
 }
 
@@ -186,6 +246,8 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
     bool vectorQ = of.vector(p.q, p.q), vectorKv = of.vector(p.k, p.v);
     int row0 = start + line + g, row1 = row0 + 8;
     int query0 = of.query(smaller(row0, of.rows - 1)), query1 = of.query(smaller(row1, of.rows - 1));
+    // The warp's rows see keys from `from` to `highest`.
+    int from = of.lowest_key(of.query(smaller(start + line, of.rows - 1))), highest = start + line < of.rows ? of.query(smaller(start + line + 15, of.rows - 1)) : -1;
 
     float sum[COLS / 8][4], most0 = -positive_infinity(), most1 = most0, total0 = 0.0f, total1 = 0.0f;
 #pragma unroll
@@ -206,8 +268,10 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
         copy_commit();
         copy_wait<1>();
         __syncthreads();
+        // A token of a cache sees what its stretch has; at D = 256 there are no registers for leaving sub-tiles out.
+        unsigned seen = SPLIT || D == 256 ? 3 : (key <= highest && key + 15 >= from ? 1 : 0) | (key + 16 <= highest && key + 31 >= from ? 2 : 0);
         float s[4][4];
-        dot_products<D, 3>(s, qs, line, ks, 0);
+        dot_products<D, 3>(s, qs, line, ks, 0, seen);
         __syncthreads();
         if (key + KEYS < end)
             stage_keys<KEYS, D, THREADS>(ks, p.k, of, key + KEYS, keyLength, vectorKv);
@@ -254,7 +318,7 @@ template <int D, int WARPS, int HALVES, bool SPLIT> __device__ __forceinline__ v
         as_operand<4>(a, s);
         copy_wait<1>();
         __syncthreads();
-        add_product<D, COLS, 4>(sum, a, vs, col, factor0, factor1);
+        add_product<D, COLS, 4>(sum, a, vs, col, factor0, factor1, seen);
         __syncthreads();
     }
     copy_wait<0>();
@@ -303,31 +367,51 @@ KERNEL(32) attention_split_64(const AttentionParams p) { forward<64, 1, 1, true>
 KERNEL(32) attention_split_128(const AttentionParams p) { forward<128, 1, 1, true>(p); }
 KERNEL(64) attention_split_256(const AttentionParams p) { forward<256, 2, 2, true>(p); }
 
-/// o and lse from the stretches of attention_split, in their order; a block a row of o, threads along headDim.
+/// o and lse from the stretches of attention_split, in their order; a block a row of o, threads along headDim. What the stretches leave besides their sums
+/// is read once a row, a thread a stretch.
 /// Reads 8·splits bytes a row and 4·headDim of each stretch that has keys, writes 4·(headDim + 1).
 KERNEL(128) attention_join(const AttentionParams p)
 {
+    __shared__ float room[32], factors[128], denominators[128];
     int head = blockIdx.x % p.heads, group = p.heads / p.kvHeads, kvHead = head / group;
     int token = blockIdx.x / p.heads, sequence = token / p.queryLength;
     int rows = p.queryLength * group, row = (token - sequence * p.queryLength) * group + head - kvHead * group;
     i64 problems = (i64)p.batch * p.kvHeads, lines = problems * rows, line = ((i64)sequence * p.kvHeads + kvHead) * rows + row;
     const float *maxima = p.partial + p.splits * lines * p.headDim, *totals = maxima + p.splits * lines;
-    float most = -positive_infinity();
-    for (int s = 0; s < p.splits; s++)
+    int own = threadIdx.x;
+    float first = own < p.splits ? maxima[own * lines + line] : -positive_infinity(), most = first;
+    for (int s = own + 128; s < p.splits; s += 128)
         most = larger(most, maxima[s * lines + line]);
-    float base = most == -positive_infinity() ? 0.0f : most, total = 0.0f;
-    for (int s = 0; s < p.splits; s++)
-        total = fma(totals[s * lines + line], exp_of(maxima[s * lines + line] - base), total);
-    float inverse = total == 0.0f ? 0.0f : 1.0f / total;
-    for (int d = threadIdx.x; d < p.headDim; d += 128)
+    most = block_max(most, room, 128);
+    float base = most == -positive_infinity() ? 0.0f : most, total = 0.0f, sum[2] = {0.0f, 0.0f};
+    for (int from = 0; from < p.splits; from += 128)
     {
-        float sum = 0.0f;
-        for (int s = 0; s < p.splits; s++)
-            if (totals[s * lines + line] != 0.0f)
-                sum = fma(p.partial[(s * lines + line) * p.headDim + d], exp_of(maxima[s * lines + line] - base), sum);
-        p.o[(i64)blockIdx.x * p.headDim + d] = sum * inverse;
+        if (from + own < p.splits)
+        {
+            factors[own] = exp_of((from == 0 ? first : maxima[(from + own) * lines + line]) - base);
+            denominators[own] = totals[(from + own) * lines + line];
+        }
+        __syncthreads();
+        for (int s = 0; s < smaller(128, p.splits - from); s++)
+        {
+            float factor = factors[s], denominator = denominators[s];
+            total = fma(denominator, factor, total);
+            if (denominator == 0.0f)
+                continue;
+            const float *sums = p.partial + ((from + s) * lines + line) * p.headDim;
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                if (own + i * 128 < p.headDim)
+                    sum[i] = fma(sums[own + i * 128], factor, sum[i]);
+        }
+        __syncthreads();
     }
-    if (threadIdx.x == 0)
+    float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (own + i * 128 < p.headDim)
+            p.o[(i64)blockIdx.x * p.headDim + own + i * 128] = sum[i] * inverse;
+    if (own == 0)
         p.lse[blockIdx.x] = total == 0.0f ? -positive_infinity() : most + log_of(total);
 }
 
@@ -356,12 +440,15 @@ __device__ __forceinline__ void gradient(const Problem &of, float &s, float &dp,
 }
 
 /// dk (+)= dSᵀ·q and dv (+)= Pᵀ·dO of KEYS keys; a warp owns 16 keys and COLS = D / SPLIT columns, and walks over the rows in
-/// order, ROWS at a time. Reads K, V once and q, dO, lse, delta of the rows that see the keys, once a block of keys.
+/// order, ROWS at a time. SPLIT = 2: of the two warps of 16 keys each computes the scores of half of the rows and passes P and dS to the other. Reads K, V once and q, dO, lse, delta of the rows that see the keys, once a block of keys.
 template <int D, int SPLIT, int ROWS> __device__ __forceinline__ void key_gradients(const AttentionParams &p)
 {
-    const int THREADS = 128, KEYS = 64 / SPLIT, COLS = D / SPLIT, TILES = ROWS / 8;
+    const bool PASSES = SPLIT == 2;
+    const int THREADS = 128, KEYS = 64 / SPLIT, COLS = D / SPLIT, TILES = ROWS / 8, OWN = PASSES ? TILES / SPLIT : TILES;
+    static_assert(!PASSES || OWN == 2, "a warp passes sixteen rows");
     u8 *ks = dynamic_shared, *vs = ks + KEYS * D * 4, *qs = vs + KEYS * D * 4, *gs = qs + ROWS * D * 4;
     float *lse = (float *)(gs + ROWS * D * 4), *delta = lse + ROWS;
+    uint4 *passed = (uint4 *)(delta + ROWS);
     Problem of(p);
     int start = blockIdx.x * KEYS, warp = threadIdx.x >> 5, t = threadIdx.x & 3, g = (threadIdx.x & 31) >> 2;
     int line = warp / SPLIT * 16, col = warp % SPLIT * COLS;
@@ -382,6 +469,7 @@ template <int D, int SPLIT, int ROWS> __device__ __forceinline__ void key_gradie
         end = smaller(end, larger(0, lastKey + p.window - of.offset) * of.group);
     if (lastKey < of.first)
         end = begin;
+    int key0 = start + line, highKey = smaller(key0 + 15, lastKey), own = PASSES ? warp % SPLIT * 16 : 0;
 #pragma unroll 1
     for (int row = begin; row < end; row += ROWS)
     {
@@ -396,22 +484,50 @@ template <int D, int SPLIT, int ROWS> __device__ __forceinline__ void key_gradie
         copy_commit();
         copy_wait<0>();
         __syncthreads();
-        float s[TILES][4], dp[TILES][4];
-        dot_products<D, 3>(s, ks, line, qs, 0);
-        dot_products<D, 2>(dp, vs, line, gs, 0);
+        // Sixteen rows of which some see some of the warp's keys.
+        unsigned seen = 0;
 #pragma unroll
-        for (int j = 0; j < TILES; j++)
+        for (int i = 0; i < TILES / 2; i++)
+        {
+            int low = row + i * 16;
+            if (low < end && key0 <= of.query(smaller(low + 15, end - 1)) && highKey >= of.lowest_key(of.query(low)))
+                seen |= 1u << i;
+        }
+        float s[OWN][4], dp[OWN][4];
+        unsigned ours = PASSES ? seen >> (own >> 4) & 1 : seen;
+        dot_products<D, 3>(s, ks, line, qs, own, ours);
+        dot_products<D, 2>(dp, vs, line, gs, own, ours);
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
             {
-                int r = j * 8 + 2 * t + (e & 1), key = start + line + g + (e >> 1) * 8;
+                int r = own + j * 8 + 2 * t + (e & 1), key = key0 + g + (e >> 1) * 8;
                 gradient(of, s[j][e], dp[j][e], of.query(row + r), key < p.keyLength ? key : 0x7FFFFFFF, lse[r], delta[r]);
             }
         unsigned a[TILES / 2][2][4];
-        as_operand<TILES>(a, s);
-        add_product<D, COLS, TILES>(sumV, a, gs, col, 1.0f, 1.0f);
-        as_operand<TILES>(a, dp);
-        add_product<D, COLS, TILES>(sumK, a, qs, col, 1.0f, 1.0f);
+        if constexpr (PASSES)
+        {
+            unsigned half[1][2][4];
+            as_operand<OWN>(half, s);
+            pass(passed + warp * 128, half[0]);
+            as_operand<OWN>(half, dp);
+            pass(passed + warp * 128 + 64, half[0]);
+            __syncthreads();
+            const uint4 *pair = passed + warp / SPLIT * SPLIT * 128;
+            take(a[0], pair);
+            take(a[1], pair + 128);
+            add_product<D, COLS, TILES>(sumV, a, gs, col, 1.0f, 1.0f, seen);
+            take(a[0], pair + 64);
+            take(a[1], pair + 192);
+        }
+        else
+        {
+            as_operand<TILES>(a, s);
+            add_product<D, COLS, TILES>(sumV, a, gs, col, 1.0f, 1.0f, seen);
+            as_operand<TILES>(a, dp);
+        }
+        add_product<D, COLS, TILES>(sumK, a, qs, col, 1.0f, 1.0f, seen);
         __syncthreads();
     }
     copy_wait<0>();
@@ -432,11 +548,14 @@ KERNEL_OF(128, 1) attention_keys_128(const AttentionParams p) { key_gradients<12
 KERNEL_OF(128, 1) attention_keys_256(const AttentionParams p) { key_gradients<256, 4, 16>(p); }
 
 /// dq (+)= dS·k of ROWS rows; a warp owns 16 rows and COLS = D / SPLIT columns, and walks over the keys in order, KEYS at a
-/// time. Reads q, dO, lse, delta once and the keys that the rows see, once a block of rows.
+/// time. D = 128: of the two warps of 16 rows each computes the scores of half of the keys and passes dS to the other. Reads q, dO, lse, delta once and the keys that the rows see, once a block of rows.
 template <int D, int SPLIT, int KEYS> __device__ __forceinline__ void query_gradients(const AttentionParams &p)
 {
-    const int THREADS = 128, ROWS = 64 / SPLIT, COLS = D / SPLIT, TILES = KEYS / 8;
+    // At D = 256 there is neither shared memory for what is passed (98,304 bytes of 101,376 hold the tiles) nor more than sixteen keys to share.
+    const bool PASSES = SPLIT == 2 && KEYS == 32;
+    const int THREADS = 128, ROWS = 64 / SPLIT, COLS = D / SPLIT, TILES = KEYS / 8, OWN = PASSES ? TILES / SPLIT : TILES;
     u8 *qs = dynamic_shared, *gs = qs + ROWS * D * 4, *ks = gs + ROWS * D * 4, *vs = ks + KEYS * D * 4;
+    uint4 *passed = (uint4 *)(vs + KEYS * D * 4);
     Problem of(p);
     int start = blockIdx.x * ROWS, warp = threadIdx.x >> 5, t = threadIdx.x & 3, g = (threadIdx.x & 31) >> 2;
     int line = warp / SPLIT * 16, col = warp % SPLIT * COLS;
@@ -453,7 +572,8 @@ template <int D, int SPLIT, int KEYS> __device__ __forceinline__ void query_grad
         lse1 = p.lse[of.row_index(row1)];
         delta1 = p.delta[of.row_index(row1)];
     }
-    int query0 = of.query(row0), query1 = of.query(row1);
+    int query0 = of.query(row0), query1 = of.query(row1), own = PASSES ? warp % SPLIT * 16 : 0;
+    int from = of.lowest_key(of.query(smaller(start + line, of.rows - 1))), highest = start + line < of.rows ? of.query(smaller(start + line + 15, of.rows - 1)) : -1;
     float sum[COLS / 8][4];
 #pragma unroll
     for (int j = 0; j < COLS / 8; j++)
@@ -471,17 +591,34 @@ template <int D, int SPLIT, int KEYS> __device__ __forceinline__ void query_grad
         copy_commit();
         copy_wait<0>();
         __syncthreads();
-        float s[TILES][4], dp[TILES][4];
-        dot_products<D, 3>(s, qs, line, ks, 0);
-        dot_products<D, 2>(dp, gs, line, vs, 0);
+        unsigned seen = 0;
 #pragma unroll
-        for (int j = 0; j < TILES; j++)
+        for (int i = 0; i < TILES / 2; i++)
+            if (key + i * 16 <= highest && key + i * 16 + 15 >= from)
+                seen |= 1u << i;
+        float s[OWN][4], dp[OWN][4];
+        unsigned ours = PASSES ? seen >> (own >> 4) & 1 : seen;
+        dot_products<D, 3>(s, qs, line, ks, own, ours);
+        dot_products<D, 2>(dp, gs, line, vs, own, ours);
+#pragma unroll
+        for (int j = 0; j < OWN; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                gradient(of, s[j][e], dp[j][e], e < 2 ? query0 : query1, key + j * 8 + 2 * t + (e & 1), e < 2 ? lse0 : lse1, e < 2 ? delta0 : delta1);
+                gradient(of, s[j][e], dp[j][e], e < 2 ? query0 : query1, key + own + j * 8 + 2 * t + (e & 1), e < 2 ? lse0 : lse1, e < 2 ? delta0 : delta1);
         unsigned a[TILES / 2][2][4];
-        as_operand<TILES>(a, dp);
-        add_product<D, COLS, TILES>(sum, a, ks, col, 1.0f, 1.0f);
+        if constexpr (PASSES)
+        {
+            unsigned half[1][2][4];
+            as_operand<OWN>(half, dp);
+            pass(passed + warp * 64, half[0]);
+            __syncthreads();
+            const uint4 *pair = passed + warp / SPLIT * SPLIT * 64;
+            take(a[0], pair);
+            take(a[1], pair + 64);
+        }
+        else
+            as_operand<TILES>(a, dp);
+        add_product<D, COLS, TILES>(sum, a, ks, col, 1.0f, 1.0f, seen);
         __syncthreads();
     }
     copy_wait<0>();

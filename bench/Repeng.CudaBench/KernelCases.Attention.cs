@@ -119,7 +119,7 @@ internal static partial class KernelCases
         double partial = splits * heads * (headDim + 2);
         return new($"1 token over {keys}, {heads} heads on {kvHeads} of {headDim}", g => g.Backend.AttentionForward(g.Zeros(q), g.Zeros(heads), g.Signed(q), g.Signed(k), g.Signed(k), g.Ints(0), a),
             ($"attention_split_{headDim}", new Floor(4.0 * (q + (2 * k)), 4 * partial, (4.0 * ((splits * q) + (2 * k))) + (4 * partial), ForwardParts * 2.0 * heads * keys * headDim)),
-            ("attention_join", new Floor(4 * partial, 4.0 * (q + heads), (4 * partial) + (4 * q) + (32 * heads * ((8 * splits) + 1)))));
+            ("attention_join", new Floor(4 * partial, 4.0 * (q + heads), (4.0 * splits * q) + (4 * q) + (32 * heads * ((2 * splits) + 1)))));
     }
 
     private static IEnumerable<KernelCase> Rotations()

@@ -104,7 +104,7 @@ public sealed partial class CudaBackend
             (int keysOfBlock, int shared) = d switch
             {
                 <= 64 => (64, 768 * d + 256),
-                128 => (32, 65792),
+                128 => (32, 73984),
                 _ => (16, 65664),
             };
             Run($"attention_keys_{d}", new(Blocks(args.KeyLength, keysOfBlock), problems), TileThreads, shared);
@@ -114,7 +114,7 @@ public sealed partial class CudaBackend
             (int rowsOfBlock, int shared) = d switch
             {
                 <= 64 => (64, 768 * d),
-                128 => (32, 65536),
+                128 => (32, 69632),
                 _ => (32, 98304),
             };
             Run($"attention_queries_{d}", new(Blocks((long)args.QueryLength * args.Group, rowsOfBlock), problems), TileThreads, shared);
