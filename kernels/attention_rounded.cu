@@ -154,7 +154,7 @@ template <int D> __device__ __forceinline__ void forward(const AttentionParams &
     float inverse0 = total0 == 0.0f ? 0.0f : 1.0f / total0, inverse1 = total1 == 0.0f ? 0.0f : 1.0f / total1;
     const bool there[2] = {row + g <= last, row + g + 8 <= last};
     bool vectorO = of.vector(p.o, p.o);
-    write_sums<D>(p.o, at, there, sum, 0, inverse0, inverse1, p.headDim, vectorO, false);
+    write_sums<D, D>(p.o, at, there, sum, 0, inverse0, inverse1, p.headDim, vectorO, false);
     if (p.copy != nullptr)
         write_copy<D>(p.copy, at, there, sum, inverse0, inverse1, p.headDim, (p.headDim & 3) == 0 && aligned16(p.copy));
     if (t == 0 && there[0])
@@ -278,7 +278,7 @@ template <int D> __device__ __forceinline__ void query_gradients(const Attention
             add_lines<D, D>(sum, a, ks, sub, 0);
         }
     }
-    write_sums<D>(p.dq, at, there, sum, 0, p.scale, p.scale, p.headDim, of.vector(p.dq, p.dq), p.accumulate != 0);
+    write_sums<D, D>(p.dq, at, there, sum, 0, p.scale, p.scale, p.headDim, of.vector(p.dq, p.dq), p.accumulate != 0);
 }
 
 KERNEL_OF(128, 3) attention_queries_rounded_32(const AttentionParams p) { query_gradients<32>(p); }
@@ -409,9 +409,9 @@ template <int D, int SPLIT> __device__ __forceinline__ void key_gradients(const 
     const bool there[2] = {key + g <= lastKey, key + g + 8 <= lastKey};
     const i64 at[2] = {of.key_place(key + g), of.key_place(key + g + 8)};
     if (p.dk != nullptr)
-        write_sums<COLS>(p.dk, at, there, sumK, col, p.scale, p.scale, p.headDim, of.vector(p.dk, p.dk), p.accumulate != 0);
+        write_sums<D, COLS>(p.dk, at, there, sumK, col, p.scale, p.scale, p.headDim, of.vector(p.dk, p.dk), p.accumulate != 0);
     if (p.dv != nullptr)
-        write_sums<COLS>(p.dv, at, there, sumV, col, 1.0f, 1.0f, p.headDim, of.vector(p.dv, p.dv), p.accumulate != 0);
+        write_sums<D, COLS>(p.dv, at, there, sumV, col, 1.0f, 1.0f, p.headDim, of.vector(p.dv, p.dv), p.accumulate != 0);
 }
 
 KERNEL_OF(128, 3) attention_keys_rounded_32(const AttentionParams p) { key_gradients<32, 1>(p); }

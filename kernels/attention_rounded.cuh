@@ -224,7 +224,7 @@ template <int TILES> __device__ __forceinline__ void clear(float (&sum)[TILES][4
 }
 
 /// Writes, or adds, a warp's sums of 16 lines and COLS columns from `col` on: lines g and g + 8 lie at to + at[0] and to + at[1], if `there`.
-template <int COLS>
+template <int D, int COLS>
 __device__ __forceinline__ void write_sums(float *to, const i64 (&at)[2], const bool (&there)[2], const float (&sum)[COLS / 8][4], int col, float factor0, float factor1, int headDim, bool vector, bool add)
 {
     int t = threadIdx.x & 3;
@@ -235,18 +235,30 @@ __device__ __forceinline__ void write_sums(float *to, const i64 (&at)[2], const 
             continue;
         float factor = r == 0 ? factor0 : factor1, *line = to + at[r] + col + 2 * t;
         int left = headDim - col - 2 * t;
-#pragma unroll
-        for (int j = 0; j < COLS / 8; j++)
+        // The usual way without a question a column.
+        if (vector && headDim == D)
         {
-            float2 v = make_float2(sum[j][2 * r] * factor, sum[j][2 * r + 1] * factor);
-            if (vector && j * 8 < left)
+#pragma unroll
+            for (int j = 0; j < COLS / 8; j++)
             {
+                float2 v = make_float2(sum[j][2 * r] * factor, sum[j][2 * r + 1] * factor);
                 if (add)
                 {
                     float2 w = *(const float2 *)(line + j * 8);
                     v = make_float2(w.x + v.x, w.y + v.y);
                 }
                 *(float2 *)(line + j * 8) = v;
+            }
+            continue;
+        }
+#pragma unroll
+        for (int j = 0; j < COLS / 8; j++)
+        {
+            float2 v = make_float2(sum[j][2 * r] * factor, sum[j][2 * r + 1] * factor);
+            if (vector && j * 8 < left)
+            {
+                float2 w = add ? *(const float2 *)(line + j * 8) : make_float2(0.0f, 0.0f);
+                *(float2 *)(line + j * 8) = add ? make_float2(w.x + v.x, w.y + v.y) : v;
             }
             if (!vector && j * 8 < left)
                 line[j * 8] = add ? line[j * 8] + v.x : v.x;
@@ -260,26 +272,39 @@ __device__ __forceinline__ void write_sums(float *to, const i64 (&at)[2], const 
 template <int D>
 __device__ __forceinline__ void write_copy(BF16 *to, const i64 (&at)[2], const bool (&there)[2], const float (&sum)[D / 8][4], float factor0, float factor1, int headDim, bool vector)
 {
-    int t = threadIdx.x & 3;
+    int t = threadIdx.x & 3, own = (t & 1) * 8 + (t >> 1) * 4;
     bool odd = (t & 1) != 0;
 #pragma unroll
     for (int r = 0; r < 2; r++)
+    {
+        float factor = r == 0 ? factor0 : factor1;
+        uint2 four[D / 16];
 #pragma unroll
-        for (int j = 0; j < D / 8; j += 2)
+        for (int j = 0; j < D / 16; j++)
         {
-            float factor = r == 0 ? factor0 : factor1;
-            unsigned left = pack_bf16(sum[j][2 * r] * factor, sum[j][2 * r + 1] * factor), right = pack_bf16(sum[j + 1][2 * r] * factor, sum[j + 1][2 * r + 1] * factor);
+            unsigned left = pack_bf16(sum[2 * j][2 * r] * factor, sum[2 * j][2 * r + 1] * factor), right = pack_bf16(sum[2 * j + 1][2 * r] * factor, sum[2 * j + 1][2 * r + 1] * factor);
             unsigned other = shuffle_xor(odd ? left : right, 1);
-            int col = j * 8 + (odd ? 8 : 0) + (t >> 1) * 4;
-            unsigned low = odd ? other : left, high = odd ? right : other;
-            BF16 *line = to + at[r] + col;
-            if (!there[r])
-                continue;
-            if (vector && col < headDim)
-                *(uint2 *)line = make_uint2(low, high);
+            four[j] = odd ? make_uint2(other, right) : make_uint2(left, other);
+        }
+        if (!there[r])
+            continue;
+        BF16 *line = to + at[r] + own;
+        if (vector && headDim == D)
+        {
+#pragma unroll
+            for (int j = 0; j < D / 16; j++)
+                *(uint2 *)(line + j * 16) = four[j];
+            continue;
+        }
+#pragma unroll
+        for (int j = 0; j < D / 16; j++)
+        {
+            if (vector && own + j * 16 < headDim)
+                *(uint2 *)(line + j * 16) = four[j];
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                if (!vector && col + e < headDim)
-                    line[e].bits = (u16)((e < 2 ? low : high) >> (e % 2 * 16));
+                if (!vector && own + j * 16 + e < headDim)
+                    line[j * 16 + e].bits = (u16)((e < 2 ? four[j].x : four[j].y) >> (e % 2 * 16));
         }
+    }
 }
