@@ -1,6 +1,7 @@
 using Repeng.Autograd;
 using Repeng.Kernels;
 using Repeng.Kernels.Cuda;
+using Repeng.Kernels.Cuda.Interop;
 using Repeng.PtxEmulator.Driver;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
@@ -120,6 +121,63 @@ public sealed class DecodeStepTests
             using DecoderModel model = path is null ? Load(device, Small(2, 64)) : LoadPacked(device, path);
             Assert.Equal((Steps - Before, 1), SameBits(model, Steered.None, [.. Enumerable.Range(0, 9).Select(b => Text(4 + (b % 3), b))], new float[9], Steps));
         }
+    }
+
+    /// <summary>Steps of so many rows that products go to cuBLASLt: recorded with it where the library can be captured, as the real one can; else queued op by op.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public unsafe void StepsWhoseProductsGoToTheLibraryHaveTheSameBits(bool captured)
+    {
+        const int Rows = 64;
+        nint module;
+        using var driver = new EmulatedCudaDriver();
+        using (CudaBackend kernels = CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), CudaLibraries.None, CudaPrecision.Bf16))
+        {
+            byte[] image = [.. KernelImages.Read("rounded"), 0];
+            fixed (byte* text = image)
+                Assert.Equal(CuResult.Success, driver.ModuleLoadDataEx(out module, text, 0, null, null));
+            Assert.Equal(CuResult.Success, driver.ModuleGetFunction(out nint nt, module, "matmul_rounded_nt_64x64"));
+            int queued = 0;
+            // What it computes at once waits for the stream, which cannot be while it is captured.
+            var library = new FakeCublasLt(driver) { Queue = captured ? Queue : null };
+            using (var device = new Device(CudaBackend.Open(driver, CudaDevices.Find(driver).Choose(), new CudaLibraries(library), CudaPrecision.Bf16, 0)))
+            {
+                using DecoderModel model = Load(device, Small(1, 32) with { HiddenSize = 64, IntermediateSize = 72, NumHeads = 8 });
+                (int, int) counts = SameBits(model, Steered.None, [.. Enumerable.Range(0, Rows).Select(b => Text(2 + (b % 2), b))], new float[Rows], 5);
+                Assert.Equal(captured ? (5 - Before, 1) : (0, 0), counts);
+                Assert.NotEmpty(library.Products);
+                Assert.Equal(captured ? library.Products.Count : 0, queued);
+            }
+            Assert.Equal(0, library.Live);
+            kernels.Context.Synchronize();
+            Assert.Equal(CuResult.Success, driver.ModuleUnload(module));
+
+            // Row-major, B is the library's first operand.
+            void Queue(FakeCublasLt.LtProduct p, FakeCublasLt.LtOperands o)
+            {
+                queued++;
+                Assert.True(p is { TransA: true, TransB: false, Type: CudaDataType.R16BF });
+                var q = new MatMulKernelTests.Params
+                {
+                    A = (ulong)o.B,
+                    B = (ulong)o.A,
+                    C = (ulong)o.C,
+                    M = (int)p.Columns,
+                    N = (int)p.Rows,
+                    K = (int)p.Depth,
+                    LdA = (int)o.LdB,
+                    LdB = (int)o.LdA,
+                    LdC = (int)o.LdC,
+                    Accumulate = p.Adds ? 1 : 0,
+                    Summed = 1,
+                    Halves = p.Result == p.Type ? 1 : 0,
+                };
+                void* argument = &q;
+                Assert.Equal(CuResult.Success, driver.LaunchKernel(nt, new((uint)(Gpu.Ceil(q.M, 64) * Gpu.Ceil(q.N, 64))), new(128), 32768, o.Stream, &argument));
+            }
+        }
+        Assert.Equal("", driver.Leaks());
     }
 
     private static DecoderModel LoadPacked(Device device, string path)

@@ -49,6 +49,9 @@ public sealed unsafe partial class CudaContext
 
     private Recording? Mine => _recording is { } r && r.Thread == Environment.CurrentManagedThreadId ? r : null;
 
+    /// <summary>Whether this thread records.</summary>
+    internal bool IsRecording => Mine is not null;
+
     private void RequireNotRecording(string what)
     {
         if (Mine is not null)

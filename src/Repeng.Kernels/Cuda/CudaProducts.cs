@@ -89,7 +89,11 @@ internal sealed unsafe class CudaProducts : IDisposable
         float one = 1, beta = accumulate ? 1 : 0;
         CublasLtAlgorithm algorithm = plan.Algorithm;
         _context.CountWrite();
-        Check(_library.Matmul(_handle, plan.Description, &one, b, plan.LayoutB, a, plan.LayoutA, &beta, c, plan.LayoutC, c, plan.LayoutC, &algorithm, _workspace, plan.WorkspaceBytes, _context.Stream.Value), "cublasLtMatmul", shape);
+        int status = _library.Matmul(_handle, plan.Description, &one, b, plan.LayoutB, a, plan.LayoutA, &beta, c, plan.LayoutC, c, plan.LayoutC, &algorithm, _workspace, plan.WorkspaceBytes, _context.Stream.Value);
+        // A library that cannot be captured is no error: the step is queued op by op.
+        if (status != 0 && _context.IsRecording)
+            throw new NotRecordableException($"a product of {_library.Name}");
+        Check(status, "cublasLtMatmul", shape);
         return true;
     }
 

@@ -8,7 +8,7 @@ namespace Repeng.Testing.Cuda;
 /// </summary>
 public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
 {
-    private const int InvalidValue = 7;
+    private const int InvalidValue = 7, ExecutionFailed = 13;
 
     private readonly Dictionary<nint, object> _live = [];
     private nint _next = 0x5000;
@@ -55,8 +55,14 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
     /// <summary>A product as the library is asked for it, column-major: D [Rows, Columns] = (Adds: C +) op(A)·op(B).</summary>
     public readonly record struct LtProduct(CudaDataType Type, CudaDataType Result, long Rows, long Columns, long Depth, bool TransA, bool TransB, bool Adds);
 
+    /// <summary>Addresses and leading dimensions of a product's operands, and the stream.</summary>
+    public readonly record struct LtOperands(nint A, nint B, nint C, long LdA, long LdB, long LdC, nint Stream);
+
     /// <summary>Is told of each product in the place of computing it; null computes.</summary>
     public Action<LtProduct>? Instead { get; init; }
+
+    /// <summary>Queues each product on the stream in the place of computing it at once, so that it can be recorded: operands as the library is given them.</summary>
+    public Action<LtProduct, LtOperands>? Queue { get; init; }
 
     /// <summary>Is told of each product that is computed.</summary>
     public Action<LtProduct>? Computed { get; init; }
@@ -172,11 +178,18 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
             Instead(product);
             return 0;
         }
-        double[] left = Read(a, s.A, stream), right = Read(b, s.B, stream);
+        if (Queue is not null)
+        {
+            Queue(product, new LtOperands(a, b, c, s.A.Leading, s.B.Leading, s.C.Leading, stream));
+            Products.Add(s.A.Type);
+            return 0;
+        }
+        if (Read(a, s.A, stream) is not { } left || Read(b, s.B, stream) is not { } right || Read(c, s.C, stream) is not { } before)
+            return ExecutionFailed;
         float scale = *(float*)alpha, keep = *(float*)beta;
         long m = s.C.Rows, n = s.C.Columns, k = s.D.TransA == 0 ? s.A.Columns : s.A.Rows;
         // Old values, and what lies between the columns.
-        float[] result = Array.ConvertAll(Read(c, s.C, stream), v => (float)v);
+        float[] result = Array.ConvertAll(before, v => (float)v);
         for (long j = 0; j < n; j++)
             for (long i = 0; i < m; i++)
             {
@@ -190,7 +203,7 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         byte[] bytes = s.C.Type == CudaDataType.R32F ? MemoryMarshal.AsBytes(result.AsSpan()).ToArray() : MemoryMarshal.AsBytes(Array.ConvertAll(result, v => (ushort)((BitConverter.SingleToUInt32Bits(v) + 0x7FFF + (BitConverter.SingleToUInt32Bits(v) >> 16 & 1)) >> 16)).AsSpan()).ToArray();
         fixed (byte* from = bytes)
             if (driver.MemcpyHtoDAsync(c, from, (nuint)bytes.Length, stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
-                return 13;
+                return ExecutionFailed;
         Products.Add(s.A.Type);
         Computed?.Invoke(product);
         return 0;
@@ -205,13 +218,14 @@ public sealed unsafe class FakeCublasLt(CudaDriver driver) : CublasLt
         return rowsA == c.Rows && columnsB == c.Columns && columnsA == rowsB ? (d, a, b, c) : null;
     }
 
-    private double[] Read(nint address, Layout layout, nint stream)
+    // Null where the stream cannot be read, as while it is captured.
+    private double[]? Read(nint address, Layout layout, nint stream)
     {
         int size = layout.Type == CudaDataType.R32F ? 4 : 2;
         var bytes = new byte[(((layout.Columns - 1) * layout.Leading) + layout.Rows) * size];
         fixed (byte* to = bytes)
             if (driver.MemcpyDtoHAsync(to, address, (nuint)bytes.Length, stream) != CuResult.Success || driver.StreamSynchronize(stream) != CuResult.Success)
-                throw new InvalidOperationException("an operand of a product cannot be read");
+                return null;
         if (size == 2)
             return Array.ConvertAll(MemoryMarshal.Cast<byte, ushort>(bytes).ToArray(), v => layout.Type == CudaDataType.R16BF ? BitConverter.UInt32BitsToSingle((uint)v << 16) : (double)BitConverter.UInt16BitsToHalf(v));
         return Array.ConvertAll(MemoryMarshal.Cast<byte, float>(bytes).ToArray(), v => (double)v);
