@@ -157,7 +157,8 @@ public sealed partial class Tape : IDisposable
             {
                 // An output that nothing used has gradient zero.
                 foreach (Tensor o in node.Outputs)
-                    o.GradToAdd();
+                    if (o.Grad.IsEmpty)
+                        o.GradToAdd();
                 node.Backward();
             }
             node.Drop();
