@@ -347,8 +347,8 @@ struct RoundParams
     int end[4];
 };
 
-/// y[i] = x[i] rounded to bf16, as round_rows, or xᵀ: then a thread takes eight rows of a column, which neighbours read side by side and which
-/// are 16 bytes of y. Reads each matrix once, writes 2·rows·cols bytes.
+/// y[i] = x[i] rounded to bf16, as round_rows, or xᵀ: then a thread takes eight rows of a column, which are 16 bytes of y, and its neighbour the next eight where
+/// rows come by sixteen, so that a warp writes whole sectors; the others of the warp read columns side by side. Reads each matrix once, writes 2·rows·cols bytes.
 KERNEL(256) round_several(const RoundParams p)
 {
     int i = 0, first = 0;
@@ -371,8 +371,10 @@ KERNEL(256) round_several(const RoundParams p)
         }
         return;
     }
-    i64 item = base / 8 + threadIdx.x, group = item / cols;
-    int col = (int)(item - group * cols);
+    int pair = (rows & 15) == 0 ? 2 : 1;
+    i64 item = base / 8 + threadIdx.x, group = item / (cols * pair);
+    int place = (int)(item - group * cols * pair), col = place / pair;
+    group = group * pair + (place - col * pair);
     if (group * 8 >= rows)
         return;
     float v[8];

@@ -20,7 +20,6 @@ internal static partial class Board
         ("attention_keys_rounded_*", "mma", Edge),
         ("attention_*", "mma", Diagonal),
         ("matmul_groups_*", "mma", "tiles have 64 rows, an expert has as many as the router gives it: 64, 128 and 70 rows fill 262 of 320"),
-        ("round_several", "traffic", "a turned matrix is written by 16 bytes a thread, half of a sector: the factor of an adapter, some per mille of what a step rounds"),
         ("term_mix", "traffic", "M is read once a row, from L1"),
         ("unpack_*", "banks", AsStored),
         ("matvec_blocks_*", "banks", AsStored),
