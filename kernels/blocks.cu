@@ -199,7 +199,7 @@ template <bool TRANS_B> struct BlockTiles
         int lines = TRANS_B ? p.n - col : p.k - k0, length = TRANS_B ? p.k - k0 : p.n - col;
         // The tile's first element, counted from the first in the room.
         int first = TRANS_B ? k0 & (depth - 1) : col & mask;
-        int r = threadIdx.x / (COLS / 8), k = threadIdx.x % (COLS / 8) * 8, at = (first + k) / B::elements * B::bytes, i = (first + k) % B::elements / 8;
+        int thread = hidden((int)threadIdx.x), r = thread / (COLS / 8), k = thread % (COLS / 8) * 8, at = (first + k) / B::elements * B::bytes, i = (first + k) % B::elements / 8;
         unsigned line = (unsigned)from(r, k0), step = (unsigned)((TRANS_B ? p.k : p.n) / B::elements * B::bytes) * (128 * 8 / COLS);
 #pragma unroll 1
         for (; r < ROWS; r += 128 * 8 / COLS, line += step)
@@ -226,7 +226,7 @@ template <bool TRANS_B> struct BlockTiles
                     v[e] = 0.0f;
             }
             // Every other four lanes write their second half first, else eight lanes would meet in half of the banks.
-            bool swap = (threadIdx.x & 4) != 0;
+            bool swap = (thread & 4) != 0;
             float4 low = make_float4(v[0], v[1], v[2], v[3]), high = make_float4(v[4], v[5], v[6], v[7]);
             *(float4 *)(tile + chunk_offset<4, COLS>(r, (k >> 2) + (swap ? 1 : 0))) = swap ? high : low;
             *(float4 *)(tile + chunk_offset<4, COLS>(r, (k >> 2) + (swap ? 0 : 1))) = swap ? low : high;
@@ -368,7 +368,7 @@ template <int ROWS> struct BlocksVector
             add<R + 1, OFFSET>(a, b, weights);
     }
 
-    template <typename B> __device__ __forceinline__ void decode(float (&weights)[OWN][8], const int (&place)[OWN], int step) const
+    template <typename B> __device__ __forceinline__ void decode(float (&weights)[OWN][8], const int (&place)[OWN], int step, int lane) const
     {
         const int width = 256 / B::elements * B::bytes;
         int block = lane * 8 / B::elements * B::bytes, eight = lane * 8 % B::elements / 8;
@@ -386,15 +386,15 @@ template <int ROWS> struct BlocksVector
         }
     }
 
-    template <typename B, int STEP> __device__ __forceinline__ void steps(unsigned a, unsigned b, const int (&place)[OWN], int length)
+    template <typename B, int STEP> __device__ __forceinline__ void steps(unsigned a, unsigned b, const int (&place)[OWN], int length, int lane)
     {
         if (STEP * 256 + lane * 8 >= length)
             return;
         float weights[OWN][8];
-        decode<B>(weights, place, STEP);
+        decode<B>(weights, place, STEP, lane);
         add<0, STEP * 1024>(a, b, weights);
         if constexpr (STEP + 1 < STEPS)
-            steps<B, STEP + 1>(a, b, place, length);
+            steps<B, STEP + 1>(a, b, place, length, lane);
     }
 
     /// Scales number `to` of the stretch, of block `step` of a row.
@@ -407,6 +407,7 @@ template <int ROWS> struct BlocksVector
     /// The stretch of `length` elements whose bytes begin at `place`: scales of groups once each, by lanes, then a step for every 256.
     template <typename B> __device__ __forceinline__ void stretch(unsigned a, unsigned b, const int (&place)[OWN], int length)
     {
+        int lane = hidden(this->lane);
         if (B::groups)
         {
             const int each = STEPS * B::groups;
@@ -423,13 +424,13 @@ template <int ROWS> struct BlocksVector
             warp_barrier();
         }
         if constexpr (ROWS <= 2)
-            steps<B, 0>(a, b, place, length);
+            steps<B, 0>(a, b, place, length, lane);
         else
 #pragma unroll 1
             for (int step = 0; step < STEPS && step * 256 + lane * 8 < length; step++)
             {
                 float weights[OWN][8];
-                decode<B>(weights, place, step);
+                decode<B>(weights, place, step, lane);
                 add<0, 0>(a + step * 1024, b + step * 1024, weights);
             }
     }
@@ -446,14 +447,13 @@ template <int ROWS> struct BlocksVector
 #pragma unroll
                 for (int e = 0; e < 8; e++)
                     weights[j][e] = 0.0f;
-            int type = c.type;
-            asm volatile("" : "+r"(type));
-            switch (type)
+            int at = hidden(k);
+            switch (hidden(c.type))
             {
 #define EACH(number, Type)                                                                                               \
     case number:                                                                                                         \
-        OneType<Type>::eight(weights[0], c, raw, place[0], k, rowScale[0], grid);                                        \
-        OneType<Type>::eight(weights[OWN - 1], c, raw, place[OWN - 1], k, rowScale[OWN - 1], grid);                      \
+        OneType<Type>::eight(weights[0], c, raw, place[0], at, rowScale[0], grid);                                        \
+        OneType<Type>::eight(weights[OWN - 1], c, raw, place[OWN - 1], at, rowScale[OWN - 1], grid);                      \
         break;
                 FOR_RARE_TYPES(EACH) EACH(-1, Int8)
 #undef EACH
@@ -491,9 +491,8 @@ template <int ROWS> __device__ __forceinline__ void blocks_matvec(const MatMulPa
         // A lane's eight k are two chunks of A's rows.
         int flip = (v.lane >> 2) & 1;
         unsigned x = shared_address(dynamic_shared) + which * V::X, a = x + (((2 * v.lane) ^ flip) << 4), b = x + (((2 * v.lane + 1) ^ flip) << 4);
-        int length = smaller(V::S, p.k - k0), type = c.type;
-        asm volatile("" : "+r"(type));
-        switch (type)
+        int length = smaller(V::S, p.k - k0);
+        switch (hidden(c.type))
         {
 #define EACH(number, Type) case number: v.template stretch<Type>(a, b, place, length); break;
             FOR_COMMON_TYPES(EACH)

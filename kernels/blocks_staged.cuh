@@ -116,6 +116,14 @@ template <int THREADS> __device__ __forceinline__ void stage_grid(u8 *to, const 
 
 // ---- eight elements ----
 
+/// x, of which the compiler knows nothing any more: it would else make a loop of its own for every type, or keep what every type makes of a
+/// lane's number in registers.
+__device__ __forceinline__ int hidden(int x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 /// Element `element` and the seven after it, of blocks in a row that begin at `place` in s: of one type, its scales made for these eight alone.
 template <typename B> struct OneType
 {
@@ -145,10 +153,7 @@ struct AnyType
 
     static __device__ __forceinline__ void eight(float (&v)[8], const BlocksParams &c, const u8 *s, int place, int element, float2 of, const u8 *points)
     {
-        // Hidden from the compiler, which would else make a loop of its own for every type.
-        int type = c.type;
-        asm volatile("" : "+r"(type));
-        switch (type)
+        switch (hidden(c.type))
         {
 #define EACH(number, Type) case number: OneType<Type>::eight(v, c, s, place, element, of, points); break;
             FOR_EVERY_FORM(EACH)
