@@ -157,8 +157,21 @@ public sealed class RoundedAttentionTests
             FirstKey = [.. Enumerable.Range(0, a.Batch).Select(i => i == 0 ? (a.KeyLength > 30 ? 2 : 0) : a.KeyLength - a.QueryLength + 3)];
             _p = new()
             {
-                Q = gpu.Upload(Q), K = gpu.Upload(K), V = gpu.Upload(V), FirstKey = gpu.Upload(FirstKey), DO = gpu.Upload(G), Batch = a.Batch, QueryLength = a.QueryLength, KeyLength = a.KeyLength,
-                Heads = a.Heads, KvHeads = a.KvHeads, HeadDim = a.HeadDim, KeyStride = a.KeyStride, Window = a.Window, Scale = a.Scale, SoftCap = a.SoftCap,
+                Q = gpu.Upload(Q),
+                K = gpu.Upload(K),
+                V = gpu.Upload(V),
+                FirstKey = gpu.Upload(FirstKey),
+                DO = gpu.Upload(G),
+                Batch = a.Batch,
+                QueryLength = a.QueryLength,
+                KeyLength = a.KeyLength,
+                Heads = a.Heads,
+                KvHeads = a.KvHeads,
+                HeadDim = a.HeadDim,
+                KeyStride = a.KeyStride,
+                Window = a.Window,
+                Scale = a.Scale,
+                SoftCap = a.SoftCap,
             };
         }
 
