@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.ExceptionServices;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json.Nodes;
@@ -39,25 +40,45 @@ internal static partial class Board
         return missed.Length == 0 ? 0 : 1;
     }
 
-    /// <summary>Runs the cases that name a kernel with this text in its name.</summary>
+    /// <summary>Runs the cases that name a kernel with this text in its name, some at a time, each on an emulated device of its own; rows come in the order of the cases.</summary>
     public static List<BoardRow> Measure(string only = "", Action<BoardRow>? each = null)
     {
-        using EmulatedGpu gpu = new();
+        KernelCase[] cases = [.. KernelCases.All().Where(c => c.Expected.Any(e => e.Kernel.Contains(only, StringComparison.Ordinal)))];
+        var measured = new BoardRow[cases.Length][];
         List<BoardRow> rows = [];
-        foreach (KernelCase of in KernelCases.All().Where(c => c.Expected.Any(e => e.Kernel.Contains(only, StringComparison.Ordinal))))
+        int next = -1, told = 0;
+        try
         {
-            IReadOnlyDictionary<string, KernelCounts> counts = gpu.Count(of.Run);
-            foreach ((string kernel, Floor floor) in of.Expected)
+            Parallel.For(0, Math.Min(Environment.ProcessorCount, 4), _ =>
             {
-                if (!counts.TryGetValue(kernel, out KernelCounts? counted))
-                    throw new InvalidOperationException($"{of.Shape}: {kernel} was not launched; launched were {string.Join(", ", counts.Keys)}");
-                BoardRow row = new(kernel, of.Shape, floor, counted);
-                rows.Add(row);
-                each?.Invoke(row);
-            }
+                using EmulatedGpu gpu = new();
+                for (int i = Interlocked.Increment(ref next); i < cases.Length; i = Interlocked.Increment(ref next))
+                {
+                    BoardRow[] made = RowsOf(cases[i], gpu.Count(cases[i].Run));
+                    lock (rows)
+                    {
+                        measured[i] = made;
+                        for (; told < cases.Length && measured[told] is { } ready; told++)
+                            foreach (BoardRow row in ready)
+                            {
+                                rows.Add(row);
+                                each?.Invoke(row);
+                            }
+                    }
+                }
+            });
+        }
+        catch (AggregateException e)
+        {
+            ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
         }
         return rows;
     }
+
+    private static BoardRow[] RowsOf(KernelCase of, IReadOnlyDictionary<string, KernelCounts> counts) =>
+        [.. of.Expected.Select(e => counts.TryGetValue(e.Kernel, out KernelCounts? counted)
+            ? new BoardRow(e.Kernel, of.Shape, e.Floor, counted)
+            : throw new InvalidOperationException($"{of.Shape}: {e.Kernel} was not launched; launched were {string.Join(", ", counts.Keys)}"))];
 
     public static string? Reason(string kernel, string target) =>
         Reasons.FirstOrDefault(r => r.Target == target && (r.Kernel.EndsWith('*') ? kernel.StartsWith(r.Kernel[..^1], StringComparison.Ordinal) : kernel == r.Kernel)).Reason;

@@ -92,6 +92,8 @@ internal static class StepPlan
                 throw new UserErrorException($"plan: '{args[i]}' is no option; there are --rows N (even), --own N (1 … {Tokens}), --bf16, --rounded and --write");
         }
         WeightStorage storage = bf16 ? new WeightStorage() : new WeightStorage(WeightType.AsStored, new Quantisation(QuantisedForm.Nf4));
+        // Asked for before minutes of work, not after.
+        string path = write ? Path.Combine(Board.Root(), "docs", "cuda-plan.md") : "";
         StringBuilder page = new();
         Dictionary<string, LaunchCost> known = [];
         using Replay replay = new();
@@ -121,7 +123,6 @@ internal static class StepPlan
         Console.Write(page);
         if (write)
         {
-            string path = Path.Combine(Board.Root(), "docs", "cuda-plan.md");
             File.WriteAllText(path, Head(bf16) + page);
             Console.Error.WriteLine($"written: {path}");
         }

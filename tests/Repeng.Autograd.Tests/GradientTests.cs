@@ -210,7 +210,8 @@ public sealed class GradientTests
             {
                 Tensor a = t.Add(x[0], t.Unary(x[0], UnaryOp.Silu));
                 return t.Add(a, t.Unary(a, UnaryOp.Square));
-            }),
+            }
+            ),
             ["Sum of a tensor and itself"] = ([[3, 4]], (t, x) => t.Add(x[0], x[0])),
             ["Sum whose terms are used again"] = ([[3, 4], [3, 4]], (t, x) =>
             {
