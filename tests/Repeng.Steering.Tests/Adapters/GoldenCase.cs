@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Repeng.Kernels;
 using Repeng.Kernels.Cuda;
 using Repeng.Runtime;
 using Repeng.Runtime.Formats;
@@ -27,6 +28,16 @@ internal sealed class GoldenCase : IDisposable
         Golden.OrAbsent(Directory.Exists(Golden.Path("adapter"))
             ? Directory.GetFiles(Golden.Path("adapter"), "*.json").Where(f => File.ReadAllText(f).Contains("\"loss_layers\"", StringComparison.Ordinal)).Select(f => Path.GetFileNameWithoutExtension(f))
             : []).Select(n => new TheoryDataRow<string>(n));
+
+    /// <summary>Rounds the model's weights to bf16, to the nearest, the even one of two; they stay fp32.</summary>
+    public void RoundWeights()
+    {
+        foreach (Tensor weight in Model.Parameters.Values.Where(w => w.Data.Type == DType.F32))
+        {
+            float[] values = Array.ConvertAll(weight.ToArray(), v => BitConverter.UInt32BitsToSingle((BitConverter.SingleToUInt32Bits(v) + 0x7FFF + (BitConverter.SingleToUInt32Bits(v) >> 16 & 1)) & 0xFFFF0000));
+            Device.Backend.Upload(weight.Data, System.Runtime.InteropServices.MemoryMarshal.AsBytes(values.AsSpan()));
+        }
+    }
 
     public JsonObject Json { get; }
 
